@@ -1,0 +1,491 @@
+//! `sockopt apply`: sets the configuration on the sockets that running programs have already.
+//!
+//! The rules and the calls are the library's: compiled for the process, decided for the connection, each setting by
+//! itself. What differs is the moment: the connection stands.
+
+use std::os::fd::AsRawFd;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use policy::options::Family;
+use policy::rules::Accepting;
+use policy::units::ShownTime;
+use policy::verdict::State;
+use policy::{Bypass, Connection, Decision, Endpoint, Key, Moment, Moments, Process, Rules, Setting, Value};
+use policy::{compile, constants};
+use serde::{Serialize, Serializer};
+use socket::apply::{Outcome, apply as set};
+use socket::current;
+use socket::namespace::{Purpose, Timer};
+use socket::process::Descriptor;
+
+use crate::processes::{self, Looked, Selection, title};
+use crate::show::direction;
+use crate::{args, check, exit, output};
+
+pub(crate) fn command() -> Command {
+    let command = Command::new("apply")
+        .about("Set options on the sockets that running programs have already")
+        .long_about(
+            "Sets the configuration on the sockets that running programs have already, by the rules that the library \
+             would follow in them. A client that hangs on a vanished peer is freed by\n\n    \
+             sockopt apply --dead-peer-timeout 15s PID\n\n\
+             On an idle connection the time that has passed counts: the peer is probed at once, and has the probe \
+             interval to answer. One with data in flight is given up when it would be sent again, not before: it is \
+             said when that will be.\n\n\
+             The programs are neither stopped nor traced. What they open afterwards is not covered, but for what their \
+             listeners accept; that takes a restart under `sockopt run`.",
+        )
+        .after_long_help(EXIT_CODES);
+    let command = processes::with_selection(command)
+        .arg(
+            Arg::new("dry-run")
+                .long("dry-run")
+                .action(ArgAction::SetTrue)
+                .help("Show what would change, and change nothing"),
+        )
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("As JSON"));
+    args::with_shortcuts(args::with_control(command, &["config", "to"]))
+}
+
+const EXIT_CODES: &str = "Exit status:
+  0   done, or there was nothing to do
+  1   a process does not exist or may not be looked into, or the kernel refused everything
+  2   wrong usage
+  78  the configuration has errors";
+
+pub(crate) fn apply(matches: &ArgMatches) -> u8 {
+    applied(matches).unwrap_or_else(|code| code)
+}
+
+fn applied(matches: &ArgMatches) -> Result<u8, u8> {
+    let selection = Selection::new(matches, None)?;
+    let loaded = args::loaded(&args::variables(matches));
+    if loaded.disabled {
+        output::error("SOCKOPT_DISABLE is set: nothing is done", None);
+        return Err(exit::CANNOT_WORK);
+    }
+    check::report(&loaded, &Process::default())?;
+    if !loaded.is_configured() {
+        let help = "give an option such as --dead-peer-timeout 15s, or --config FILE";
+        output::error("nothing is configured", Some(help));
+        return Err(exit::USAGE);
+    }
+    let is_dry = matches.get_flag("dry-run");
+    let found = selection.look();
+    let mut done = Vec::new();
+    for looked in &found.processes {
+        // The errors do not depend on the process.
+        let Ok(rules) = compile(&loaded.configuration, &looked.process).rules else { continue };
+        let sockets = subjects(looked, &rules).into_iter().filter_map(|subject| subject.treat(looked, &rules, is_dry));
+        done.push(Done { looked, sockets: sockets.collect() });
+    }
+    let code = found.report();
+    if matches.get_flag("json") {
+        let errors = found.troubles.iter().filter(|trouble| trouble.is_fatal).map(|t| t.message.as_str()).collect();
+        output::print(&output::json(&Report { dry_run: is_dry, processes: &done, errors }, true));
+    } else {
+        output::print(&done.iter().map(|done| done.people(is_dry)).collect::<String>());
+        let changed = done.iter().flat_map(|done| &done.sockets).filter(|socket| !socket.changes.is_empty()).count();
+        if !done.is_empty() {
+            output::print(&format!(
+                "{} {}\n",
+                count(changed, "socket"),
+                if is_dry { "would change" } else { "changed" }
+            ));
+        }
+        notes(&done);
+    }
+    let treated = || done.iter().flat_map(|done| &done.sockets);
+    let all_refused =
+        treated().any(Treated::is_refused) && treated().all(|socket| socket.is_refused() || !socket.is_meant());
+    Ok(if all_refused { exit::CANNOT_WORK } else { code })
+}
+
+/// A socket that a configuration may be about.
+struct Subject<'a> {
+    descriptor: &'a Descriptor,
+    local: Option<Endpoint>,
+    peer: Option<Endpoint>,
+    connection: Option<Connection>,
+    /// None of UDP.
+    state: Option<State>,
+    timer: Option<Timer>,
+    /// Connections that a listener has not handed out yet.
+    waiting: u32,
+}
+
+fn subjects<'a>(looked: &'a Looked, rules: &Rules) -> Vec<Subject<'a>> {
+    let tcp = looked.sockets.iter().map(|socket| Subject {
+        descriptor: &socket.descriptor,
+        local: socket.current.local,
+        peer: socket.current.peer,
+        connection: socket.connection,
+        state: Some(socket.current.info.state),
+        timer: socket.timer,
+        waiting: if socket.current.info.state == State::Listen { socket.current.info.unacked } else { 0 },
+    });
+    let udp = looked.datagrams.iter().filter(|_| rules.moments().contains(Moment::Datagram)).map(|datagram| Subject {
+        descriptor: &datagram.descriptor,
+        local: datagram.local,
+        peer: Some(datagram.peer),
+        connection: Some(Connection::Outbound { peer: datagram.peer }),
+        state: None,
+        timer: None,
+        waiting: 0,
+    });
+    tcp.chain(udp).collect()
+}
+
+impl Subject<'_> {
+    /// Sets what is to be set, or finds out what would be. None: it is closed by now.
+    fn treat(&self, looked: &Looked, rules: &Rules, is_dry: bool) -> Option<Treated> {
+        let mut treated = Treated {
+            fds: self.descriptor.fds.clone(),
+            thread: self.descriptor.thread,
+            inode: self.descriptor.inode,
+            protocol: if self.state.is_some() { "tcp" } else { "udp" },
+            local: self.local.map(|local| local.to_string()),
+            peer: self.peer.map(|peer| peer.to_string()),
+            direction: self.connection.as_ref().and_then(direction),
+            state: self.state.map(State::name),
+            rule: None,
+            changes: Vec::new(),
+            failures: Vec::new(),
+            already: Vec::new(),
+            left_out: Vec::new(),
+            left_alone: None,
+            waiting: self.waiting,
+            timer: self.timer,
+        };
+        let Some(connection) = self.connection else {
+            treated.left_alone = Some("not connected".to_owned());
+            return Some(treated);
+        };
+        let (decision, settings) = match self.settings(rules, &connection) {
+            Ok(meant) => meant,
+            Err(reason) => {
+                treated.left_alone = Some(reason.to_string());
+                return Some(treated);
+            }
+        };
+        treated.rule = Some(decision.to_string());
+        let (settings, left_out): (Vec<&Setting>, Vec<&Setting>) =
+            settings.into_iter().partition(|setting| self.can_have(setting));
+        treated.left_out = left_out.iter().map(|setting| setting.key.name()).collect();
+        treated.left_out.dedup();
+        if settings.is_empty() {
+            treated.left_alone = Some("nothing that can be set by now".to_owned());
+            return Some(treated);
+        }
+        let copy = looked.target.copy(self.descriptor).ok()?;
+        let fd = copy.as_raw_fd();
+        for same_key in settings.chunk_by(|one, next| one.key == next.key) {
+            let before: Vec<Option<Value>> = same_key.iter().map(|setting| current::value(fd, setting).ok()).collect();
+            let is_so = |(setting, before): (&&Setting, &Option<Value>)| before.as_ref() == Some(&read_back(setting));
+            if same_key.iter().zip(&before).all(is_so) {
+                treated.already.extend(same_key.iter().map(|setting| name(setting)));
+                continue;
+            }
+            // All of a key's then, in their order: that of the keepalive counts the idle time that has passed.
+            for (setting, before) in same_key.iter().zip(before) {
+                let after = if is_dry {
+                    read_back(setting)
+                } else {
+                    match set(fd, setting) {
+                        Outcome::Done => current::value(fd, setting).unwrap_or_else(|_| setting.value.clone()),
+                        Outcome::Absent => continue,
+                        Outcome::Failed(errno) => {
+                            let failure = Failure { setting: setting.to_string(), errno: errno.to_string() };
+                            treated.failures.push(failure);
+                            continue;
+                        }
+                    }
+                };
+                if before.as_ref() == Some(&after) {
+                    treated.already.push(name(setting));
+                } else {
+                    treated.changes.push(Change { option: name(setting), before, after });
+                }
+            }
+        }
+        Some(treated)
+    }
+
+    /// The decision, and what it sets on such a socket.
+    fn settings<'r>(
+        &self,
+        rules: &'r Rules,
+        connection: &Connection,
+    ) -> Result<(Decision<'r>, Vec<&'r Setting>), Bypass> {
+        const LISTEN: Moments = Moments::of(&[Moment::Listen]);
+        let (decision, moments, family) = match *connection {
+            Connection::Listening { local } | Connection::Binding { local } => {
+                let (decision, accepting) = rules.listening(local);
+                // A rule with `from` decides for what is accepted: only what a listener alone has.
+                let settings = decision.settings(LISTEN, family_of(local));
+                let settings = settings.filter(|s| accepting != Accepting::PerPeer || !s.moments.intersects(ACCEPTED));
+                return decision.bypass(LISTEN).map_or_else(|| Ok((decision, settings.collect())), Err);
+            }
+            Connection::Inbound { peer, .. } => {
+                let moments = ACCEPTED | Moments::of(&[Moment::CloseAccepted]);
+                (rules.decide(connection), moments, family_to(peer))
+            }
+            Connection::Outbound { peer } => {
+                let tcp = &[Moment::Connect, Moment::Connected, Moment::Close];
+                let moments = if self.state.is_some() { Moments::of(tcp) } else { Moments::of(&[Moment::Datagram]) };
+                (rules.decide(connection), moments, family_to(peer))
+            }
+        };
+        decision.bypass(moments).map_or_else(|| Ok((decision, decision.settings(moments, family).collect())), Err)
+    }
+
+    /// Whether a setting still means something at this point of a socket's life.
+    fn can_have(&self, setting: &Setting) -> bool {
+        match (self.state, setting.key) {
+            // Only the library in the program knows when that is.
+            _ if setting.is_at_close() => false,
+            (None | Some(State::Listen), _) | (Some(State::SynSent), Key::SynRetries) => true,
+            // It would not move the connection, but cut it off from its packets.
+            (_, Key::Interface) => false,
+            // What an accepted socket can have, any connection can.
+            (_, key) => key.entry().moments.intersects(ACCEPTED),
+        }
+    }
+}
+
+const ACCEPTED: Moments = Moments::of(&[Moment::Accept, Moment::AcceptAlways]);
+
+fn family_to(peer: Endpoint) -> Family {
+    if peer.ip().is_ipv4() { Family::V4 } else { Family::V6 }
+}
+
+/// A listener on `::` takes IPv4 as well.
+fn family_of(local: Endpoint) -> Family {
+    if local.ip().is_ipv6() && local.ip().is_unspecified() { Family::Any } else { family_to(local) }
+}
+
+/// What getsockopt answers when the setting is in force.
+fn read_back(setting: &Setting) -> Value {
+    match (setting.key, &setting.value) {
+        // socket(7): the kernel doubles them.
+        (Key::ReceiveBuffer | Key::SendBuffer, Value::Int(bytes)) => Value::Int(bytes.saturating_mul(2)),
+        (_, value) => value.clone(),
+    }
+}
+
+fn name(setting: &Setting) -> String {
+    match constants::option_name(setting.level, setting.name) {
+        Some(name) => name.to_owned(),
+        None => format!("level {} option {}", setting.level, setting.name),
+    }
+}
+
+// What came of it
+
+#[derive(Serialize)]
+struct Report<'a> {
+    dry_run: bool,
+    processes: &'a [Done<'a>],
+    /// Processes that do not exist or may not be looked into.
+    errors: Vec<&'a str>,
+}
+
+struct Done<'a> {
+    looked: &'a Looked,
+    sockets: Vec<Treated>,
+}
+
+impl Serialize for Done<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Process<'a> {
+            pid: i32,
+            name: Option<&'a str>,
+            command: &'a str,
+            sockets: &'a [Treated],
+        }
+        let Looked { pid, process, .. } = self.looked;
+        let name = process.names.first().map(String::as_str);
+        Process { pid: *pid, name, command: &process.command, sockets: &self.sockets }.serialize(serializer)
+    }
+}
+
+#[derive(Serialize)]
+struct Treated {
+    fds: Vec<i32>,
+    thread: Option<i32>,
+    inode: u64,
+    protocol: &'static str,
+    local: Option<String>,
+    peer: Option<String>,
+    direction: Option<&'static str>,
+    state: Option<&'static str>,
+    rule: Option<String>,
+    changes: Vec<Change>,
+    failures: Vec<Failure>,
+    /// Options that have the value already.
+    already: Vec<String>,
+    /// Keys that it is too late for, or that need the library.
+    left_out: Vec<&'static str>,
+    left_alone: Option<String>,
+    #[serde(skip)]
+    waiting: u32,
+    #[serde(skip)]
+    timer: Option<Timer>,
+}
+
+#[derive(Serialize, Clone, PartialEq)]
+struct Change {
+    option: String,
+    #[serde(serialize_with = "optional_value")]
+    before: Option<Value>,
+    #[serde(serialize_with = "value")]
+    after: Value,
+}
+
+#[derive(Serialize)]
+struct Failure {
+    setting: String,
+    errno: String,
+}
+
+fn value<S: Serializer>(value: &Value, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Value::Int(value) => serializer.serialize_i32(*value),
+        Value::Text(text) => serializer.serialize_str(text),
+        other => serializer.collect_str(other),
+    }
+}
+
+fn optional_value<S: Serializer>(optional: &Option<Value>, serializer: S) -> Result<S::Ok, S::Error> {
+    match optional {
+        Some(known) => value(known, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+impl Treated {
+    /// Whether the configuration says anything about it.
+    fn is_meant(&self) -> bool {
+        self.left_alone.is_none()
+    }
+
+    fn is_refused(&self) -> bool {
+        !self.failures.is_empty() && self.changes.is_empty() && self.already.is_empty()
+    }
+
+    fn title(&self) -> String {
+        format!("fd {} {}", self.fd(), self.ends())
+    }
+
+    fn fd(&self) -> i32 {
+        self.fds.first().copied().unwrap_or_default()
+    }
+
+    fn ends(&self) -> String {
+        let local = self.local.as_deref().unwrap_or("-");
+        match (&self.peer, self.direction) {
+            (Some(peer), Some("inbound")) => format!("{local} <- {peer}"),
+            (Some(peer), Some("outbound")) => {
+                format!("{local} -> {peer}{}", if self.protocol == "udp" { " (UDP)" } else { "" })
+            }
+            _ => format!("{local} (listening)"),
+        }
+    }
+}
+
+impl Done<'_> {
+    /// What is new, for people: sockets with the same changes together.
+    fn people(&self, is_dry: bool) -> String {
+        let bold = anstyle::Style::new().bold();
+        let mut text = format!("{bold}{}{bold:#}\n", title(self.looked.pid, &self.looked.process));
+        let mut groups: Vec<(&Treated, Vec<&Treated>)> = Vec::new();
+        for socket in self.sockets.iter().filter(|socket| !socket.changes.is_empty()) {
+            let same = |(first, _): &&mut (&Treated, _)| first.rule == socket.rule && first.changes == socket.changes;
+            match groups.iter_mut().find(same) {
+                Some((_, sockets)) => sockets.push(socket),
+                None => groups.push((socket, vec![socket])),
+            }
+        }
+        for (first, sockets) in &groups {
+            text.push_str(&format!(
+                "  by {}{}:\n",
+                first.rule.as_deref().unwrap_or_default(),
+                if is_dry { ", not done" } else { "" }
+            ));
+            let before = |change: &Change| change.before.as_ref().map_or_else(|| "?".to_owned(), Value::to_string);
+            let widest = |of: &dyn Fn(&Change) -> usize| first.changes.iter().map(of).max().unwrap_or(0);
+            let (names, befores) = (widest(&|change| change.option.len()), widest(&|change| before(change).len()));
+            for change in &first.changes {
+                let line = format!("{:names$}  {:befores$}  ->  {}", change.option, before(change), change.after);
+                text.push_str(&format!("    {line}\n"));
+            }
+            text.push_str(&format!("  on {}:\n", count(sockets.len(), "socket")));
+            let lines = sockets.iter().map(|socket| format!("    fd {:<4} {}\n", socket.fd(), socket.ends()));
+            text.extend(lines);
+        }
+        let already = |socket: &&Treated| socket.is_meant() && socket.changes.is_empty() && socket.failures.is_empty();
+        let already = self.sockets.iter().filter(already).count();
+        if already > 0 {
+            text.push_str(&format!("  as configured already: {}\n", count(already, "socket")));
+        }
+        let mut alone: Vec<(&str, usize)> = Vec::new();
+        for reason in self.sockets.iter().filter_map(|socket| socket.left_alone.as_deref()) {
+            match alone.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, count)) => *count += 1,
+                None => alone.push((reason, 1)),
+            }
+        }
+        for (reason, number) in alone {
+            text.push_str(&format!("  left alone, {reason}: {}\n", count(number, "socket")));
+        }
+        if self.sockets.is_empty() {
+            text.push_str("  no socket\n");
+        }
+        text
+    }
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// What was refused, and what this cannot do.
+fn notes(done: &[Done<'_>]) {
+    let all = || done.iter().flat_map(|done| &done.sockets);
+    for socket in all() {
+        for Failure { setting, errno } in &socket.failures {
+            output::warning(&format!("{}: {setting} failed: {errno}", socket.title()), None);
+        }
+    }
+    let mut left_out: Vec<&str> = all().flat_map(|socket| &socket.left_out).copied().collect();
+    left_out.sort_unstable();
+    left_out.dedup();
+    if !left_out.is_empty() {
+        output::note(&format!(
+            "left out, for it takes a new connection, or the library in the program: {}",
+            left_out.join(", ")
+        ));
+    }
+    let changed = || all().filter(|socket| !socket.changes.is_empty());
+    for socket in changed() {
+        // The user timeout is looked at when the timer goes off, and not before.
+        if let Some(Timer { purpose: Purpose::Retransmit | Purpose::WindowProbe, remaining_ms: ms @ 1_000.. }) =
+            socket.timer
+        {
+            output::note(&format!("{}: takes effect at its next retransmission, in {}", socket.title(), ShownTime(ms)));
+        }
+        if socket.waiting > 0 {
+            output::note(&format!(
+                "{}: {} in its queue does not inherit; apply again once accepted",
+                socket.title(),
+                count(socket.waiting as usize, "connection")
+            ));
+        }
+    }
+    if changed().next().is_some() {
+        output::note(
+            "connections that a program opens from now on are not covered: start it under `sockopt run` for that",
+        );
+    }
+}

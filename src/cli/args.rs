@@ -1,0 +1,394 @@
+//! The command line. The options of `run` are made from the catalogue, one for each environment shortcut.
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
+use policy::catalog::Accepts;
+use policy::variables::{Level, PREFIX};
+use policy::{CATALOG, Entry, Key, constants};
+use std::ffi::OsString;
+
+use crate::{documents, exit, output};
+
+pub(crate) fn command() -> Command {
+    let about = "TCP socket options from outside, for programs that do not let their users set them";
+    Command::new("sockopt")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(about)
+        .long_about(format!(
+            "{about}.\n\nsockopt run starts a program under libsockopt.so, an LD_PRELOAD library that sets keepalive, \
+             TCP_USER_TIMEOUT, SO_LINGER and more on its sockets, by rules in a file (sockopt.toml) or by options and \
+             environment variables of the same names."
+        ))
+        .after_help("sockopt --help: exit status, environment, files. sockopt SUBCOMMAND --help: every option of one.")
+        .after_long_help(documents::after_help())
+        .subcommand_value_name("SUBCOMMAND")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .subcommand(run())
+        .subcommand(check())
+        .subcommand(crate::explain::command())
+        .subcommand(crate::show::command())
+        .subcommand(crate::apply::command())
+        .subcommand(completions())
+        .subcommand(man())
+        .subcommand(schema())
+        .mut_subcommands(|subcommand| match subcommand.get_after_long_help() {
+            Some(_) => subcommand,
+            None => subcommand.after_long_help(exit::section(&exit::ALL)),
+        })
+}
+
+/// An option that stands for a variable that sets nothing: long name, variable, value's name, help, more help.
+type Control = (&'static str, &'static str, &'static str, &'static str, &'static str);
+
+const CONTROL: [Control; 5] = [
+    ("config", "CONFIG", "FILE", "Configuration file", "Without it, SOCKOPT_CONFIG_TOML or /etc/sockopt/sockopt.toml."),
+    (
+        "to",
+        "TO",
+        "ADDRESS",
+        "Socket options only for these destinations",
+        "For example 10.0.0.0/8:443, [2001:db8::/32]:8000-8099 or :6379; repeatable. The rules of a file have their own.",
+    ),
+    (
+        "process",
+        "PROCESS",
+        "NAME",
+        "Socket options only in these processes",
+        "The executable's base name, or the name that it was started by; * and ? are wildcards; repeatable. JMeter is \
+         java.",
+    ),
+    (
+        "log",
+        "LOG",
+        "LEVEL",
+        "off, error, warn, info or debug",
+        "The default is warn; info says what was loaded and what was kept from the program, debug every decision.",
+    ),
+    ("log-file", "LOG_FILE", "FILE", "Where to log instead of stderr", "Created 0600, never through a symbolic link."),
+];
+
+/// Adds some of [`CONTROL`] to a subcommand.
+pub(crate) fn with_control(mut command: Command, names: &[&str]) -> Command {
+    for (long, variable, value, help, more) in CONTROL.into_iter().filter(|(long, ..)| names.contains(long)) {
+        let action = if matches!(long, "to" | "process") { ArgAction::Append } else { ArgAction::Set };
+        let mut option = Arg::new(long)
+            .long(long)
+            .value_name(value)
+            .help(help)
+            .long_help(format!("{help}. {more} [env: {PREFIX}{variable}]"))
+            .action(action)
+            .value_parser(value_parser!(OsString));
+        option = match long {
+            // The file is where the rules are.
+            "config" => option.visible_alias("rule-file").value_hint(ValueHint::FilePath),
+            "log-file" => option.value_hint(ValueHint::FilePath),
+            "log" => option
+                .value_parser(PossibleValuesParser::new(Level::ALL.map(|(name, _)| name)).map(OsString::from))
+                .ignore_case(true)
+                .hide_possible_values(true),
+            _ => option,
+        };
+        command = command.arg(option);
+    }
+    command
+}
+
+/// What most people need: the short help shows no others.
+const COMMON: [Key; 4] = [Key::DeadPeerTimeout, Key::Keepalive, Key::UserTimeout, Key::Linger];
+
+/// Adds an option for each environment shortcut to a subcommand.
+pub(crate) fn with_shortcuts(command: Command) -> Command {
+    let heading = "Socket options";
+    let mut command = command.next_help_heading(heading);
+    // dead_peer_timeout first: it is all that most people need.
+    let (first, others): (Vec<&Entry>, Vec<&Entry>) = shortcuts().partition(|entry| entry.key == Key::DeadPeerTimeout);
+    for entry in first.into_iter().chain(others) {
+        command = command.arg(
+            Arg::new(entry.key.name())
+                .long(long(entry))
+                .value_name(value_name(entry))
+                .help(brief(entry))
+                .long_help(format!("{} [env: {}]", described(entry, &entry.accepts.in_words()), variable(entry)))
+                .hide_short_help(!COMMON.contains(&entry.key))
+                .allow_hyphen_values(true)
+                .value_hint(ValueHint::Other),
+        );
+    }
+    let hidden = shortcuts().count() - COMMON.len();
+    command.next_help_heading(None).after_help(format!("{heading}: {hidden} more with --help"))
+}
+
+/// The length of the value that a summary begins with, as in "true: data in the SYN".
+fn value_of(summary: &str) -> usize {
+    ["true:", "false:"].into_iter().find(|value| summary.starts_with(value)).map_or(0, str::len)
+}
+
+fn capitalised(summary: &str) -> String {
+    if value_of(summary) > 0 {
+        return summary.to_owned();
+    }
+    let mut letters = summary.chars();
+    letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect()
+}
+
+/// What an option does, without the particulars.
+fn brief(entry: &Entry) -> String {
+    let (value, rest) = entry.summary.split_at(value_of(entry.summary));
+    let rest = rest.split([':', ';', ',']).next().unwrap_or_default();
+    capitalised(&format!("{value}{rest}"))
+}
+
+/// What a key does, accepts and sets.
+pub(crate) fn description(entry: &Entry) -> String {
+    described(
+        entry,
+        &match entry.accepts {
+            Accepts::Keepalive => "a table of time, interval and probes, any of them; on, off".to_owned(),
+            accepts => accepts.in_words(),
+        },
+    )
+}
+
+fn described(entry: &Entry, accepted: &str) -> String {
+    let names = entry.kernel.iter().filter_map(|option| constants::option_name(option.level, option.name));
+    let kernel: Vec<&str> = names.collect();
+    let system = if entry.accepts == Accepts::Switch { "" } else { "; system leaves it as it is" };
+    let set = match entry.moments.in_words() {
+        none if none.is_empty() => String::new(),
+        moments => format!(" Set at {moments}."),
+    };
+    let kernel = if kernel.is_empty() { String::new() } else { format!(" {}, {}.", kernel.join(", "), entry.source) };
+    format!("{}.\nAccepted: {accepted}{system}.{set}{kernel}", capitalised(entry.summary))
+}
+
+fn run() -> Command {
+    let command = Command::new("run")
+        .about("Run a program under the library")
+        .long_about(
+            "Checks the configuration, judges whether the library can take effect in the program (and says why not: \
+             statically linked, Go, setuid, file capabilities, another machine, another libc), puts libsockopt.so in \
+             front of what LD_PRELOAD has already, and becomes the program.\n\nWithout any configuration, notices dead \
+             peers within 60 s (dead_peer_timeout = \"60s\").",
+        )
+        .override_usage("sockopt run [OPTIONS] [--] PROGRAM [ARGUMENT]...")
+        .after_long_help(format!(
+            "{}\n  else that of the program, which run becomes\n\nExamples:\n  sockopt run --dead-peer-timeout 15s -- jmeter -n -t plan.jmx\n  sockopt run --keepalive \
+             60s,20s,4 --user-timeout auto --to :5432 -- psql -h db\n  sockopt run --config config/presets/\
+             dead-peer-15s.toml --dry-run -- java -jar app.jar",
+            exit::section(&[
+                (exit::OK, "with --dry-run: the program could be started"),
+                (exit::CANNOT_WORK, "the library is missing, or cannot take effect in the program"),
+                (exit::USAGE, "wrong usage"),
+                (exit::CONFIGURATION, "the configuration has errors"),
+                (exit::CANNOT_START, "the program was found and cannot be started"),
+                (exit::NOT_FOUND, "the program was not found"),
+            ])
+        ));
+    let switch = |long, help, more: &str| {
+        Arg::new(long).long(long).action(ArgAction::SetTrue).help(help).long_help(format!("{help}. {more}"))
+    };
+    let command = with_control(command, &["config", "to", "process", "log", "log-file"])
+        .arg(
+            Arg::new("library")
+                .long("library")
+                .value_name("PATH")
+                .help("The libsockopt.so to use")
+                .long_help(
+                    "The libsockopt.so to use. Without it: beside the command, in ../lib, ../lib/sockopt, ../lib/TRIPLET \
+                     and ../lib64 from there, and in those of /usr/local; never in the current directory. \
+                     [env: SOCKOPT_LIBRARY]",
+                )
+                .value_hint(ValueHint::FilePath)
+                .value_parser(value_parser!(OsString)),
+        )
+        .arg(switch(
+            "dry-run",
+            "Say what would be done, and start nothing",
+            "Prints the variables that the program would get, quoted for a shell, and on stderr what becomes of the \
+             library in it; exits as a start would.",
+        ))
+        .arg(switch(
+            "strict",
+            "Let nothing run with a wrong configuration",
+            "Programs end before main, with status 78, if the library finds the configuration wrong, as when it changes \
+             later. [env: SOCKOPT_STRICT=1]",
+        ))
+        .arg(switch(
+            "force",
+            "Start the program in any case",
+            "Even if the library cannot take effect in it, which is a warning then.",
+        ));
+    // The first word that is no option is the program, and whatever follows belongs to it.
+    with_shortcuts(command).arg(
+        Arg::new("program")
+            .value_name("PROGRAM")
+            .help("The program and its arguments")
+            .long_help("The program, which is found as execvp(3) finds it, and its arguments")
+            .hide_short_help(true)
+            .required(true)
+            .num_args(1..)
+            .trailing_var_arg(true)
+            .value_hint(ValueHint::CommandWithArguments)
+            .value_parser(value_parser!(OsString)),
+    )
+}
+
+fn completions() -> Command {
+    Command::new("completions")
+        .about("Print what a shell needs to complete command lines")
+        .long_about(
+            "Prints a script by which a shell completes the command lines of sockopt.\n\nbash: \
+             ~/.local/share/bash-completion/completions/sockopt\nzsh: _sockopt in a folder of fpath\nfish: \
+             ~/.config/fish/completions/sockopt.fish",
+        )
+        .after_long_help(exit::section(&documents::CODES))
+        .arg(
+            Arg::new("shell")
+                .value_name("SHELL")
+                .help("bash, zsh or fish")
+                .required(true)
+                .value_parser(PossibleValuesParser::new(["bash", "zsh", "fish"]))
+                .hide_possible_values(true),
+        )
+}
+
+fn man() -> Command {
+    Command::new("man")
+        .about("Print a manual page")
+        .long_about(
+            "Prints the manual page of sockopt or of one of its subcommands in roff, or writes all of them into a folder \
+             such as /usr/local/share/man/man1. On a terminal, man(1) shows the page.",
+        )
+        .after_long_help(exit::section(&documents::CODES))
+        .arg(Arg::new("subcommand").value_name("SUBCOMMAND").help("The subcommand; without it, sockopt itself"))
+        .arg(
+            Arg::new("out")
+                .long("out")
+                .value_name("FOLDER")
+                .help("Write every page into this folder")
+                .value_hint(ValueHint::DirPath)
+                .value_parser(value_parser!(OsString))
+                .conflicts_with("subcommand"),
+        )
+}
+
+fn schema() -> Command {
+    Command::new("schema")
+        .about("Print the JSON Schema of the configuration")
+        .long_about(
+            "Prints the JSON Schema of sockopt.toml, by which editors complete and check it: with \
+             \"#:schema ./sockopt.schema.json\" as the first line of the file, or by the editor's own association.",
+        )
+        .after_long_help(exit::section(&documents::CODES))
+}
+
+/// The program and its arguments.
+pub(crate) fn program(matches: &ArgMatches) -> Vec<OsString> {
+    matches.get_many::<OsString>("program").into_iter().flatten().cloned().collect()
+}
+
+fn check() -> Command {
+    Command::new("check")
+        .about("Check a configuration")
+        .long_about(
+            "Reports every error of a configuration, each with its place and what would be right; if there is none, \
+             advice: what it does that may not be meant, with the figures of this machine.",
+        )
+        .arg(
+            Arg::new("deny-advice")
+                .long("deny-advice")
+                .action(ArgAction::SetTrue)
+                .help("Exit with 1 if there is advice or a warning"),
+        )
+        .arg(json())
+        .arg(
+            Arg::new("file")
+                .value_name("FILE")
+                .value_hint(ValueHint::FilePath)
+                .help("The configuration file; without it, what a program would get from here: SOCKOPT_CONFIG, SOCKOPT_CONFIG_TOML or /etc/sockopt/sockopt.toml, and the SOCKOPT_… shortcuts")
+                .value_parser(value_parser!(OsString)),
+        )
+}
+
+/// `--json`.
+pub(crate) fn json() -> Arg {
+    Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON instead of text")
+}
+
+/// The rows that have a variable and are supported.
+fn shortcuts() -> impl Iterator<Item = &'static Entry> {
+    CATALOG.iter().filter(|entry| entry.accepts != Accepts::Raw)
+}
+
+fn long(entry: &Entry) -> String {
+    entry.key.name().replace('_', "-")
+}
+
+fn variable(entry: &Entry) -> String {
+    format!("{PREFIX}{}", entry.key.name().to_ascii_uppercase())
+}
+
+fn value_name(entry: &Entry) -> &'static str {
+    match entry.accepts {
+        Accepts::Keepalive => "TIMES",
+        Accepts::DeadPeerTimeout
+        | Accepts::ConnectTimeout
+        | Accepts::Timeval
+        | Accepts::Seconds { .. }
+        | Accepts::Retransmissions => "TIME",
+        Accepts::UserTimeout => "TIME|auto",
+        Accepts::Linger => "reset|TIME",
+        Accepts::Size { .. } | Accepts::Rate => "SIZE",
+        Accepts::Boolean | Accepts::Switch => "BOOL",
+        Accepts::Fastopen => "BOOL|QUEUE",
+        Accepts::Dscp => "CODEPOINT",
+        Accepts::Name { .. } => "NAME",
+        Accepts::Integer { .. } => "NUMBER",
+        Accepts::Raw => "",
+    }
+}
+
+/// The environment variables that a subcommand's options stand for.
+pub(crate) fn variables(matches: &ArgMatches) -> Vec<(String, OsString)> {
+    let mut variables = Vec::new();
+    let list = |name: &str| {
+        let values: Vec<&OsString> = matches.try_get_many::<OsString>(name).ok()??.collect();
+        values.iter().map(|value| value.to_os_string()).reduce(|mut list, value| {
+            list.push(",");
+            list.push(value);
+            list
+        })
+    };
+    for (name, variable, ..) in CONTROL {
+        let Some(value) = list(name) else { continue };
+        let value = match name {
+            // The program may change its directory, and the library takes absolute paths only.
+            "config" | "log-file" => std::path::absolute(&value).map_or(value, Into::into),
+            _ => value,
+        };
+        variables.push((format!("SOCKOPT_{variable}"), value));
+    }
+    // Whether a subcommand has an option, clap knows in debug builds alone.
+    if let Ok(Some(true)) = matches.try_get_one::<bool>("strict") {
+        variables.push(("SOCKOPT_STRICT".into(), "1".into()));
+    }
+    for entry in shortcuts() {
+        if let Ok(Some(value)) = matches.try_get_one::<String>(entry.key.name()) {
+            variables.push((variable(entry), value.into()));
+        }
+    }
+    let option =
+        |name: &str| name.strip_prefix(PREFIX).map(|name| format!("--{}", name.to_lowercase().replace('_', "-")));
+    let names = variables.iter().map(|(name, _)| (name.clone(), option(name).unwrap_or_default()));
+    output::call_by_option(names.collect());
+    variables
+}
+
+/// What a program started from here with these options would get: the environment with the options over it.
+pub(crate) fn loaded(variables: &[(String, OsString)]) -> load::Loaded {
+    let inherited = std::env::vars_os().filter(|(name, _)| !variables.iter().any(|(own, _)| name == own.as_str()));
+    let own = variables.iter().map(|(name, value)| (name.into(), value.clone()));
+    load::from_environment(inherited.chain(own))
+}

@@ -1,0 +1,153 @@
+//! `sockopt check`: every error of a configuration, and advice where there is none.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::ArgMatches;
+use load::Loaded;
+use policy::advice::advise;
+use policy::{Compiled, Configuration, Problem, Process, Severity, Source, compile};
+use serde::Serialize;
+
+use crate::{exit, machine, output};
+
+/// More than anybody reads: a file with so many is no configuration.
+const MOST_EXCERPTS: usize = 1_000;
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    /// SOCKOPT_DISABLE is set: the library does nothing.
+    disabled: bool,
+    /// The file, SOCKOPT_CONFIG_TOML, or nothing.
+    source: Option<&'a str>,
+    /// How many rules there are; nothing if there are errors.
+    rules: Option<usize>,
+    problems: Vec<Entry<'a>>,
+}
+
+/// A problem.
+#[derive(Serialize)]
+struct Entry<'a> {
+    severity: String,
+    message: &'a str,
+    help: Option<&'a str>,
+    /// The file or the variable.
+    source: Option<&'a str>,
+    /// From 1, in characters.
+    line: Option<usize>,
+    column: Option<usize>,
+    /// Bytes of the source.
+    start: Option<usize>,
+    end: Option<usize>,
+}
+
+impl<'a> Entry<'a> {
+    fn new(problem: &'a Problem, sources: &'a [Source]) -> Self {
+        let source = sources.get(problem.source);
+        let place = source.map(|source| source.position(problem.span.start));
+        Self {
+            severity: problem.severity.to_string(),
+            message: &problem.message,
+            help: problem.help.as_deref(),
+            source: source.map(|source| source.name.as_str()),
+            line: place.map(|(line, _)| line),
+            column: place.map(|(_, column)| column),
+            start: source.map(|_| problem.span.start),
+            end: source.map(|_| problem.span.end),
+        }
+    }
+
+    fn failure(message: &'a str) -> Self {
+        let severity = Severity::Error.to_string();
+        Self { severity, message, help: None, source: None, line: None, column: None, start: None, end: None }
+    }
+}
+
+pub(crate) fn check(matches: &ArgMatches) -> u8 {
+    let loaded = match matches.get_one::<OsString>("file") {
+        Some(file) => match load::read_file(Path::new(file)) {
+            Ok(source) => Loaded {
+                configuration: Configuration { document: Some(source), variables: Vec::new() },
+                ..Loaded::default()
+            },
+            Err(unreadable) => Loaded { failures: vec![unreadable.to_string()], ..Loaded::default() },
+        },
+        None => load::from_environment(std::env::vars_os()),
+    };
+    let compiled = compile(&loaded.configuration, &Process::default());
+    let taken = loaded.failures.is_empty() && compiled.rules.is_ok();
+    let advice = if taken { advise(&loaded.configuration, &machine::read().0) } else { Vec::new() };
+    if matches.get_flag("json") {
+        print_json(&loaded, &compiled, &advice);
+    } else {
+        print_text(&loaded, &compiled, &advice);
+    }
+    match taken {
+        false => exit::CONFIGURATION,
+        true if matches.get_flag("deny-advice") && !(advice.is_empty() && compiled.warnings.is_empty()) => exit::ADVICE,
+        true => exit::OK,
+    }
+}
+
+fn print_json(loaded: &Loaded, compiled: &Compiled, advice: &[Problem]) {
+    let problems = problems(compiled).chain(advice).map(|problem| Entry::new(problem, &compiled.sources));
+    let rules = compiled.rules.as_ref().ok().filter(|_| loaded.failures.is_empty());
+    let report = Report {
+        disabled: loaded.disabled,
+        source: loaded.configuration.document.as_ref().map(|source| source.name.as_str()),
+        rules: rules.map(policy::Rules::rule_count),
+        problems: loaded.failures.iter().map(|failure| Entry::failure(failure)).chain(problems).collect(),
+    };
+    output::print(&output::json(&report, true));
+}
+
+fn print_text(loaded: &Loaded, compiled: &Compiled, advice: &[Problem]) {
+    if loaded.disabled {
+        return output::note("SOCKOPT_DISABLE is set: the library does nothing");
+    }
+    // A misspelt variable is the likeliest reason for no configuration.
+    let Ok(rules) = show(loaded, compiled, advice) else { return };
+    if !loaded.is_configured() {
+        return output::note(
+            "no configuration: neither SOCKOPT_CONFIG, SOCKOPT_CONFIG_TOML, /etc/sockopt/sockopt.toml nor an option such as SOCKOPT_DEAD_PEER_TIMEOUT",
+        );
+    }
+    let name = loaded.configuration.document.as_ref().map_or("environment", |source| source.name.as_str());
+    let rules = format!("{rules} rule{}", if rules == 1 { "" } else { "s" });
+    let advice = match advice.len() {
+        0 => String::new(),
+        1 => ", 1 piece of advice".to_owned(),
+        more => format!(", {more} pieces of advice"),
+    };
+    output::print(&format!("{name}: no errors, [defaults] and {rules}{advice}\n"));
+}
+
+/// Reports every problem of a configuration; the number of rules if none is an error, the exit code otherwise.
+pub(crate) fn report(loaded: &Loaded, process: &Process) -> Result<usize, u8> {
+    show(loaded, &compile(&loaded.configuration, process), &[])
+}
+
+/// Errors, then warnings.
+fn problems(compiled: &Compiled) -> impl Iterator<Item = &Problem> {
+    compiled.rules.as_ref().err().into_iter().flatten().chain(&compiled.warnings)
+}
+
+fn show(loaded: &Loaded, compiled: &Compiled, advice: &[Problem]) -> Result<usize, u8> {
+    loaded.failures.iter().for_each(|failure| output::error(failure, None));
+    let problems = || problems(compiled).chain(advice);
+    for problem in problems().take(MOST_EXCERPTS) {
+        output::problem(problem, &compiled.sources);
+    }
+    if let Some(more @ 1..) = problems().count().checked_sub(MOST_EXCERPTS) {
+        output::note(&format!("{more} more are not shown"));
+    }
+    match &compiled.rules {
+        Ok(rules) if loaded.failures.is_empty() => Ok(rules.rule_count()),
+        rules => {
+            let count = rules.as_ref().err().map_or(0, Vec::len) + loaded.failures.len();
+            output::error(&format!("{count} error{} in the configuration", if count == 1 { "" } else { "s" }), None);
+            Err(exit::CONFIGURATION)
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Judges a program by its ELF file: does a loader preload the library into it, and what becomes of that?
+//!
+//! Bytes in, a verdict out: which file it is, and who may start it with what rights, is for program.rs.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use object::elf;
+use object::read::elf::{FileHeader, ProgramHeader, SectionTable, Sym};
+use object::{Endianness, FileKind, ReadRef};
+
+/// What becomes of the library in a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outlook {
+    /// It takes effect.
+    Works,
+    /// It takes effect in a part of what is started.
+    Partly,
+    /// Nothing is known that speaks against it.
+    Unknown,
+    /// It has no effect, or the program does not run with it.
+    Cannot,
+}
+
+/// The outlook in a plain sentence, and what to do instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) outlook: Outlook,
+    pub(crate) why: String,
+    pub(crate) instead: Option<String>,
+}
+
+impl Verdict {
+    pub(crate) fn works(why: String) -> Self {
+        Self { outlook: Outlook::Works, why, instead: None }
+    }
+
+    pub(crate) fn cannot(why: String, instead: impl Into<String>) -> Self {
+        Self { outlook: Outlook::Cannot, why, instead: Some(instead.into()) }
+    }
+
+    pub(crate) fn partly(why: String, instead: impl Into<String>) -> Self {
+        Self { outlook: Outlook::Partly, why, instead: Some(instead.into()) }
+    }
+
+    pub(crate) fn unknown(why: String) -> Self {
+        Self { outlook: Outlook::Unknown, why, instead: None }
+    }
+}
+
+/// The machine that a file is for: files of different ones cannot be put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Architecture {
+    machine: elf::Machine,
+    bits: u8,
+    is_little_endian: bool,
+}
+
+impl std::fmt::Display for Architecture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.machine, self.bits) {
+            (elf::EM_X86_64, 64) => f.write_str("x86-64"),
+            (elf::EM_X86_64, _) => f.write_str("x32"),
+            (elf::EM_386, _) => f.write_str("32-bit x86"),
+            (elf::EM_AARCH64, _) => f.write_str("AArch64"),
+            (elf::EM_ARM, _) => f.write_str("32-bit ARM"),
+            (elf::EM_RISCV, bits) => write!(f, "{bits}-bit RISC-V"),
+            (elf::EM_PPC64, _) if self.is_little_endian => f.write_str("ppc64le"),
+            (elf::EM_S390, 64) => f.write_str("s390x"),
+            (machine, bits) => write!(f, "another machine (ELF number {}, {bits} bits)", machine.0),
+        }
+    }
+}
+
+/// Which libc a loader belongs to, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Libc {
+    Glibc,
+    Musl,
+}
+
+/// What an ELF file says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Image {
+    pub(crate) architecture: Architecture,
+    /// Its loader, PT_INTERP.
+    pub(crate) loader: Option<Vec<u8>>,
+    /// Whether it is a shared library or loader, with a name of its own (DT_SONAME).
+    is_library: bool,
+    /// The section or note that Go's linker leaves.
+    is_go: bool,
+    /// Libraries that it names, DT_NEEDED.
+    pub(crate) needed: Vec<String>,
+    /// Folders to look for these in, DT_RPATH or DT_RUNPATH, separated by colons; None if that cannot be read.
+    pub(crate) search: Option<String>,
+    /// Versions of other files' symbols that it needs: (file, version).
+    pub(crate) needs: Vec<(String, String)>,
+    /// Versions of symbols that it defines.
+    pub(crate) versions: BTreeSet<String>,
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+impl Image {
+    /// None if it is no ELF file, or none that could be started or loaded.
+    pub(crate) fn read<'data, R: ReadRef<'data>>(image: R) -> Option<Self> {
+        match FileKind::parse(image).ok()? {
+            FileKind::Elf32 => Self::read_as::<elf::FileHeader32<Endianness>, R>(image),
+            FileKind::Elf64 => Self::read_as::<elf::FileHeader64<Endianness>, R>(image),
+            _ => None,
+        }
+    }
+
+    fn read_as<'data, E: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(image: R) -> Option<Self> {
+        let header = E::parse(image).ok()?;
+        let endian = header.endian().ok()?;
+        if !matches!(header.e_type(endian), elf::ET_EXEC | elf::ET_DYN) {
+            return None;
+        }
+        let segments = header.program_headers(endian, image).ok()?;
+        // A file may come without sections: then its segments alone are to tell.
+        let sections = header.sections(endian, image).unwrap_or_default();
+        let has_go_note = || {
+            let notes = segments.iter().filter_map(|segment| segment.notes(endian, image).ok().flatten());
+            notes.flatten().filter_map(Result::ok).any(|note| note.name() == b"Go")
+        };
+        let mut found = Self {
+            architecture: Architecture {
+                machine: header.e_machine(endian),
+                bits: if header.is_type_64() { 64 } else { 32 },
+                is_little_endian: header.is_little_endian(),
+            },
+            loader: segments.iter().find_map(|s| s.interpreter(endian, image).ok().flatten()).map(<[u8]>::to_vec),
+            is_library: false,
+            is_go: sections.section_by_name(endian, b".note.go.buildid").is_some() || has_go_note(),
+            needed: Vec::new(),
+            search: None,
+            needs: needs(&sections, endian, image).unwrap_or_default(),
+            versions: versions(&sections, endian, image).unwrap_or_default(),
+        };
+        if let Ok(table) = sections.dynamic_table(endian, image)
+            && !table.is_empty()
+        {
+            let entries = |tag| table.iter().filter(move |entry| entry.tag == tag).filter_map(|e| table.string(e).ok());
+            found.is_library = entries(elf::DT_SONAME).next().is_some();
+            found.needed = entries(elf::DT_NEEDED).map(text).collect();
+            // DT_RPATH counts only without DT_RUNPATH, ld.so(8).
+            found.search = Some(
+                entries(elf::DT_RUNPATH).next().or_else(|| entries(elf::DT_RPATH).next()).map_or(String::new(), text),
+            );
+        }
+        Some(found)
+    }
+
+    /// Whether a loader can load it: it has no loader of its own.
+    pub(crate) fn is_shared_library(&self) -> bool {
+        self.is_library || (self.loader.is_none() && self.search.is_some())
+    }
+
+    /// Whether nothing is loaded into it.
+    pub(crate) fn is_static(&self) -> bool {
+        self.loader.is_none() && !self.is_library
+    }
+
+    /// Which libc it runs with, by its loader's name.
+    pub(crate) fn libc(&self) -> Option<Libc> {
+        let name = self.loader.as_deref()?.rsplit(|byte| *byte == b'/').next()?;
+        match name {
+            _ if name.starts_with(b"ld-musl-") => Some(Libc::Musl),
+            // ld-linux-x86-64.so.2, ld-linux.so.2, ld64.so.2 (ppc64le, s390x), ld.so.1 (s390, mips)
+            _ if [&b"ld-linux"[..], b"ld64.so", b"ld.so"].iter().any(|start| name.starts_with(start)) => {
+                Some(Libc::Glibc)
+            }
+            _ => None,
+        }
+    }
+
+    /// Judges a program called `name` by its own file alone.
+    pub(crate) fn verdict(
+        &self,
+        name: &str,
+        architecture: Architecture,
+        calls_sockets: impl Fn() -> bool,
+    ) -> Option<Verdict> {
+        const WHAT_IT_STARTS: &str =
+            "--force starts it as it is: dynamically linked programs that it starts have the library";
+        if self.architecture != architecture {
+            return Some(Verdict::cannot(
+                format!(
+                    "{name} is for {}, the library for {architecture}: no loader puts the two together",
+                    self.architecture
+                ),
+                format!("name a libsockopt.so for {} by --library", self.architecture),
+            ));
+        }
+        if self.is_go {
+            let linked = if self.loader.is_some() { "though dynamically linked, " } else { "" };
+            if self.loader.is_some() && calls_sockets() {
+                return Some(Verdict::partly(
+                    format!(
+                        "{name} is a Go program: the library takes effect in the C code that it calls, not in Go's own connections"
+                    ),
+                    "set net.Dialer's KeepAliveConfig in the program, or the sysctls net.ipv4.tcp_keepalive_* and tcp_retries2",
+                ));
+            }
+            return Some(Verdict::cannot(
+                format!(
+                    "{name} is a Go program: {linked}it makes its system calls itself, past every preloaded library"
+                ),
+                format!(
+                    "set net.Dialer's KeepAliveConfig in the program, or the sysctls net.ipv4.tcp_keepalive_* and tcp_retries2; {WHAT_IT_STARTS}"
+                ),
+            ));
+        }
+        if self.loader.is_none() {
+            return Some(if self.is_library {
+                Verdict::unknown(format!("{name} is a loader: what it loads is not judged"))
+            } else {
+                Verdict::cannot(
+                    format!("{name} is statically linked: there is no loader that could preload a library"),
+                    format!("use a dynamically linked build of it; {WHAT_IT_STARTS}"),
+                )
+            });
+        }
+        None
+    }
+}
+
+/// The versions that a file needs of others, without the weak ones.
+fn needs<'data, E: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
+    sections: &SectionTable<'data, E, R>,
+    endian: Endianness,
+    image: R,
+) -> Option<Vec<(String, String)>> {
+    let (files, link) = sections.gnu_verneed(endian, image).ok()??;
+    let strings = sections.strings(endian, image, link).ok()?;
+    let mut needs = Vec::new();
+    for (file, versions) in files.filter_map(Result::ok) {
+        let name = file.file(endian, strings).ok()?;
+        for version in versions.filter_map(Result::ok) {
+            if version.vna_flags.get(endian).0 & elf::VER_FLG_WEAK.0 == 0 {
+                needs.push((text(name), text(version.name(endian, strings).ok()?)));
+            }
+        }
+    }
+    Some(needs)
+}
+
+/// The versions that a file defines.
+fn versions<'data, E: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
+    sections: &SectionTable<'data, E, R>,
+    endian: Endianness,
+    image: R,
+) -> Option<BTreeSet<String>> {
+    let (definitions, link) = sections.gnu_verdef(endian, image).ok()??;
+    let strings = sections.strings(endian, image, link).ok()?;
+    let mut names = definitions.filter_map(Result::ok).filter_map(|(_, mut names)| names.next().ok().flatten());
+    Some(names.by_ref().filter_map(|name| name.name(endian, strings).ok()).map(text).collect())
+}
+
+/// The names of dynamic symbols: those that a file defines for others, or those that it must get from them.
+pub(crate) fn symbols<'data, R: ReadRef<'data>>(image: R, defined: bool) -> Option<BTreeSet<Cow<'data, str>>> {
+    match FileKind::parse(image).ok()? {
+        FileKind::Elf32 => symbols_as::<elf::FileHeader32<Endianness>, R>(image, defined),
+        FileKind::Elf64 => symbols_as::<elf::FileHeader64<Endianness>, R>(image, defined),
+        _ => None,
+    }
+}
+
+fn symbols_as<'data, E: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
+    image: R,
+    defined: bool,
+) -> Option<BTreeSet<Cow<'data, str>>> {
+    let header = E::parse(image).ok()?;
+    let endian = header.endian().ok()?;
+    let table = header.sections(endian, image).ok()?.symbols(endian, image, elf::SHT_DYNSYM).ok()?;
+    let wanted = table
+        .iter()
+        .filter(|symbol| symbol.is_undefined(endian) != defined && (defined || symbol.st_bind() != elf::STB_WEAK));
+    let names = wanted.filter_map(|symbol| symbol.name(endian, table.strings()).ok());
+    Some(names.filter(|name| !name.is_empty()).map(String::from_utf8_lossy).collect())
+}
+
+/// A version such as `GLIBC_2.34` by its parts.
+pub(crate) fn glibc_version(version: &str) -> Option<(u32, u32)> {
+    let (major, rest) = version.strip_prefix("GLIBC_")?.split_once('.')?;
+    Some((major.parse().ok()?, rest.split('.').next()?.parse().ok()?))
+}

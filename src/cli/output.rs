@@ -1,0 +1,121 @@
+//! Messages in one voice, on stderr, coloured only on a terminal and not under NO_COLOR.
+
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use policy::variables::PREFIX;
+use policy::{Problem, Severity, Source};
+
+/// Variables that this command line gave as options, with these: whoever wrote `--ttl` is not to read of SOCKOPT_TTL.
+static OPTIONS: OnceLock<Vec<(String, String)>> = OnceLock::new();
+
+/// Names the variables (first) that stand for options (second).
+pub(crate) fn call_by_option(names: Vec<(String, String)>) {
+    let _ = OPTIONS.set(names);
+}
+
+/// A text with options in place of the variables that they gave.
+fn as_given(text: &str) -> Cow<'_, str> {
+    let options = OPTIONS.get().map_or(&[][..], Vec::as_slice);
+    if options.is_empty() {
+        return text.into();
+    }
+    let (mut given, mut rest) = (String::new(), text);
+    while let Some(at) = rest.find(PREFIX) {
+        let (before, from) = rest.split_at(at);
+        let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        let (name, behind) = from.split_at(from.find(|c| !is_name(c)).unwrap_or(from.len()));
+        given.push_str(before);
+        given.push_str(options.iter().find(|(variable, _)| variable == name).map_or(name, |(_, option)| option));
+        rest = behind;
+    }
+    (given + rest).into()
+}
+
+/// A problem of the configuration with the line that it is in.
+pub(crate) fn problem(problem: &Problem, sources: &[Source]) {
+    let level = match problem.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+        Severity::Advice => Level::NOTE.with_name("advice"),
+    };
+    let Some(source) = sources.get(problem.source) else {
+        return message(level, &problem.message, problem.help.as_deref());
+    };
+    let (path, title) = (as_given(&source.name), as_given(&problem.message));
+    let excerpt =
+        Snippet::source(&source.text).path(path).annotation(AnnotationKind::Primary.span(problem.span.clone()));
+    let mut group = level.primary_title(title).element(excerpt);
+    if let Some(help) = &problem.help {
+        group = group.element(Level::HELP.message(as_given(help)));
+    }
+    anstream::eprintln!("{}\n", Renderer::styled().render(&[group]));
+}
+
+fn message(level: Level<'static>, text: &str, help: Option<&str>) {
+    for (level, text) in [(level, text)].into_iter().chain(help.map(|help| (Level::HELP, help))) {
+        let line = annotate_snippets::Group::with_title(level.primary_title(wrapped(&as_given(text))));
+        anstream::eprintln!("{}", Renderer::styled().render(&[line]));
+    }
+}
+
+/// A text with line breaks between words, where it is shown on a terminal that would break them anywhere.
+fn wrapped(text: &str) -> String {
+    const LONGEST_LEVEL: usize = "warning: ".len();
+    let Some((terminal_size::Width(width), _)) = terminal_size::terminal_size_of(std::io::stderr()) else {
+        return text.to_owned();
+    };
+    let room = usize::from(width).saturating_sub(LONGEST_LEVEL);
+    let (mut lines, mut used) = (String::with_capacity(text.len()), 0);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if used > 0 && used + 1 + length > room {
+            lines.push('\n');
+            used = 0;
+        } else if used > 0 {
+            lines.push(' ');
+            used += 1;
+        }
+        lines.push_str(word);
+        used += length;
+    }
+    lines
+}
+
+pub(crate) fn error(text: &str, help: Option<&str>) {
+    message(Level::ERROR, text, help);
+}
+
+pub(crate) fn warning(text: &str, help: Option<&str>) {
+    message(Level::WARNING, text, help);
+}
+
+pub(crate) fn note(text: &str) {
+    message(Level::NOTE, text, None);
+}
+
+/// Writes a text with colours to stdout, without them where they are not wanted. Whoever stops reading has read enough.
+pub(crate) fn print(text: &str) {
+    let _ = anstream::stdout().lock().write_all(text.as_bytes());
+}
+
+/// The columns of the terminal that stdout is; none if it is none.
+pub(crate) fn terminal_size() -> Option<(usize, usize)> {
+    let stdout = io::stdout();
+    let size = stdout.is_terminal().then(|| terminal_size::terminal_size_of(stdout)).flatten();
+    size.map(|(width, height)| (width.0.into(), height.0.into()))
+}
+
+/// A text of somebody else's making, without what a terminal would take for an order.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// JSON, in one line unless it is for reading.
+pub(crate) fn json(report: &impl serde::Serialize, is_pretty: bool) -> String {
+    let json = if is_pretty { serde_json::to_string_pretty(report) } else { serde_json::to_string(report) };
+    // Only maps with keys that are no strings can fail.
+    json.unwrap_or_default() + "\n"
+}

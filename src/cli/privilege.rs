@@ -1,0 +1,157 @@
+//! Whether a program will be started with other rights than those of who starts it: the kernel says so to the loader
+//! (AT_SECURE, getauxval(3)), which then ignores LD_PRELOAD (ld.so(8), "secure-execution mode").
+//!
+//! The kernel's way of deciding it: fs/exec.c, bprm_fill_uid, and security/commoncap.c, cap_bprm_creds_from_file.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{StatVfsMountFlags, getxattr, statvfs};
+use rustix::process::{getegid, geteuid, getgid, getuid};
+
+/// Who starts a program.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller {
+    pub(crate) user: u32,
+    pub(crate) effective_user: u32,
+    pub(crate) group: u32,
+    pub(crate) effective_group: u32,
+    /// prctl(2), PR_SET_NO_NEW_PRIVS.
+    pub(crate) no_new_privileges: bool,
+    /// Its capabilities, capabilities(7), and those that a file may still give it.
+    pub(crate) permitted: u64,
+    pub(crate) inheritable: u64,
+    pub(crate) bounding: u64,
+}
+
+/// What a program's file says of rights.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rights {
+    pub(crate) owner: u32,
+    pub(crate) group: u32,
+    pub(crate) mode: u32,
+    /// Mounted so that what follows does not count, mount(8), or owned by nobody that this user namespace knows.
+    pub(crate) nosuid: bool,
+    /// Of another user namespace, user_namespaces(7): its set-id bits do not count.
+    pub(crate) is_unmapped: bool,
+    pub(crate) capabilities: Option<Capabilities>,
+}
+
+/// The file's capabilities, capabilities(7), xattr security.capability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Capabilities {
+    effective: bool,
+    permitted: u64,
+    inheritable: u64,
+}
+
+/// Why the loader will not preload anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Elevation {
+    /// It is setuid, to this user.
+    User(u32),
+    /// It is setgid, to this group.
+    Group(u32),
+    /// It has capabilities that the user may not have.
+    Capabilities,
+    /// The one who starts it has an effective user or group that is not the real one.
+    Caller,
+}
+
+const S_ISUID: u32 = 0o4000;
+const S_ISGID: u32 = 0o2000;
+const S_IXGRP: u32 = 0o0010;
+
+/// What the kernel will tell the loader.
+pub(crate) fn elevation(caller: Caller, file: Rights) -> Option<Elevation> {
+    let counts = !file.nosuid && !caller.no_new_privileges && !file.is_unmapped;
+    // Setgid without the group's execute bit once meant mandatory locking.
+    let is_setgid = counts && file.mode & (S_ISGID | S_IXGRP) == S_ISGID | S_IXGRP;
+    let is_setuid = counts && file.mode & S_ISUID != 0;
+    let user = if is_setuid { file.owner } else { caller.effective_user };
+    let group = if is_setgid { file.group } else { caller.effective_group };
+    // Linux 6.16 and newer ask the effective ids as well; older ones only the real ones.
+    if user != caller.user || user != caller.effective_user {
+        return Some(if is_setuid { Elevation::User(user) } else { Elevation::Caller });
+    }
+    if group != caller.group || group != caller.effective_group {
+        return Some(if is_setgid { Elevation::Group(group) } else { Elevation::Caller });
+    }
+    let gives = |has: Capabilities| {
+        let given = (has.permitted & caller.bounding) | (has.inheritable & caller.inheritable);
+        has.effective || given & if caller.no_new_privileges { caller.permitted } else { u64::MAX } != 0
+    };
+    // Root has them all anyway.
+    let is_given = caller.user != 0 && !file.nosuid && file.capabilities.is_some_and(gives);
+    is_given.then_some(Elevation::Capabilities)
+}
+
+impl Caller {
+    /// This process.
+    pub(crate) fn this() -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let set = |name| line(name).and_then(|mask| u64::from_str_radix(mask, 16).ok());
+        Self {
+            user: getuid().as_raw(),
+            effective_user: geteuid().as_raw(),
+            group: getgid().as_raw(),
+            effective_group: getegid().as_raw(),
+            no_new_privileges: line("NoNewPrivs:") == Some("1"),
+            permitted: set("CapPrm:").unwrap_or(0),
+            inheritable: set("CapInh:").unwrap_or(0),
+            bounding: set("CapBnd:").unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl Rights {
+    /// Those of a file.
+    pub(crate) fn of(file: &Path) -> Option<Self> {
+        let metadata = fs::metadata(file).ok()?;
+        let nosuid = statvfs(file).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::NOSUID));
+        let mut value = [0; 64];
+        // The kernel gives what counts in this user namespace in its second form, and refuses what does not.
+        let length = getxattr(file, c"security.capability", &mut value[..]).unwrap_or(0);
+        Some(Self {
+            owner: metadata.uid(),
+            group: metadata.gid(),
+            mode: metadata.mode(),
+            nosuid,
+            is_unmapped: !is_mapped("/proc/self/uid_map", metadata.uid())
+                || !is_mapped("/proc/self/gid_map", metadata.gid()),
+            capabilities: value.get(..length).and_then(Capabilities::read),
+        })
+    }
+}
+
+/// Whether a user or group, as this user namespace shows it, is one that it has: others are shown as the overflow id.
+fn is_mapped(map: &str, id: u32) -> bool {
+    let Ok(map) = fs::read_to_string(map) else { return true };
+    map.lines().any(|line| {
+        let mut columns = line.split_whitespace().map(str::parse::<u64>);
+        let (Some(Ok(first)), _, Some(Ok(count))) = (columns.next(), columns.next(), columns.next()) else {
+            return false;
+        };
+        (first..first.saturating_add(count)).contains(&u64::from(id))
+    })
+}
+
+impl Capabilities {
+    /// struct vfs_cap_data, linux/capability.h: little-endian words, of which the third form has one more.
+    pub(crate) fn read(value: &[u8]) -> Option<Self> {
+        const REVISION_2: u32 = 0x0200_0000;
+        const EFFECTIVE: u32 = 1;
+        let word = |index: usize| -> Option<u32> {
+            value.get(index * 4..index * 4 + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes)
+        };
+        let magic = word(0)?;
+        // The third form is for another user namespace's root, the first was never written by a tool.
+        if magic & 0xff00_0000 != REVISION_2 {
+            return None;
+        }
+        let set = |low: usize| Some(u64::from(word(low)?) | u64::from(word(low + 2)?) << 32);
+        Some(Self { effective: magic & EFFECTIVE != 0, permitted: set(1)?, inheritable: set(2)? })
+    }
+}

@@ -1,0 +1,161 @@
+//! `sockopt run`: becomes a program, with the library in front of it.
+
+use std::env;
+use std::ffi::{CString, OsStr, OsString};
+use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use clap::ArgMatches;
+use policy::error::digest;
+use policy::{Process, compile};
+use socket::{Errno, ffi};
+
+use crate::executable::{Outlook, Verdict};
+use crate::library::Library;
+use crate::{args, check, exit, output, program};
+
+/// What is used where nothing is configured.
+const BUILT_IN: (&str, &str) = ("SOCKOPT_DEAD_PEER_TIMEOUT", "60s");
+
+/// Whether SIGPIPE was ignored when the command was started, as systemd has it for services. Rust's runtime ignores it
+/// before main, and the program is to get what its starter meant.
+static IGNORES_SIGPIPE: AtomicBool = AtomicBool::new(false);
+socket::before_main!(remember_sigpipe);
+extern "C" fn remember_sigpipe() {
+    IGNORES_SIGPIPE.store(ffi::is_sigpipe_ignored(), Relaxed);
+}
+
+/// Only returns if the program was not started: with the exit code.
+pub(crate) fn run(matches: &ArgMatches) -> u8 {
+    let words = args::program(matches);
+    let is_dry = matches.get_flag("dry-run");
+    let mut variables = args::variables(matches);
+    let mut loaded = args::loaded(&variables);
+    if loaded.disabled {
+        output::note("SOCKOPT_DISABLE is set: the program gets no library");
+        return if is_dry { foretell(&words) } else { start(&words, &[]) };
+    }
+    let is_built_in = !loaded.is_configured();
+    if is_built_in {
+        let unknown =
+            |variable: &&policy::Source| !policy::variables::known_names().any(|known| known == variable.name);
+        if loaded.configuration.variables.iter().any(|variable| unknown(&variable)) {
+            let _ = check::report(&loaded, &Process::default());
+            output::error("nothing is configured but by a variable that does not exist", None);
+            return exit::CONFIGURATION;
+        }
+        variables.push((BUILT_IN.0.into(), BUILT_IN.1.into()));
+        loaded = args::loaded(&variables);
+    }
+    let target = program::resolve(&words);
+    let process = target.as_ref().map_or_else(
+        |_| Process::default(),
+        |target| load::process(target.file.canonicalize().ok().as_deref(), target.words.iter().cloned()),
+    );
+    if let Err(code) = check::report(&loaded, &process) {
+        return code;
+    }
+    let compiled = compile(&loaded.configuration, &process);
+    if !compiled.warnings.is_empty() {
+        // What was shown here is not to be said again by each process.
+        variables
+            .push(("SOCKOPT_CHECKED".into(), format!("{:x}", digest(&compiled.warnings, &compiled.sources)).into()));
+    }
+    let library = match Library::find(matches.get_one::<OsString>("library").map(OsString::as_os_str)) {
+        Ok(library) => library,
+        Err(why) => {
+            output::error(&why, None);
+            return exit::CANNOT_WORK;
+        }
+    };
+    variables.insert(0, ("LD_PRELOAD".into(), library.preload(env::var_os("LD_PRELOAD"))));
+    if is_dry {
+        show(&variables);
+    }
+    let verdict = target.as_ref().ok().map(|target| target.verdict(&library));
+    if let Some(verdict) = verdict
+        && !say(&verdict, is_dry, matches.get_flag("force"))
+    {
+        return exit::CANNOT_WORK;
+    }
+    if is_built_in {
+        output::note(&format!("no configuration: using dead_peer_timeout = \"{}\"", BUILT_IN.1));
+    }
+    if is_dry { foretell(&words) } else { start(&words, &variables) }
+}
+
+/// Says what is to be known of a program; whether it may be started.
+fn say(verdict: &Verdict, is_dry: bool, is_forced: bool) -> bool {
+    let Verdict { outlook, why, instead } = verdict;
+    match outlook {
+        Outlook::Works if is_dry => output::note(why),
+        Outlook::Works => {}
+        Outlook::Unknown => output::note(why),
+        Outlook::Partly => output::warning(why, instead.as_deref()),
+        Outlook::Cannot if is_forced => output::warning(why, instead.as_deref()),
+        Outlook::Cannot => output::error(why, instead.as_deref()),
+    }
+    *outlook != Outlook::Cannot || is_forced
+}
+
+/// The exit code that a start would have at once, as far as the files tell.
+fn foretell(words: &[OsString]) -> u8 {
+    program::resolve(words).map_or_else(|failure| refuse(&failure), |_| exit::OK)
+}
+
+fn refuse(failure: &program::Failure) -> u8 {
+    output::error(&failure.why, failure.help.as_deref());
+    failure.code
+}
+
+/// Prints variables as a shell takes them.
+fn show(variables: &[(String, OsString)]) {
+    let mut out = io::stdout().lock();
+    for (name, value) in variables {
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-+./:,%@=".contains(byte);
+        let mut line = format!("{name}=").into_bytes();
+        if value.as_bytes().iter().all(is_plain) {
+            line.extend(value.as_bytes());
+        } else {
+            line.push(b'\'');
+            let parts: Vec<&[u8]> = value.as_bytes().split(|byte| *byte == b'\'').collect();
+            line.extend(parts.join(&b"'\\''"[..]));
+            line.push(b'\'');
+        }
+        line.push(b'\n');
+        // Whoever has closed the pipe wants no more of it.
+        let _ = out.write_all(&line);
+    }
+}
+
+/// Becomes the program, with these variables over the environment; the exit code of env(1) if that fails.
+fn start(words: &[OsString], variables: &[(String, OsString)]) -> u8 {
+    let assigned = |name: &OsStr| variables.iter().any(|(own, _)| name == own.as_str());
+    let inherited = env::vars_os().filter(|(name, _)| !assigned(name));
+    let own = variables.iter().map(|(name, value)| (name.into(), value.clone()));
+    let text = |os: OsString| CString::new(os.into_vec()).ok();
+    let environment: Vec<CString> = inherited
+        .chain(own)
+        .filter_map(|(mut variable, value): (OsString, OsString)| {
+            variable.push("=");
+            variable.push(value);
+            text(variable)
+        })
+        .collect();
+    // No argument of a command line holds a NUL.
+    let arguments: Vec<CString> = words.iter().cloned().filter_map(text).collect();
+    let Some(program) = arguments.first() else { return exit::USAGE };
+    ffi::ignore_sigpipe(IGNORES_SIGPIPE.load(Relaxed));
+    let errno = ffi::become_program(program, &arguments, &environment);
+    let code = if errno == Errno(libc::ENOENT) { exit::NOT_FOUND } else { exit::CANNOT_START };
+    match program::resolve(words) {
+        // It knows more: which file is missing.
+        Err(failure) if failure.code == code => refuse(&failure),
+        _ => {
+            let error = io::Error::from_raw_os_error(errno.0);
+            output::error(&format!("{}: {error}", words.first().map_or(OsStr::new(""), |word| word).display()), None);
+            code
+        }
+    }
+}

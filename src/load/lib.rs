@@ -1,0 +1,243 @@
+//! Finds and reads the configuration, in the library and in the command alike: the environment's `SOCKOPT_…`
+//! variables, and the file that they name or the system's.
+#![forbid(unsafe_code)]
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use policy::variables::{self, Level, PREFIX};
+use policy::{Configuration, Process, Source, matcher};
+use socket::Errno;
+
+/// The file that is read where no variable names one.
+pub const DEFAULT_FILE: &str = "/etc/sockopt/sockopt.toml";
+/// The same for system calls.
+pub const DEFAULT_FILE_C: &std::ffi::CStr = c"/etc/sockopt/sockopt.toml";
+
+/// No rule set that people write comes near.
+const LARGEST_FILE: u64 = 16 << 20;
+
+/// What the environment asks for.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The document and the variables, unread files left out.
+    pub configuration: Configuration,
+    /// Files and paths that could not be taken: the configuration is not to be used then.
+    pub failures: Vec<String>,
+    /// SOCKOPT_LOG.
+    pub level: Level,
+    /// SOCKOPT_LOG_FILE, absolute.
+    pub log_file: Option<PathBuf>,
+    /// SOCKOPT_STRICT.
+    pub strict: bool,
+    /// SOCKOPT_DISABLE.
+    pub disabled: bool,
+    /// SOCKOPT_CHECKED: the [`digest`](policy::error::digest) of warnings that `sockopt run` has shown.
+    pub checked: Option<u64>,
+}
+
+impl Loaded {
+    /// Whether anything says what to set, were it wrongly.
+    #[must_use]
+    pub fn is_configured(&self) -> bool {
+        !self.failures.is_empty()
+            || self.configuration.document.is_some()
+            || self.configuration.variables.iter().any(|v| variables::is_option(&v.name) && !v.text.trim().is_empty())
+    }
+
+    /// Whether rules look at the process, so that [`this_process`] is worth its price.
+    #[must_use]
+    pub fn asks_for_process(&self) -> bool {
+        let names = |text: &str| text.contains("process") || text.contains("command");
+        self.configuration.document.as_ref().is_some_and(|source| names(&source.text))
+            || self.configuration.variables.iter().any(|variable| variable.name == "SOCKOPT_PROCESS")
+    }
+
+    /// Whether rules may name hosts, so that [`search_domains`] are worth their price.
+    #[must_use]
+    pub fn may_name_hosts(&self) -> bool {
+        let listed = |source: &Source| source.text.split(',').any(matcher::names_host);
+        self.configuration.document.as_ref().is_some_and(|source| matcher::may_name_hosts(&source.text))
+            || self.configuration.variables.iter().any(|variable| variable.name == "SOCKOPT_TO" && listed(variable))
+    }
+}
+
+/// Reads what the environment names. Relative paths are refused: a program's current directory is not ours.
+#[must_use]
+pub fn from_environment(environment: impl Iterator<Item = (OsString, OsString)>) -> Loaded {
+    let mut loaded = Loaded::default();
+    let raw: Vec<(OsString, OsString)> =
+        environment.filter(|(name, _)| name.as_bytes().starts_with(PREFIX.as_bytes())).collect();
+    let text = |os: &OsStr| os.to_string_lossy().into_owned();
+    let variables: Vec<Source> =
+        raw.iter().map(|(name, value)| Source { name: text(name), text: text(value) }).collect();
+    let value = |name: &str| {
+        let found = variables.iter().find(|variable| variable.name.strip_prefix(PREFIX) == Some(name));
+        found.map(|variable| variable.text.as_str()).filter(|text| !text.is_empty())
+    };
+    loaded.disabled = value("DISABLE").is_some_and(variables::is_on);
+    loaded.strict = value("STRICT").is_some_and(variables::is_on);
+    loaded.checked = value("CHECKED").and_then(|digest| u64::from_str_radix(digest, 16).ok());
+    loaded.level = value("LOG").and_then(Level::from_name).unwrap_or_default();
+    if loaded.disabled {
+        return loaded;
+    }
+    // A path need not be UTF-8.
+    let mut absolute = |name: &str| {
+        let named =
+            raw.iter().find(|(known, _)| known.as_bytes().strip_prefix(PREFIX.as_bytes()) == Some(name.as_bytes()));
+        let path = named.map(|(_, path)| Path::new(path)).filter(|path| !path.as_os_str().is_empty())?;
+        if !path.is_absolute() {
+            loaded.failures.push(format!("{PREFIX}{name}: \"{}\" is not an absolute path", path.display()));
+            return None;
+        }
+        Some(path.to_owned())
+    };
+    loaded.log_file = absolute("LOG_FILE");
+    let file = absolute("CONFIG");
+    let document = match (value("CONFIG"), value("CONFIG_TOML")) {
+        (Some(_), _) => file.map(|path| read_file(&path)),
+        (None, Some(toml)) => Some(Ok(Source { name: "SOCKOPT_CONFIG_TOML".into(), text: toml.into() })),
+        (None, None) => match read_file(Path::new(DEFAULT_FILE)) {
+            Err(Unreadable { why: Why::Errno(Errno(libc::ENOENT | libc::ENOTDIR)), .. }) => None,
+            found => Some(found),
+        },
+    };
+    match document.transpose() {
+        Ok(document) => loaded.configuration.document = document,
+        Err(unreadable) => loaded.failures.push(unreadable.to_string()),
+    }
+    loaded.configuration.variables =
+        variables.into_iter().filter(|variable| variable.name != "SOCKOPT_CONFIG_TOML").collect();
+    loaded
+}
+
+/// A configuration file that was not taken.
+#[derive(Debug)]
+pub struct Unreadable {
+    path: PathBuf,
+    why: Why,
+}
+
+#[derive(Debug)]
+enum Why {
+    Errno(Errno),
+    NotAFile,
+    TooLarge,
+    Changed,
+    NotUtf8(usize),
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match &self.why {
+            // With std's words for it: "No such file or directory (os error 2)".
+            Why::Errno(errno) => write!(f, "{path} cannot be read: {}", std::io::Error::from_raw_os_error(errno.0)),
+            Why::NotAFile => write!(f, "{path} is not a regular file"),
+            Why::TooLarge => write!(f, "{path} is larger than {} MiB", LARGEST_FILE >> 20),
+            Why::Changed => write!(f, "{path} changed while it was read"),
+            Why::NotUtf8(offset) => write!(f, "{path} is not UTF-8 at byte {offset}"),
+        }
+    }
+}
+
+impl From<std::io::Error> for Why {
+    fn from(error: std::io::Error) -> Self {
+        Self::Errno(Errno(error.raw_os_error().unwrap_or(libc::EIO)))
+    }
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// What is wrong with it: it must be a regular file of at most 16 MiB of UTF-8 that holds still.
+pub fn read_file(path: &Path) -> Result<Source, Unreadable> {
+    read_text(path)
+        .map(|text| Source { name: path.display().to_string(), text })
+        .map_err(|why| Unreadable { path: path.to_owned(), why })
+}
+
+fn read_text(path: &Path) -> Result<String, Why> {
+    // The memory comes before the descriptor: where there is none, nothing is left open.
+    let expected = fs::metadata(path)?;
+    if !expected.is_file() {
+        return Err(Why::NotAFile);
+    }
+    if expected.len() > LARGEST_FILE {
+        return Err(Why::TooLarge);
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(expected.len()).unwrap_or(0) + 1);
+    // Non-blocking: a FIFO in its place by now, without a writer, would hang the program.
+    let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let before = file.metadata()?;
+    if !before.is_file() || before.len() != expected.len() {
+        return Err(Why::Changed);
+    }
+    Read::by_ref(&mut file).take(before.len() + 1).read_to_end(&mut bytes)?;
+    let after = file.metadata()?;
+    let stamp = |metadata: &fs::Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+    if stamp(&before) != stamp(&after) || bytes.len() as u64 != before.len() {
+        return Err(Why::Changed);
+    }
+    String::from_utf8(bytes).map_err(|error| Why::NotUtf8(error.utf8_error().valid_up_to()))
+}
+
+/// No resolver's configuration that people write comes near.
+const LARGEST_RESOLVER: u64 = 64 << 10;
+
+/// The domains by which the C library completes names (resolv.conf(5)): those of LOCALDOMAIN, else the last `search` or
+/// `domain`. Not the domain of the machine's own name, which glibc takes where nothing is said.
+#[must_use]
+pub fn search_domains() -> Vec<String> {
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    if let Some(domains) = std::env::var_os("LOCALDOMAIN") {
+        return words(&domains.to_string_lossy());
+    }
+    let mut text = Vec::new();
+    // Non-blocking, should it be a FIFO; what cannot be read completes nothing.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open("/etc/resolv.conf");
+    let _ = file.and_then(|file| file.take(LARGEST_RESOLVER).read_to_end(&mut text));
+    let text = String::from_utf8_lossy(&text);
+    let mut given = text.lines().rev().filter_map(|line| {
+        let (word, rest) = line.split_once(char::is_whitespace)?;
+        match word {
+            "search" => Some(words(rest)),
+            "domain" => Some(words(rest).into_iter().take(1).collect()),
+            _ => None,
+        }
+    });
+    given.next().unwrap_or_default()
+}
+
+/// This process, as `process` and `command` see it (proc(5): exe, cmdline).
+#[must_use]
+pub fn this_process() -> Process {
+    process_in(Path::new("/proc/self"))
+}
+
+/// The process whose folder of proc(5) this is, as far as it can be read.
+#[must_use]
+pub fn process_in(folder: &Path) -> Process {
+    let command = fs::read(folder.join("cmdline")).unwrap_or_default();
+    let words = command.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+    let executable = fs::read_link(folder.join("exe")).ok();
+    // A program that was replaced while it runs keeps its name.
+    let name = executable.as_deref().map(|path| path.as_os_str().as_bytes());
+    let executable = name.map(|name| Path::new(OsStr::from_bytes(name.strip_suffix(b" (deleted)").unwrap_or(name))));
+    process(executable, words.map(|word| OsString::from_vec(word.to_vec())))
+}
+
+/// A process by its executable and its arguments, the first of which is the name that it was started by.
+pub fn process(executable: Option<&Path>, arguments: impl Iterator<Item = OsString>) -> Process {
+    let words: Vec<OsString> = arguments.collect();
+    let base_name = |path: &OsStr| Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned());
+    let names = executable.map(Path::as_os_str).into_iter().chain(words.first().map(OsString::as_os_str));
+    let command: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    Process { names: names.filter_map(base_name).collect(), command: command.join(" ") }
+}

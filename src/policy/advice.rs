@@ -1,0 +1,363 @@
+//! What a configuration does that its author may not have meant: `sockopt check`, after the errors.
+//!
+//! What is judged is what a socket would get: `[defaults]`, a rule and the environment, one over the other. Each advice
+//! stands at the option that brings it about, with the figure that it rests on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Range;
+
+use crate::catalog::Key;
+use crate::compile::{Compiler, Configuration, Origin, overlay};
+use crate::constants::{self, SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
+use crate::document::{Direction, Document, Given, RuleForm};
+use crate::error::{Problem, Problems, Source};
+use crate::options::{Setting, Value};
+use crate::rules::Profile;
+use crate::shadow::{self, Verdict};
+use crate::units::Shown;
+use crate::unnoticed::{End, State, Sysctls, Timers};
+use crate::values::Choice;
+use crate::variables::{self, Shortcuts};
+
+/// A user timeout under this is short for a reader that may pause, milliseconds.
+const SHORT_FOR_BULK: u64 = 60_000;
+/// Options that are of use to whoever sends much.
+const OF_BULK: [Key; 3] = [Key::SendBuffer, Key::NotsentLowat, Key::MaxPacingRate];
+
+/// What is known of the machine. Default: an unknown one, with the kernel's defaults.
+#[derive(Debug, Clone, Default)]
+pub struct Machine {
+    /// Its figures.
+    pub sysctls: Sysctls,
+    /// The kernel's version, major and minor.
+    pub kernel: Option<(u32, u32)>,
+    /// Its congestion control algorithms.
+    pub congestion: Option<Congestion>,
+}
+
+/// Congestion control algorithms (tcp(7)).
+#[derive(Debug, Clone, Default)]
+pub struct Congestion {
+    /// tcp_available_congestion_control.
+    pub available: Vec<String>,
+    /// tcp_allowed_congestion_control: those that need no capability.
+    pub allowed: Vec<String>,
+}
+
+/// What to say of a configuration that compiles without errors, in the order of the text.
+#[must_use]
+pub fn advise(configuration: &Configuration, machine: &Machine) -> Vec<Problem> {
+    let mut unheard = Problems::default();
+    let documents = usize::from(configuration.document.is_some());
+    let sources: Vec<Source> = configuration.document.iter().chain(&configuration.variables).cloned().collect();
+    let document = match &configuration.document {
+        Some(source) => Document::read(&source.text, 0, &mut unheard),
+        None => Document::default(),
+    };
+    let shortcuts = variables::read(&sources, documents, &mut unheard);
+    let mut adviser = Adviser {
+        document: &document,
+        shortcuts: &shortcuts,
+        machine,
+        sources: &sources,
+        problems: Problems::default(),
+    };
+    adviser.advise();
+    adviser.problems.into_sorted().1
+}
+
+struct Adviser<'a> {
+    document: &'a Document,
+    shortcuts: &'a Shortcuts,
+    machine: &'a Machine,
+    sources: &'a [Source],
+    problems: Problems,
+}
+
+/// The options of a socket, with their places.
+type Effective<'a> = BTreeMap<Key, (Origin, &'a Given)>;
+
+impl Adviser<'_> {
+    fn advise(&mut self) {
+        // Whoever no rule matches is like a last rule for everything.
+        let everything = RuleForm::empty(0, 0..0);
+        let rules: Vec<RuleForm> = self.document.rules.iter().cloned().chain([everything]).collect();
+        let mut verdicts = shadow::judge(&rules).into_iter();
+        for form in &self.document.rules {
+            match verdicts.next() {
+                Some(Verdict::Shadowed(by)) => self.never_matches(form, &by),
+                Some(Verdict::Unknown) => self.not_compared(form),
+                _ => self.judge_socket(Some(form)),
+            }
+        }
+        if !matches!(verdicts.next(), Some(Verdict::Shadowed(_))) {
+            self.judge_socket(None);
+        }
+    }
+
+    /// Judges what the sockets of a rule get, or those of none: with and without the environment's options, if these are
+    /// not for all of them.
+    fn judge_socket(&mut self, form: Option<&RuleForm>) {
+        let Shortcuts { layer, to, process } = self.shortcuts;
+        let outbound = form.is_none_or(|form| matches!(form.direction(), Direction::Outbound | Direction::Both));
+        let environment: &[bool] = match layer.0.is_empty() || to.is_some() && !outbound {
+            true => &[false],
+            false if to.is_none() && process.is_none() => &[true],
+            false => &[false, true],
+        };
+        for &with in environment {
+            let document = self.document;
+            let mut unheard = Problems::default();
+            let mut compiler = Compiler { document, shortcuts: self.shortcuts, problems: &mut unheard, next_id: 0 };
+            let profile = compiler.profile(form, with);
+            let effective = overlay(document, form, with.then_some(layer));
+            self.judge_detection(&profile, &effective);
+            self.judge_capabilities(&profile, &effective);
+            if let Some(form) = form {
+                self.judge_reset(form, &profile, &effective);
+            }
+        }
+    }
+
+    /// Says something at the option of the highest layer among these.
+    fn say(&mut self, effective: &Effective<'_>, keys: &[Key], message: String, help: String) {
+        let given = keys.iter().filter_map(|key| effective.get(key)).max_by_key(|(origin, _)| *origin);
+        // raw sets everything.
+        if let Some((_, given)) = given.or_else(|| effective.get(&Key::Raw)) {
+            self.problems.advice(given.source, given.span.clone(), message, help);
+        }
+    }
+
+    fn judge_detection(&mut self, profile: &Profile, effective: &Effective<'_>) {
+        const BOTH: &[Key] = &[Key::Keepalive, Key::UserTimeout];
+        let sysctls = &self.machine.sysctls;
+        let timers = Timers::of(profile.settings());
+        // "system" leaves it to the program, of which nothing is known.
+        let is_left = |key| effective.get(key).is_some_and(|(_, given): &(_, &Given)| given.choice == Choice::System);
+        let has_user_timeout = timers.user_timeout > 0;
+        let end = |state, timers: Timers| timers.end(state, sysctls);
+        let (time, interval, probes) = timers.keepalive_values(sysctls);
+        let seconds = |milliseconds: u64| Shown(milliseconds * 1_000);
+        let user_timeout = seconds(timers.user_timeout);
+        let all_probes = time + interval * probes;
+
+        if timers.keepalive && !has_user_timeout && !is_left(&Key::UserTimeout) {
+            let message = format!(
+                "keepalive without user_timeout: data in flight to a vanished peer goes unnoticed {}",
+                For(end(State::InFlight, timers))
+            );
+            let cure = match timers {
+                Timers { time: Some(_), interval: Some(_), probes: Some(_), .. } => {
+                    format!("user_timeout = \"auto\", which is {all_probes} s here")
+                }
+                _ => "user_timeout, or use dead_peer_timeout, which is both".to_owned(),
+            };
+            self.say(effective, BOTH, message, format!("while data is in flight nothing is probed; add {cure}"));
+        }
+        if has_user_timeout && !timers.keepalive && !is_left(&Key::Keepalive) {
+            let message = "user_timeout without keepalive: a program that waits for an answer from a vanished peer waits for ever";
+            self.say(
+                effective,
+                BOTH,
+                message.to_owned(),
+                format!("it counts only while data is in flight; add {}", fitting(timers.user_timeout)),
+            );
+        }
+        if timers.keepalive && timers.time.is_none() {
+            let message = format!(
+                "keepalive without time: an idle peer that vanished goes unnoticed {}",
+                For(end(State::Idle, timers))
+            );
+            let help = format!("the system's net.ipv4.tcp_keepalive_time is {time} s; add time");
+            self.say(effective, &[Key::Keepalive], message, help);
+        } else if timers.keepalive {
+            let without = end(State::Idle, Timers { user_timeout: 0, ..timers });
+            let after_one = end(State::Idle, Timers { user_timeout: 0, probes: Some(1), ..timers });
+            let with = end(State::Idle, timers);
+            // Each timer is late, so a timeout that is barely longer can be over at the same time.
+            let at_the_first = after_one.latest().is_some_and(|latest| latest >= timers.user_timeout);
+            let given_up = timers.user_timeout.saturating_sub(time * 1_000).div_ceil((interval * 1_000).max(1)).max(1);
+            if probes == 1 && (!has_user_timeout || at_the_first) {
+                let message = "one lost probe ends a living connection: probes = 1".to_owned();
+                self.say(effective, &[Key::Keepalive], message, "probes = 3 outlast two packets lost".to_owned());
+            } else if has_user_timeout && at_the_first {
+                let sum = time + interval;
+                let ends = if timers.user_timeout > sum * 1_000 { "may end" } else { "ends" };
+                let message = format!(
+                    "one lost probe {ends} a living connection: user_timeout is {user_timeout}, time + interval {sum} s"
+                );
+                let help = format!(
+                    "it is looked at when the second probe is due, {after_one} after the last packet; time + interval x probes is {all_probes} s"
+                );
+                self.say(effective, BOTH, message, help);
+            } else if timers.user_timeout > all_probes * 1_000 {
+                let message = format!(
+                    "user_timeout is {user_timeout}, above time + interval x probes = {all_probes} s: an idle peer that vanished is noticed after {with} instead of {without}"
+                );
+                let help = format!(
+                    "beside user_timeout probes = {probes} has no effect, {given_up} go unanswered; \"auto\" is {all_probes} s"
+                );
+                self.say(effective, BOTH, message, help);
+            } else if has_user_timeout && given_up < probes {
+                let message = format!(
+                    "probes = {probes} has no effect beside user_timeout = \"{user_timeout}\": an idle peer is given up after {given_up}, {with}"
+                );
+                let help = format!(
+                    "write probes = {given_up}, or user_timeout = \"auto\" for time + interval x probes = {all_probes} s"
+                );
+                self.say(effective, BOTH, message, help);
+            }
+        }
+        let bulk = OF_BULK.iter().find(|key| effective.get(key).is_some_and(|(_, given)| limits(&given.choice)));
+        if let Some(bulk) = bulk.filter(|_| has_user_timeout && timers.user_timeout < SHORT_FOR_BULK) {
+            let by = match effective.get(&Key::UserTimeout) {
+                Some((_, given)) if given.written != Key::UserTimeout => format!(" (by {})", given.written.name()),
+                _ => String::new(),
+            };
+            let message = format!(
+                "user_timeout is {user_timeout}{by} on what looks like bulk transfer ({}): a living reader that keeps its window closed is cut off after {}",
+                bulk.name(),
+                end(State::ClosedWindowAlive, timers)
+            );
+            let help =
+                "for slow readers a rule of their own with a longer one, as in config/presets/bulk-transfer.toml";
+            self.say(effective, &[Key::UserTimeout], message, help.to_owned());
+        }
+    }
+
+    fn judge_reset(&mut self, form: &RuleForm, profile: &Profile, effective: &Effective<'_>) {
+        let accepts = matches!(form.direction(), Direction::Listeners | Direction::Accepted);
+        if accepts && Timers::of(profile.settings()).resets {
+            let message = "linger = \"reset\" on accepted connections: close and exit throw away what the client has not acknowledged";
+            let help = "measured: 128504 of 161104 bytes of a reply arrived; \"reset-when-drained\" loses nothing";
+            self.say(effective, &[Key::Linger], message.to_owned(), help.to_owned());
+        }
+    }
+
+    fn judge_capabilities(&mut self, profile: &Profile, effective: &Effective<'_>) {
+        for setting in profile.settings() {
+            let Some(need) = self.need(setting) else { continue };
+            let option = constants::option_name(setting.level, setting.name).unwrap_or_default();
+            let what = match setting.key {
+                Key::Raw => format!("{option} = {}", setting.value),
+                key => format!("{} = {}", key.name(), setting.value),
+            };
+            let (message, help) = match need {
+                Need::Capability(capability, reason) => (
+                    format!("{what} needs {capability} in the program{reason}"),
+                    "where it lacks that, the kernel refuses the option, and the program goes on without".to_owned(),
+                ),
+                Need::Algorithm(congestion) => (
+                    format!("{what} is not among the congestion controls of this machine"),
+                    format!("net.ipv4.tcp_available_congestion_control: {}", congestion.available.join(" ")),
+                ),
+            };
+            self.say(effective, &[setting.key], message, help);
+        }
+    }
+
+    /// What the kernel asks for before it takes a setting, as measured on Linux 6.18 and read in its source.
+    fn need(&self, setting: &Setting) -> Option<Need<'_>> {
+        const ADMIN: Need<'static> = Need::Capability("CAP_NET_ADMIN", "");
+        let since_5_17 = Need::Capability("CAP_NET_ADMIN", ", or CAP_NET_RAW since Linux 5.17");
+        let on = !matches!(setting.value, Value::Int(0));
+        Some(match (setting.level, constants::option_name(setting.level, setting.name)?, &setting.value) {
+            (SOL_SOCKET, "SO_MARK", _) => since_5_17,
+            (SOL_SOCKET, "SO_PRIORITY", Value::Int(priority)) if !(0..=6).contains(priority) => since_5_17,
+            (SOL_SOCKET, "SO_RCVBUFFORCE" | "SO_SNDBUFFORCE" | "SO_BUSY_POLL_BUDGET", _) => ADMIN,
+            (SOL_SOCKET, "SO_DEBUG" | "SO_PREFER_BUSY_POLL", _) if on => ADMIN,
+            (SOL_IP, "IP_TRANSPARENT", _) | (SOL_IPV6, "IPV6_TRANSPARENT", _) if on => {
+                Need::Capability("CAP_NET_ADMIN or CAP_NET_RAW", "")
+            }
+            (SOL_SOCKET, "SO_BINDTODEVICE", _) if self.machine.kernel.is_some_and(|kernel| kernel < (5, 7)) => {
+                Need::Capability("CAP_NET_RAW", ": this kernel is older than 5.7")
+            }
+            (SOL_TCP, "TCP_CONGESTION", Value::Text(name)) => {
+                let congestion = self.machine.congestion.as_ref()?;
+                let has = |list: &[String]| list.iter().any(|known| **known == **name);
+                match (has(&congestion.allowed), has(&congestion.available)) {
+                    (true, _) => return None,
+                    (false, true) => {
+                        Need::Capability("CAP_NET_ADMIN", ": it is not in net.ipv4.tcp_allowed_congestion_control")
+                    }
+                    (false, false) => Need::Algorithm(congestion),
+                }
+            }
+            _ => return None,
+        })
+    }
+
+    fn never_matches(&mut self, form: &RuleForm, by: &BTreeSet<usize>) {
+        const SHOWN: usize = 3;
+        let rules = by.iter().filter_map(|index| self.document.rules.get(*index));
+        let mut names: Vec<String> =
+            rules.take(SHOWN).map(|rule| format!("{} (line {})", title(rule), self.line(rule))).collect();
+        if let Some(more @ 1..) = by.len().checked_sub(SHOWN) {
+            names.push(format!("{more} more"));
+        }
+        let last = names.pop().unwrap_or_default();
+        let names = if names.is_empty() { last } else { format!("{} and {last}", names.join(", ")) };
+        let message = format!("{} never matches: all that it is for is matched by {names} before it", title(form));
+        let help = "the first rule that matches counts; put it before them, or take it out";
+        self.problems.advice(0, self.first_line(form), message, help);
+    }
+
+    fn not_compared(&mut self, form: &RuleForm) {
+        let message = "from here on no rule was held against those before it: there are too many";
+        self.problems.advice(0, self.first_line(form), message, None);
+    }
+
+    fn line(&self, form: &RuleForm) -> usize {
+        self.sources.first().map_or(0, |source| source.position(form.span.start).0)
+    }
+
+    /// The header of a rule, rather than all of it.
+    fn first_line(&self, form: &RuleForm) -> Range<usize> {
+        let text = self.sources.first().and_then(|source| source.text.get(form.span.clone())).unwrap_or_default();
+        let length = text.lines().next().map_or(0, |line| line.trim_end().len());
+        form.span.start..form.span.start + length
+    }
+}
+
+fn title(form: &RuleForm) -> String {
+    match &form.name {
+        Some(name) => format!("rule \"{name}\""),
+        None => format!("rule {}", form.number),
+    }
+}
+
+/// Why a setting may be refused.
+enum Need<'a> {
+    /// The program has to have it; a reason.
+    Capability(&'static str, &'static str),
+    /// The kernel has no such algorithm, only these.
+    Algorithm(&'a Congestion),
+}
+
+/// `for 14.0 to 14.9 s`, `for ever`.
+struct For(End);
+
+impl fmt::Display for For {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.latest() {
+            Some(_) => write!(f, "for {}", self.0),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// Whether an option of bulk transfer is in force.
+fn limits(choice: &Choice) -> bool {
+    !matches!(choice, Choice::System | Choice::Refused | Choice::Value(Value::Int(-1)))
+}
+
+/// The keepalive whose time + interval x probes is a user timeout.
+fn fitting(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1_000;
+    let interval = seconds * 3 / 14;
+    if interval == 0 || !milliseconds.is_multiple_of(1_000) {
+        return "keepalive, or use dead_peer_timeout, which is both".to_owned();
+    }
+    format!("keepalive = {{ time = \"{}s\", interval = \"{interval}s\", probes = 3 }}", seconds - 3 * interval)
+}

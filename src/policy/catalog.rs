@@ -1,0 +1,385 @@
+//! The one table of options: key, kernel option, accepted values, moments, since when, where it is documented.
+//!
+//! The parser, the errors, the environment's shortcuts, the reference file and the tests are fed from it.
+
+use crate::constants::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP, number};
+use crate::detect::{LEAST_DEAD_PEER_TIMEOUT, LONGEST_DEAD_PEER_TIMEOUT};
+use crate::options::{Moment, Moments};
+use crate::units::{Shown, ShownBytes};
+
+/// A kernel option by level and number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KernelOption {
+    /// setsockopt level.
+    pub level: i32,
+    /// Option number.
+    pub name: i32,
+}
+
+const fn socket(name: &str) -> KernelOption {
+    KernelOption { level: SOL_SOCKET, name: number(name) }
+}
+const fn tcp(name: &str) -> KernelOption {
+    KernelOption { level: SOL_TCP, name: number(name) }
+}
+const fn ip(name: &str) -> KernelOption {
+    KernelOption { level: SOL_IP, name: number(name) }
+}
+const fn ipv6(name: &str) -> KernelOption {
+    KernelOption { level: SOL_IPV6, name: number(name) }
+}
+
+/// SO_KEEPALIVE, socket(7).
+pub const SO_KEEPALIVE: KernelOption = socket("SO_KEEPALIVE");
+/// Unacknowledged data, and connecting, for so many milliseconds, tcp(7).
+pub const TCP_USER_TIMEOUT: KernelOption = tcp("TCP_USER_TIMEOUT");
+/// TCP_KEEPIDLE, tcp(7), seconds.
+pub const TCP_KEEPIDLE: KernelOption = tcp("TCP_KEEPIDLE");
+/// TCP_KEEPINTVL, tcp(7), seconds.
+pub const TCP_KEEPINTVL: KernelOption = tcp("TCP_KEEPINTVL");
+/// TCP_KEEPCNT, tcp(7), probes.
+pub const TCP_KEEPCNT: KernelOption = tcp("TCP_KEEPCNT");
+/// TCP_FASTOPEN_CONNECT, the client's side.
+pub const TCP_FASTOPEN_CONNECT: KernelOption = tcp("TCP_FASTOPEN_CONNECT");
+/// TCP_FASTOPEN, the listener's queue length.
+pub const TCP_FASTOPEN: KernelOption = tcp("TCP_FASTOPEN");
+
+macro_rules! keys {
+    ($($(#[$doc:meta])* $key:ident = $name:literal),* $(,)?) => {
+        /// A key of the configuration.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Key { $($(#[$doc])* $key),* }
+
+        impl Key {
+            /// Every key, in the order in which their options are set.
+            pub const ALL: &'static [Self] = &[$(Self::$key),*];
+
+            /// As written in the configuration.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$key => $name),* }
+            }
+        }
+    };
+}
+
+keys! {
+    /// SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT.
+    #[doc(alias = "SO_KEEPALIVE")]
+    Keepalive = "keepalive",
+    /// TCP_USER_TIMEOUT.
+    #[doc(alias = "TCP_USER_TIMEOUT")]
+    UserTimeout = "user_timeout",
+    /// Keepalive and user timeout from one promise.
+    DeadPeerTimeout = "dead_peer_timeout",
+    /// SO_LINGER.
+    #[doc(alias = "SO_LINGER")]
+    Linger = "linger",
+    /// TCP_NODELAY.
+    Nodelay = "nodelay",
+    /// TCP_QUICKACK.
+    Quickack = "quickack",
+    /// TCP_SYNCNT.
+    #[doc(alias = "TCP_SYNCNT")]
+    SynRetries = "syn_retries",
+    /// TCP_USER_TIMEOUT, while connecting.
+    ConnectTimeout = "connect_timeout",
+    /// TCP_DEFER_ACCEPT.
+    DeferAccept = "defer_accept",
+    /// SO_RCVTIMEO.
+    #[doc(alias = "SO_RCVTIMEO")]
+    ReceiveTimeout = "receive_timeout",
+    /// SO_SNDTIMEO.
+    #[doc(alias = "SO_SNDTIMEO")]
+    SendTimeout = "send_timeout",
+    /// SO_RCVBUF.
+    #[doc(alias = "SO_RCVBUF")]
+    ReceiveBuffer = "receive_buffer",
+    /// SO_SNDBUF.
+    #[doc(alias = "SO_SNDBUF")]
+    SendBuffer = "send_buffer",
+    /// TCP_MAXSEG.
+    MaxSegment = "max_segment",
+    /// TCP_CONGESTION.
+    Congestion = "congestion",
+    /// TCP_NOTSENT_LOWAT.
+    NotsentLowat = "notsent_lowat",
+    /// TCP_LINGER2.
+    #[doc(alias = "TCP_LINGER2")]
+    FinTimeout = "fin_timeout",
+    /// SO_MAX_PACING_RATE.
+    MaxPacingRate = "max_pacing_rate",
+    /// TCP_FASTOPEN_CONNECT and TCP_FASTOPEN.
+    Fastopen = "fastopen",
+    /// IP_TTL and IPV6_UNICAST_HOPS.
+    Ttl = "ttl",
+    /// IP_TOS and IPV6_TCLASS.
+    #[doc(alias = "IP_TOS")]
+    Dscp = "dscp",
+    /// SO_PRIORITY.
+    Priority = "priority",
+    /// SO_MARK.
+    Mark = "mark",
+    /// SO_BINDTODEVICE.
+    #[doc(alias = "SO_BINDTODEVICE")]
+    Interface = "interface",
+    /// IP_BIND_ADDRESS_NO_PORT.
+    #[doc(alias = "IP_BIND_ADDRESS_NO_PORT")]
+    LocalPortsLate = "local_ports_late",
+    /// SO_REUSEADDR.
+    ReuseAddress = "reuse_address",
+    /// SO_REUSEPORT.
+    ReusePort = "reuse_port",
+    /// Any option by level and name.
+    Raw = "raw",
+    /// Whether the program's own later calls are kept from undoing the rule.
+    Enforce = "enforce",
+}
+
+impl Key {
+    /// The key's row in the table.
+    #[must_use]
+    pub fn entry(self) -> &'static Entry {
+        // Every key has a row, in the same order: a test holds the table against the enumeration.
+        &CATALOG[self as usize]
+    }
+
+    /// The key written so.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|key| key.name() == name)
+    }
+}
+
+/// What a key accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepts {
+    /// A table `{ time, interval, probes }`, `"on"` or `"off"`.
+    Keepalive,
+    /// A duration, `"auto"` or `"off"`, held in milliseconds.
+    UserTimeout,
+    /// A duration that [`detect::within`](crate::detect::within) can promise.
+    DeadPeerTimeout,
+    /// `"reset"`, `"reset-when-drained"`, a duration in whole seconds, or `"off"`.
+    Linger,
+    /// A boolean (outbound) or a queue length (listeners).
+    Fastopen,
+    /// A list of `{ level, name, value }`.
+    Raw,
+    /// A boolean that is no kernel option.
+    Switch,
+    /// A duration of at least a second, and no longer than the kernel itself goes on.
+    ConnectTimeout,
+    /// true or false.
+    Boolean,
+    /// A whole number.
+    Integer {
+        /// Smallest.
+        min: i64,
+        /// Largest.
+        max: i64,
+    },
+    /// A duration in whole seconds.
+    Seconds {
+        /// Smallest.
+        min: u64,
+        /// Largest.
+        max: u64,
+    },
+    /// TCP_DEFER_ACCEPT: the kernel keeps a number of SYN-ACK retransmissions, so only some durations exist.
+    Retransmissions,
+    /// A duration in whole milliseconds, or `"off"`, as struct timeval.
+    Timeval,
+    /// A size in bytes.
+    Size {
+        /// Smallest.
+        min: u64,
+        /// Largest.
+        max: u64,
+    },
+    /// Bytes per second, or `"unlimited"`.
+    Rate,
+    /// A differentiated services code point, number or name (RFC 2474, RFC 2597, RFC 3246, RFC 5865, RFC 8622).
+    Dscp,
+    /// A name of at most so many bytes.
+    Name {
+        /// Longest, without the terminating NUL.
+        longest: usize,
+    },
+}
+
+impl Accepts {
+    /// The values in words, but for `system`, which every kernel option takes.
+    #[must_use]
+    pub fn in_words(self) -> String {
+        let seconds = |least: u64, most: u64| format!("{} to {}", Shown(least * 1_000_000), Shown(most * 1_000_000));
+        match self {
+            Self::Keepalive => {
+                "60s,20s,4 for example (time and interval 1s to 32767s, 1 to 127 probes), on, off".into()
+            }
+            Self::UserTimeout => {
+                format!("1ms to {}, off, auto (time + interval x probes of keepalive)", Shown(INT_MAX * 1_000))
+            }
+            Self::DeadPeerTimeout => {
+                format!("{} to {}", Shown(LEAST_DEAD_PEER_TIMEOUT), Shown(LONGEST_DEAD_PEER_TIMEOUT))
+            }
+            Self::Linger => format!("reset, reset-when-drained, {}, off", seconds(1, INT_MAX)),
+            Self::Fastopen => "true, false, 1 to 65535".into(),
+            Self::Raw => "a list of { level, name, value }".into(),
+            Self::ConnectTimeout => format!("{} to {}", Shown(1_000_000), Shown(127_000_000)),
+            Self::Boolean | Self::Switch => "true, false".into(),
+            Self::Integer { min, max } => format!("{min} to {max}"),
+            Self::Seconds { min, max } => format!("{}, whole seconds", seconds(min, max)),
+            Self::Retransmissions => "1s, 3s, 7s, 15s, 31s, 63s, 127s, then every 120 s".into(),
+            Self::Timeval => format!("1ms to {}, off", Shown(INT_MAX * 1_000_000)),
+            Self::Size { min, max } => format!("{} to {}", ShownBytes(min), ShownBytes(max)),
+            Self::Rate => format!("1B to {} a second, unlimited", ShownBytes(u64::from(u32::MAX) - 1)),
+            Self::Dscp => "0 to 63, or a name: le, ef, va, cs0 to cs7, af11 to af43".into(),
+            Self::Name { longest } => format!("1 to {longest} printable characters"),
+        }
+    }
+}
+
+/// One row of the catalogue.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// The key.
+    pub key: Key,
+    /// The options of the kernel that it sets.
+    pub kernel: &'static [KernelOption],
+    /// The values that it accepts.
+    pub accepts: Accepts,
+    /// When it can be set.
+    pub moments: Moments,
+    /// The kernel version that brought it.
+    pub since: &'static str,
+    /// The page or file that documents it.
+    pub source: &'static str,
+    /// What it does, in a line.
+    pub summary: &'static str,
+}
+
+use Moment::{Accept, AcceptAlways, Bind, Connect, Connected, Datagram, Listen};
+
+const fn row(
+    key: Key,
+    kernel: &'static [KernelOption],
+    accepts: Accepts,
+    moments: &[Moment],
+    since: &'static str,
+    source: &'static str,
+    summary: &'static str,
+) -> Entry {
+    Entry { key, kernel, accepts, moments: Moments::of(moments), since, source, summary }
+}
+
+/// Connecting and listening TCP sockets; accepted ones inherit it.
+const TCP: &[Moment] = &[Connect, Listen, Accept];
+/// The same, and UDP sockets that connect.
+const IP: &[Moment] = &[Connect, Listen, Accept, Datagram];
+const INT_MAX: u64 = 2_147_483_647;
+
+/// The table, in the order of [`Key::ALL`], which is the order in which options are set.
+#[rustfmt::skip] // a table reads by its columns
+pub static CATALOG: &[Entry] = &[
+    row(Key::Keepalive, &[SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT], Accepts::Keepalive, TCP, "2.4", "tcp(7)",
+        "probe an idle peer: after `time` without data, every `interval`, give up after `probes` without an answer"),
+    row(Key::UserTimeout, &[tcp("TCP_USER_TIMEOUT")], Accepts::UserTimeout, TCP, "2.6.37", "tcp(7), RFC 5482",
+        "how long data may stay unacknowledged; also bounds connecting, and a window that stays closed"),
+    row(Key::DeadPeerTimeout, &[], Accepts::DeadPeerTimeout, TCP, "2.6.37", "tcp(7)",
+        "notice a vanished peer within this time, in every TCP state: keepalive and user_timeout in one"),
+    row(Key::Linger, &[socket("SO_LINGER")], Accepts::Linger, TCP, "2.2", "socket(7)",
+        "what close does: \"reset\" sends RST, discards unsent data, leaves no TIME_WAIT; \"reset-when-drained\" does so only where nothing is lost; a duration waits for unsent data"),
+    row(Key::Nodelay, &[tcp("TCP_NODELAY")], Accepts::Boolean, TCP, "2.2", "tcp(7)",
+        "send small segments at once (no Nagle algorithm)"),
+    row(Key::Quickack, &[tcp("TCP_QUICKACK")], Accepts::Boolean, &[Connect, Listen, Accept, AcceptAlways], "2.4.4", "tcp(7)",
+        "acknowledge at once; the kernel may leave this mode again by itself"),
+    row(Key::SynRetries, &[tcp("TCP_SYNCNT")], Accepts::Integer { min: 1, max: 127 }, &[Connect], "2.4", "tcp(7)",
+        "retransmissions of the SYN before connecting fails"),
+    row(Key::ConnectTimeout, &[tcp("TCP_USER_TIMEOUT")], Accepts::ConnectTimeout, &[Connect, Connected], "2.6.37", "tcp(7)",
+        "how long connecting may take: user_timeout until the connection stands"),
+    row(Key::DeferAccept, &[tcp("TCP_DEFER_ACCEPT")], Accepts::Retransmissions, &[Listen], "2.4", "tcp(7)",
+        "accept returns a connection only when its first data is there, waiting about so long for it"),
+    row(Key::ReceiveTimeout, &[socket("SO_RCVTIMEO")], Accepts::Timeval, &[Connect, Accept, AcceptAlways], "2.3.41", "socket(7)",
+        "a blocking receive fails with EAGAIN after this time"),
+    row(Key::SendTimeout, &[socket("SO_SNDTIMEO")], Accepts::Timeval, &[Connect, Accept, AcceptAlways], "2.3.41", "socket(7)",
+        "a blocking send fails with EAGAIN, a blocking connect with EINPROGRESS, after this time"),
+    row(Key::ReceiveBuffer, &[socket("SO_RCVBUF")], Accepts::Size { min: 1_152, max: INT_MAX / 2 }, IP, "2.2", "socket(7)",
+        "receive buffer; the kernel doubles it, caps it at net.core.rmem_max, and stops tuning it"),
+    row(Key::SendBuffer, &[socket("SO_SNDBUF")], Accepts::Size { min: 2_304, max: INT_MAX / 2 }, IP, "2.2", "socket(7)",
+        "send buffer; the kernel doubles it, caps it at net.core.wmem_max, and stops tuning it"),
+    row(Key::MaxSegment, &[tcp("TCP_MAXSEG")], Accepts::Integer { min: 88, max: 32_767 }, &[Connect, Listen], "2.2", "tcp(7)",
+        "largest segment, bytes"),
+    row(Key::Congestion, &[tcp("TCP_CONGESTION")], Accepts::Name { longest: 15 }, TCP, "2.6.13", "tcp(7)",
+        "congestion control algorithm, one of net.ipv4.tcp_allowed_congestion_control"),
+    row(Key::NotsentLowat, &[tcp("TCP_NOTSENT_LOWAT")], Accepts::Size { min: 1, max: INT_MAX }, TCP, "3.12", "tcp(7)",
+        "unsent bytes above which the socket is not writable"),
+    row(Key::FinTimeout, &[tcp("TCP_LINGER2")], Accepts::Seconds { min: 1, max: 120 }, TCP, "2.4", "tcp(7)",
+        "how long an orphaned connection waits in FIN_WAIT2"),
+    row(Key::MaxPacingRate, &[socket("SO_MAX_PACING_RATE")], Accepts::Rate, TCP, "3.13", "socket(7)",
+        "bytes per second at most, for example \"10MiB\""),
+    row(Key::Fastopen, &[TCP_FASTOPEN_CONNECT, TCP_FASTOPEN], Accepts::Fastopen, &[Connect, Listen], "4.11", "tcp(7), RFC 7413",
+        "true: data in the SYN of outbound connections; a number: queue of such connections on a listener, at most net.core.somaxconn"),
+    row(Key::Ttl, &[ip("IP_TTL"), ipv6("IPV6_UNICAST_HOPS")], Accepts::Integer { min: 1, max: 255 }, IP, "2.2", "ip(7), ipv6(7)",
+        "time to live / hop limit of sent packets"),
+    row(Key::Dscp, &[ip("IP_TOS"), ipv6("IPV6_TCLASS")], Accepts::Dscp, IP, "2.2", "ip(7), RFC 2474",
+        "differentiated services code point of sent packets, number or name such as \"ef\", \"af41\", \"cs6\""),
+    row(Key::Priority, &[socket("SO_PRIORITY")], Accepts::Integer { min: 0, max: INT_MAX as i64 },
+        &[Connect, Listen, Accept, AcceptAlways, Datagram], "2.2", "socket(7)",
+        "queueing priority; above 6 needs CAP_NET_ADMIN"),
+    row(Key::Mark, &[socket("SO_MARK")], Accepts::Integer { min: 0, max: u32::MAX as i64 }, IP, "2.6.25", "socket(7)",
+        "packet mark for routing and filters; needs CAP_NET_ADMIN, or CAP_NET_RAW since 5.17"),
+    row(Key::Interface, &[socket("SO_BINDTODEVICE")], Accepts::Name { longest: 15 }, IP, "2.2", "socket(7)",
+        "use this network interface only; needs CAP_NET_RAW before 5.7"),
+    row(Key::LocalPortsLate, &[ip("IP_BIND_ADDRESS_NO_PORT")], Accepts::Boolean, &[Bind], "4.2", "ip(7)",
+        "bind to an address without a port: choose the port at connect, where the peer's address widens the choice"),
+    row(Key::ReuseAddress, &[socket("SO_REUSEADDR")], Accepts::Boolean, &[Bind], "2.2", "socket(7)",
+        "bind although connections of the address are in TIME_WAIT"),
+    row(Key::ReusePort, &[socket("SO_REUSEPORT")], Accepts::Boolean, &[Bind], "3.9", "socket(7)",
+        "several sockets may bind to the same address and port and share its connections"),
+    row(Key::Raw, &[], Accepts::Raw, TCP, "2.2", "setsockopt(2)",
+        "any other option: list of { level, name, value }"),
+    row(Key::Enforce, &[], Accepts::Switch, &[], "2.2", "",
+        "false: the program's own later setsockopt has the last word; true (default): it is answered with success and not carried out"),
+];
+
+/// Code points by name: (name, DSCP).
+pub const DSCP_NAMES: &[(&str, u8)] = &[
+    ("cs0", 0),
+    ("le", 1),
+    ("cs1", 8),
+    ("af11", 10),
+    ("af12", 12),
+    ("af13", 14),
+    ("cs2", 16),
+    ("af21", 18),
+    ("af22", 20),
+    ("af23", 22),
+    ("cs3", 24),
+    ("af31", 26),
+    ("af32", 28),
+    ("af33", 30),
+    ("cs4", 32),
+    ("af41", 34),
+    ("af42", 36),
+    ("af43", 38),
+    ("cs5", 40),
+    ("va", 44),
+    ("ef", 46),
+    ("cs6", 48),
+    ("cs7", 56),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_has_its_row() {
+        assert_eq!(CATALOG.len(), Key::ALL.len());
+        for (&key, entry) in Key::ALL.iter().zip(CATALOG) {
+            assert_eq!(key, entry.key);
+            assert_eq!(Key::from_name(key.name()), Some(key));
+        }
+    }
+}

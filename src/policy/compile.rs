@@ -1,0 +1,377 @@
+//! Makes [`Rules`] of a document and the environment's shortcuts, collecting every error.
+
+use std::collections::BTreeMap;
+
+use wildmatch::WildMatch;
+
+use crate::catalog::{
+    KernelOption, Key, SO_KEEPALIVE, TCP_FASTOPEN, TCP_FASTOPEN_CONNECT, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL,
+    TCP_USER_TIMEOUT,
+};
+use crate::constants;
+use crate::document::{Direction, Document, Given, Layer, RuleForm};
+use crate::error::{Problem, Problems, Source};
+use crate::options::{Family, Moment, Moments, Setting, Value};
+use crate::rules::{Profile, Profiles, Rule, Rules};
+use crate::values::{Choice, Keepalive};
+use crate::variables::{self, Shortcuts};
+
+/// The process that a configuration is compiled for.
+#[derive(Debug, Clone, Default)]
+pub struct Process {
+    /// What `process` is matched against: the executable's base name, and the one it was started by where that
+    /// differs (`python3` for `python3.11`).
+    pub names: Vec<String>,
+    /// What `command` is matched against: the whole command line, words separated by a space.
+    pub command: String,
+}
+
+impl Process {
+    /// Whether an entry of `process` means it.
+    #[must_use]
+    pub fn is_named(&self, glob: &str) -> bool {
+        self.names.iter().any(|name| WildMatch::new(glob).matches(name))
+    }
+}
+
+/// Everything that configures.
+#[derive(Debug, Clone, Default)]
+pub struct Configuration {
+    /// The file, or the inline TOML.
+    pub document: Option<Source>,
+    /// The `SOCKOPT_…` variables, as sources: name and value.
+    pub variables: Vec<Source>,
+}
+
+/// The outcome of [`compile`].
+#[derive(Debug)]
+pub struct Compiled {
+    /// The rules, unless there was an error: a configuration is taken whole or not at all.
+    pub rules: Result<Rules, Vec<Problem>>,
+    /// What is probably not meant.
+    pub warnings: Vec<Problem>,
+    /// The sources that problems refer to.
+    pub sources: Vec<Source>,
+}
+
+/// Compiles a configuration for a process.
+#[must_use]
+pub fn compile(configuration: &Configuration, process: &Process) -> Compiled {
+    let mut problems = Problems::default();
+    let documents = usize::from(configuration.document.is_some());
+    let sources: Vec<Source> = configuration.document.iter().chain(&configuration.variables).cloned().collect();
+    let document = configuration
+        .document
+        .as_ref()
+        .map_or_else(Document::default, |source| Document::read(&source.text, 0, &mut problems));
+    let mut shortcuts = variables::read(&sources, documents, &mut problems);
+    if shortcuts.process.as_ref().is_some_and(|globs| !process_matches(globs, process)) {
+        shortcuts.layer = Layer::default();
+    }
+    if document.is_torn {
+        let (errors, warnings) = problems.into_sorted();
+        return Compiled { rules: Err(errors), warnings, sources };
+    }
+    let mut compiler = Compiler { document: &document, shortcuts: &shortcuts, problems: &mut problems, next_id: 0 };
+    let rules = compiler.rules(process, &sources);
+    let (errors, warnings) = problems.into_sorted();
+    Compiled { rules: if errors.is_empty() { Ok(rules) } else { Err(errors) }, warnings, sources }
+}
+
+pub(crate) fn process_matches(globs: &[String], process: &Process) -> bool {
+    globs.iter().any(|glob| process.is_named(glob))
+}
+
+/// The layers, lowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// `[defaults]`.
+    Defaults,
+    /// The rule's own options.
+    Rule,
+    /// The environment's shortcuts.
+    Environment,
+}
+
+/// The options in force, key by key: each layer over those below it. What accepted sockets are not to get is left out.
+pub(crate) fn overlay<'a>(
+    document: &'a Document,
+    form: Option<&'a RuleForm>,
+    shortcuts: Option<&'a Layer>,
+) -> BTreeMap<Key, (Origin, &'a Given)> {
+    let accepts = form.is_some_and(|form| matches!(form.direction(), Direction::Listeners | Direction::Accepted));
+    let layers = [
+        (Origin::Defaults, Some(&document.defaults)),
+        (Origin::Rule, form.map(|form| &form.layer)),
+        (Origin::Environment, shortcuts),
+    ];
+    let mut effective = BTreeMap::new();
+    for (origin, layer) in layers {
+        for given in layer.into_iter().flat_map(|layer| &layer.0) {
+            // A reset on everything that a server accepts is to be asked for by the rule itself.
+            if !(accepts && given.key == Key::Linger && origin != Origin::Rule) {
+                effective.insert(given.key, (origin, given));
+            }
+        }
+    }
+    effective
+}
+
+pub(crate) struct Compiler<'a> {
+    pub(crate) document: &'a Document,
+    pub(crate) shortcuts: &'a Shortcuts,
+    pub(crate) problems: &'a mut Problems,
+    pub(crate) next_id: u32,
+}
+
+impl Compiler<'_> {
+    fn rules(&mut self, process: &Process, sources: &[Source]) -> Rules {
+        let text = sources.first().map_or("", |source| source.text.as_str());
+        let (mut line, mut counted) = (1, 0);
+        let mut rules = Vec::with_capacity(self.document.rules.len());
+        for form in &self.document.rules {
+            // Rules are in the order of the file, so each line break is counted once.
+            line += text.get(counted..form.span.start).map_or(0, |skipped| skipped.matches('\n').count());
+            counted = form.span.start;
+            let applies = form.process.as_ref().is_none_or(|globs| process_matches(globs, process))
+                && form
+                    .command
+                    .as_ref()
+                    .is_none_or(|globs| globs.iter().any(|glob| WildMatch::new(glob).matches(&process.command)));
+            rules.push(Rule {
+                name: form.title(),
+                line,
+                direction: form.direction(),
+                applies,
+                to: form.to.clone().map(Vec::into_boxed_slice),
+                listen: form.listen.clone().map(Vec::into_boxed_slice),
+                from: form.from.clone().map(Vec::into_boxed_slice),
+                profiles: self.profiles(Some(form)),
+            });
+        }
+        let base = self.profiles(None);
+        let has_shortcuts = !self.shortcuts.layer.0.is_empty();
+        Rules::new(rules, base, self.shortcuts.to.as_deref(), self.next_id, has_shortcuts)
+    }
+
+    fn profiles(&mut self, form: Option<&RuleForm>) -> Profiles {
+        // SOCKOPT_TO limits the shortcuts to some destinations; without it they are for every socket.
+        let outbound = form.is_none_or(|form| matches!(form.direction(), Direction::Outbound | Direction::Both));
+        match (&self.shortcuts.to, self.shortcuts.layer.0.is_empty()) {
+            (_, true) => Profiles { plain: self.profile(form, false), shortcuts: None },
+            (None, false) => Profiles { plain: self.profile(form, true), shortcuts: None },
+            (Some(_), false) => {
+                let plain = self.profile(form, false);
+                Profiles { plain, shortcuts: outbound.then(|| self.profile(form, true)) }
+            }
+        }
+    }
+
+    /// Overlays the layers key by key and makes settings of the outcome.
+    pub(crate) fn profile(&mut self, form: Option<&RuleForm>, with_shortcuts: bool) -> Profile {
+        let direction = form.map_or(Direction::Both, RuleForm::direction);
+        if let Some(form) = form {
+            self.refuse_what_is_never_set(form, direction);
+        }
+        let document = self.document;
+        let shortcuts = with_shortcuts.then_some(&self.shortcuts.layer);
+        let accepts = matches!(direction, Direction::Listeners | Direction::Accepted);
+        let effective = overlay(document, form, shortcuts);
+        let keepalive = match effective.get(&Key::Keepalive).map(|(_, given)| &given.choice) {
+            Some(Choice::Keepalive(keepalive)) => Some(*keepalive),
+            _ => None,
+        };
+        let keepalive_refused =
+            effective.get(&Key::Keepalive).is_some_and(|(_, given)| given.choice == Choice::Refused);
+        let mut enforce = true;
+        let mut settings = Settings { list: Vec::new(), allowed: allowed(direction), next_id: &mut self.next_id };
+        let connect_timeout = match effective.get(&Key::ConnectTimeout).map(|(_, given)| &given.choice) {
+            Some(Choice::Value(value)) => Some(value.clone()),
+            _ => None,
+        };
+        for (&key, &(origin, given)) in &effective {
+            let mut moments = key.entry().moments;
+            if key == Key::UserTimeout && connect_timeout.is_some() {
+                // The same kernel option: this value's time comes when the connection stands.
+                moments = moments.without(Moment::Connect) | Moments::of(&[Moment::Connected]);
+            }
+            if key == Key::Linger && !accepts {
+                moments = Moments::of(&[Moment::Connect]);
+            }
+            match &given.choice {
+                Choice::System | Choice::Detect(_) | Choice::Refused => {}
+                Choice::Value(value) if key == Key::ConnectTimeout => {
+                    settings.add(key, TCP_USER_TIMEOUT, value.clone(), Moments::of(&[Moment::Connect]), Family::Any);
+                }
+                Choice::AutoUserTimeout if keepalive_refused => {}
+                Choice::Switch(on) => enforce = *on,
+                Choice::Keepalive(keepalive) => settings.keepalive(*keepalive, moments),
+                Choice::AutoUserTimeout => match auto_user_timeout(keepalive, given) {
+                    Ok(milliseconds) => {
+                        settings.add(key, key.entry().kernel[0], Value::Int(milliseconds), moments, Family::Any)
+                    }
+                    Err(help) => {
+                        let whose =
+                            form.filter(|_| origin != Origin::Rule).map_or(String::new(), |form| match &form.name {
+                                Some(name) => format!(" for rule \"{name}\""),
+                                None => format!(" for rule {}", form.number),
+                            });
+                        let message = format!("user_timeout = \"auto\" cannot be computed{whose}");
+                        self.problems.error(given.source, given.span.clone(), message, help);
+                    }
+                },
+                Choice::ResetWhenDrained => {
+                    let close = if accepts { Moment::CloseAccepted } else { Moment::Close };
+                    let reset = Value::Linger { on: true, seconds: 0 };
+                    settings.add(key, key.entry().kernel[0], reset, Moments::of(&[close]), Family::Any);
+                }
+                Choice::FastopenConnect(on) => {
+                    settings.add(
+                        key,
+                        TCP_FASTOPEN_CONNECT,
+                        Value::Int(i32::from(*on)),
+                        Moments::of(&[Moment::Connect]),
+                        Family::Any,
+                    );
+                }
+                Choice::FastopenQueue(queue) => {
+                    settings.add(key, TCP_FASTOPEN, Value::Int(*queue), Moments::of(&[Moment::Listen]), Family::Any);
+                }
+                Choice::Raw(options) => {
+                    for option in options {
+                        let kernel = KernelOption { level: option.level, name: option.name };
+                        let family = match option.level {
+                            constants::SOL_IP => Family::V4,
+                            constants::SOL_IPV6 => Family::V6,
+                            _ => Family::Any,
+                        };
+                        settings.add(key, kernel, option.value.clone(), moments, family);
+                    }
+                }
+                Choice::Value(value) => match key.entry().kernel {
+                    [v4, v6] => {
+                        settings.add(key, *v4, value.clone(), moments, Family::V4);
+                        settings.add(key, *v6, value.clone(), moments, Family::V6);
+                    }
+                    [one, ..] => settings.add(key, *one, value.clone(), moments, Family::Any),
+                    [] => {}
+                },
+            }
+        }
+        let is_user_timeout = |setting: &Setting| setting.key == Key::UserTimeout;
+        if connect_timeout.is_some() && !settings.list.iter().any(is_user_timeout) {
+            let none = Value::Int(0);
+            settings.add(Key::ConnectTimeout, TCP_USER_TIMEOUT, none, Moments::of(&[Moment::Connected]), Family::Any);
+        }
+        let list = settings.list;
+        let moments = list.iter().fold(Moments::NONE, |moments, setting| moments | setting.moments);
+        let origin = match (document.defaults.0.is_empty(), shortcuts.is_none_or(|layer| layer.0.is_empty())) {
+            (_, true) => "defaults",
+            (true, false) => "environment",
+            (false, false) => "defaults and environment",
+        };
+        Profile { settings: list.into_boxed_slice(), moments, enforce, origin }
+    }
+
+    /// An option that its own rule can never set is a slip.
+    fn refuse_what_is_never_set(&mut self, form: &RuleForm, direction: Direction) {
+        let (who, instead) = match direction {
+            Direction::Outbound => (
+                "a rule with \"to\"",
+                "it belongs to listening sockets or to bind, before the destination is known: a rule with \"listen\", or [defaults]",
+            ),
+            Direction::Listeners => {
+                ("a rule with \"listen\"", "it belongs to sockets that connect: a rule with \"to\", or [defaults]")
+            }
+            Direction::Accepted => (
+                "a rule with \"from\"",
+                "who connects is known too late for it: a rule with \"listen\" or \"to\", or [defaults]",
+            ),
+            Direction::Both => return,
+        };
+        for given in &form.layer.0 {
+            let moments = match given.choice {
+                Choice::Switch(_) | Choice::System | Choice::Refused | Choice::ResetWhenDrained => continue,
+                Choice::FastopenConnect(_) => Moments::of(&[Moment::Connect]),
+                Choice::FastopenQueue(_) => Moments::of(&[Moment::Listen]),
+                _ => given.key.entry().moments,
+            };
+            if !moments.intersects(allowed(direction)) {
+                let message = format!("{} is never set by {who}", given.key.name());
+                self.problems.error(given.source, given.span.clone(), message, instead.to_owned());
+            }
+        }
+    }
+}
+
+/// The moments at which a rule of this direction knows that it is meant.
+fn allowed(direction: Direction) -> Moments {
+    use Moment::{Accept, AcceptAlways, Bind, Close, CloseAccepted, Connect, Connected, Datagram, Listen};
+    match direction {
+        Direction::Outbound => Moments::of(&[Connect, Connected, Datagram, Close]),
+        Direction::Listeners => Moments::of(&[Bind, Listen, Accept, AcceptAlways, CloseAccepted]),
+        Direction::Accepted => Moments::of(&[Accept, AcceptAlways, CloseAccepted]),
+        Direction::Both => Moments::of(&[Connect, Connected, Datagram, Bind, Listen, Accept, AcceptAlways, Close]),
+    }
+}
+
+/// time + interval x probes, milliseconds.
+fn auto_user_timeout(keepalive: Option<Keepalive>, given: &Given) -> Result<i32, String> {
+    let whole = match keepalive {
+        Some(Keepalive { on: true, time: Some(time), interval: Some(interval), probes: Some(probes) }) => {
+            Some((u64::from(time) + u64::from(interval) * u64::from(probes)) * 1_000)
+        }
+        _ => given.promised_ms,
+    };
+    let Some(milliseconds) = whole else {
+        return Err(
+            "it is time + interval x probes of a keepalive that has all three; or give user_timeout a duration"
+                .to_owned(),
+        );
+    };
+    i32::try_from(milliseconds).map_err(|_| {
+        format!("time + interval x probes is {} s, more than TCP_USER_TIMEOUT holds (2147483 s)", milliseconds / 1_000)
+    })
+}
+
+struct Settings<'a> {
+    list: Vec<Setting>,
+    allowed: Moments,
+    next_id: &'a mut u32,
+}
+
+impl Settings<'_> {
+    fn add(&mut self, key: Key, option: KernelOption, value: Value, moments: Moments, family: Family) {
+        let moments = moments.and(self.allowed);
+        if moments != Moments::NONE {
+            self.list.push(Setting {
+                key,
+                level: option.level,
+                name: option.name,
+                value,
+                moments,
+                family,
+                id: *self.next_id,
+            });
+            *self.next_id += 1;
+        }
+    }
+
+    fn keepalive(&mut self, keepalive: Keepalive, moments: Moments) {
+        // SO_KEEPALIVE first: on a connection that stands, idle time already passed then counts.
+        self.add(Key::Keepalive, SO_KEEPALIVE, Value::Int(i32::from(keepalive.on)), moments, Family::Any);
+        let parts =
+            [(TCP_KEEPIDLE, keepalive.time), (TCP_KEEPINTVL, keepalive.interval), (TCP_KEEPCNT, keepalive.probes)];
+        for (option, part) in parts {
+            if let Some(value) = part {
+                self.add(
+                    Key::Keepalive,
+                    option,
+                    Value::Int(i32::try_from(value).unwrap_or(i32::MAX)),
+                    moments,
+                    Family::Any,
+                );
+            }
+        }
+    }
+}

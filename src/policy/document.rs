@@ -1,0 +1,387 @@
+//! The configuration file as written: its form and places, nothing resolved.
+//!
+//! The TOML is walked by hand rather than deserialised, because all errors are to be reported at once, each with
+//! its place, and a deserialiser stops at the first.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::catalog::{Accepts, CATALOG, Key};
+use crate::constants;
+use crate::error::Problems;
+use crate::matcher::Pattern;
+use crate::values::{Choice, Form, Keepalive, Reader, did_you_mean, option_keys};
+
+/// One key with its value and place.
+#[derive(Debug, Clone)]
+pub(crate) struct Given {
+    pub(crate) key: Key,
+    /// The key that stands there: dead_peer_timeout for the two that it stands for.
+    pub(crate) written: Key,
+    pub(crate) source: usize,
+    pub(crate) span: Range<usize>,
+    pub(crate) choice: Choice,
+    /// For the user timeout that comes from dead_peer_timeout: its milliseconds, should keepalive be taken away.
+    pub(crate) promised_ms: Option<u64>,
+}
+
+/// The options of one table, or of the environment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Layer(pub(crate) Vec<Given>);
+
+impl Layer {
+    /// Adds an option; `dead_peer_timeout` becomes the two that it stands for.
+    pub(crate) fn add(&mut self, key: Key, source: usize, span: Range<usize>, choice: Choice) {
+        let written = key;
+        let mut push = |key, choice, promised_ms| {
+            self.0.push(Given { key, written, source, span: span.clone(), choice, promised_ms });
+        };
+        match (key, choice) {
+            (Key::DeadPeerTimeout, Choice::Detect(detection)) => {
+                let (time, interval, probes) = (Some(detection.time), Some(detection.interval), Some(detection.probes));
+                push(Key::Keepalive, Choice::Keepalive(Keepalive { on: true, time, interval, probes }), None);
+                push(Key::UserTimeout, Choice::AutoUserTimeout, Some(detection.user_timeout_ms()));
+            }
+            (Key::DeadPeerTimeout, choice) => {
+                push(Key::Keepalive, choice.clone(), None);
+                push(Key::UserTimeout, choice, None);
+            }
+            (key, choice) => push(key, choice, None),
+        }
+    }
+}
+
+/// Which sockets a rule is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// It has `to`.
+    Outbound,
+    /// It has `listen` and not `from`.
+    Listeners,
+    /// It has `from`.
+    Accepted,
+    /// None of them.
+    Both,
+}
+
+/// A `[[rule]]`.
+#[derive(Debug, Clone)]
+pub(crate) struct RuleForm {
+    /// Its number in the file, from 1.
+    pub(crate) number: usize,
+    /// Where the table stands.
+    pub(crate) span: Range<usize>,
+    pub(crate) name: Option<String>,
+    pub(crate) to: Option<Vec<Pattern>>,
+    pub(crate) listen: Option<Vec<Pattern>>,
+    pub(crate) from: Option<Vec<Pattern>>,
+    pub(crate) process: Option<Vec<String>>,
+    pub(crate) command: Option<Vec<String>>,
+    pub(crate) layer: Layer,
+}
+
+impl RuleForm {
+    /// A rule without conditions or options.
+    pub(crate) fn empty(number: usize, span: Range<usize>) -> Self {
+        Self {
+            number,
+            span,
+            name: None,
+            to: None,
+            listen: None,
+            from: None,
+            process: None,
+            command: None,
+            layer: Layer::default(),
+        }
+    }
+
+    /// Its name, or `rule N`.
+    pub(crate) fn title(&self) -> String {
+        self.name.clone().unwrap_or_else(|| format!("rule {}", self.number))
+    }
+
+    pub(crate) fn direction(&self) -> Direction {
+        match (&self.to, &self.listen, &self.from) {
+            (Some(_), ..) => Direction::Outbound,
+            (None, _, Some(_)) => Direction::Accepted,
+            (None, Some(_), None) => Direction::Listeners,
+            (None, None, None) => Direction::Both,
+        }
+    }
+}
+
+/// The whole file.
+#[derive(Debug, Default)]
+pub(crate) struct Document {
+    /// Whether some of it could not be read as TOML: what depends on several keys cannot be judged then.
+    pub(crate) is_torn: bool,
+    pub(crate) defaults: Layer,
+    pub(crate) rules: Vec<RuleForm>,
+}
+
+const CONDITIONS: [&str; 6] = ["name", "to", "listen", "from", "process", "command"];
+
+impl Document {
+    /// Reads TOML text; what is wrong goes to `problems`.
+    pub(crate) fn read(text: &str, source: usize, problems: &mut Problems) -> Self {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        if errors.is_empty() {
+            return Self::of(&root, source, problems);
+        }
+        errors.iter().for_each(|error| syntax_error(error, text, source, problems));
+        let mut sound = Cow::Borrowed(text);
+        let mut errors = errors;
+        for _ in 1..ROUNDS {
+            let Some(rest) = without_lines_of(&errors, &sound) else { break };
+            let (root, left) = DeTable::parse_recoverable(&rest);
+            if left.is_empty() {
+                return Self { is_torn: true, ..Self::of(&root, source, problems) };
+            }
+            errors = left;
+            sound = Cow::Owned(rest);
+        }
+        Self { is_torn: true, ..Self::default() }
+    }
+
+    /// Reads what is no error of syntax.
+    fn of(root: &Spanned<DeTable<'_>>, source: usize, problems: &mut Problems) -> Self {
+        let mut reader = Reader { source, problems };
+        let mut document = Self::default();
+        for (name, value) in root.get_ref() {
+            match (name.get_ref().as_ref(), value.get_ref()) {
+                ("defaults", DeValue::Table(table)) => document.defaults = defaults(&mut reader, table),
+                ("rule", DeValue::Array(rules)) => {
+                    for item in rules.iter() {
+                        match item.get_ref() {
+                            DeValue::Table(table) => {
+                                let number = document.rules.len() + 1;
+                                document.rules.push(rule(&mut reader, number, item.span(), table));
+                            }
+                            other => reader.error(
+                                item.span(),
+                                format!("a rule is a table, not {}", Form::Toml(other)),
+                                "write [[rule]]",
+                            ),
+                        }
+                    }
+                }
+                ("rule", DeValue::Table(_)) => {
+                    reader.error(
+                        name.span(),
+                        "[rule] is a single table; rules are a list",
+                        "write [[rule]], with two brackets",
+                    );
+                }
+                (known @ ("defaults" | "rule"), other) => {
+                    reader.error(
+                        value.span(),
+                        format!("{known} is a table, not {}", Form::Toml(other)),
+                        "write [defaults] or [[rule]]",
+                    );
+                }
+                (other, _) => reader.error(name.span(), format!("unknown key \"{other}\""), misplaced(other)),
+            }
+        }
+        // The map is in the order of the alphabet, `[[rule]]` of the file.
+        document
+    }
+}
+
+/// How often lines with syntax errors are taken out before the rest counts as unreadable.
+const ROUNDS: usize = 4;
+
+fn syntax_error(error: &toml::de::Error, text: &str, source: usize, problems: &mut Problems) {
+    let span = error.span().unwrap_or(0..0);
+    let message = match text.get(span.clone()).filter(|key| !key.is_empty() && error.message() == "duplicate key") {
+        Some(key) => format!("duplicate key \"{key}\""),
+        None => error.message().to_owned(),
+    };
+    problems.error(source, span, message, None);
+}
+
+/// The text with blanks for each line that has a syntax error, so that the others can be judged, in their places. None
+/// if a table's header is among them: what follows would belong to another table.
+fn without_lines_of(errors: &[toml::de::Error], text: &str) -> Option<String> {
+    let mut bytes = text.as_bytes().to_vec();
+    for error in errors {
+        let span = error.span()?;
+        let last = span.end.max(span.start);
+        let start = text.get(..span.start)?.rfind('\n').map_or(0, |line_break| line_break + 1);
+        let end = text.get(last..)?.find('\n').map_or(text.len(), |offset| last + offset);
+        if text.get(start..end)?.lines().any(|line| line.trim_start().starts_with('[')) {
+            return None;
+        }
+        let lines = bytes.get_mut(start..end)?;
+        lines.iter_mut().filter(|byte| !matches!(**byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// A key at the top that belongs into a table, or is misspelt.
+fn misplaced(name: &str) -> String {
+    if option_keys().any(|key| key == name) || CONDITIONS.contains(&name) {
+        return format!("{name} belongs into [defaults] or a [[rule]]");
+    }
+    match name {
+        "rules" | "Rule" => "write [[rule]] for each rule".to_owned(),
+        _ => did_you_mean(name, ["defaults", "rule"].into_iter(), "the file has [defaults] and [[rule]]"),
+    }
+}
+
+fn defaults(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Layer {
+    let mut layer = Layer::default();
+    for (name, value) in table {
+        let text = name.get_ref().as_ref();
+        if CONDITIONS.contains(&text) {
+            reader.error(
+                name.span(),
+                format!("[defaults] has no {text}: it is for every TCP socket"),
+                "conditions belong into a [[rule]]",
+            );
+            continue;
+        }
+        option(reader, &mut layer, name.span(), text, value);
+    }
+    exclude_duplicates(reader, table);
+    layer
+}
+
+fn rule(reader: &mut Reader<'_>, number: usize, span: Range<usize>, table: &DeTable<'_>) -> RuleForm {
+    let mut form = RuleForm::empty(number, span);
+    for (name, value) in table {
+        match name.get_ref().as_ref() {
+            "name" => match value.get_ref() {
+                DeValue::String(text) if !text.trim().is_empty() => form.name = Some(text.to_string()),
+                other => reader.error(
+                    value.span(),
+                    format!("name takes a text, not {}", Form::Toml(other)),
+                    "for example name = \"gateway\"",
+                ),
+            },
+            key @ "to" => form.to = Some(patterns(reader, key, value)),
+            key @ "listen" => form.listen = Some(patterns(reader, key, value)),
+            key @ "from" => form.from = Some(patterns(reader, key, value)),
+            key @ "process" => form.process = Some(texts(reader, key, value)),
+            key @ "command" => form.command = Some(texts(reader, key, value)),
+            key => option(reader, &mut form.layer, name.span(), key, value),
+        }
+    }
+    if let (Some(to), Some(other)) =
+        (key_span(table, "to"), key_span(table, "listen").or_else(|| key_span(table, "from")))
+    {
+        let later = if to.start > other.start { to } else { other };
+        reader.error(
+            later,
+            "a rule has \"to\", for sockets that connect, or \"listen\" and \"from\", for those that accept, not both",
+            "make two rules",
+        );
+    }
+    exclude_duplicates(reader, table);
+    form
+}
+
+fn option(reader: &mut Reader<'_>, layer: &mut Layer, span: Range<usize>, name: &str, value: &Spanned<DeValue<'_>>) {
+    let Some(key) = Key::from_name(name) else {
+        // TCP_USER_TIMEOUT or so_linger: the kernel's name of what has another one here.
+        let kernel = CATALOG.iter().find(|entry| {
+            entry.kernel.iter().any(|option| {
+                constants::option_name(option.level, option.name).is_some_and(|known| known.eq_ignore_ascii_case(name))
+            })
+        });
+        let help = match kernel {
+            Some(entry) => format!("did you mean \"{}\"?", entry.key.name()),
+            None => did_you_mean(name, option_keys().chain(CONDITIONS), "see config/sockopt.toml for every key"),
+        };
+        return reader.error(span, format!("unknown key \"{name}\""), help);
+    };
+    let choice = reader.choice(key.entry(), value.span(), Form::Toml(value.get_ref()));
+    layer.add(key, reader.source, value.span(), choice.unwrap_or(Choice::Refused));
+}
+
+/// `dead_peer_timeout` stands for the other two.
+fn exclude_duplicates(reader: &mut Reader<'_>, table: &DeTable<'_>) {
+    if key_span(table, "dead_peer_timeout").is_none() {
+        return;
+    }
+    for other in ["keepalive", "user_timeout"] {
+        if let Some(span) = key_span(table, other) {
+            reader.error(span, format!("{other} beside dead_peer_timeout, which sets it"), "keep one of the two");
+        }
+    }
+}
+
+fn key_span(table: &DeTable<'_>, name: &str) -> Option<Range<usize>> {
+    table.keys().find(|key| key.get_ref() == name).map(Spanned::span)
+}
+
+/// The entries of a list of texts; a single text is a list of one.
+fn items<'t>(reader: &mut Reader<'_>, key: &str, value: &'t Spanned<DeValue<'t>>) -> Vec<(Range<usize>, &'t str)> {
+    let mut found = Vec::new();
+    let mut take = |reader: &mut Reader<'_>, item: &'t Spanned<DeValue<'t>>| match item.get_ref() {
+        DeValue::String(text) => found.push((item.span(), text.as_ref())),
+        other => reader.error(
+            item.span(),
+            format!("{key} takes a list of texts, not {}", Form::Toml(other)),
+            "texts stand in quotes",
+        ),
+    };
+    match value.get_ref() {
+        DeValue::Array(list) if list.is_empty() => {
+            reader.error(
+                value.span(),
+                format!("an empty {key} matches nothing"),
+                format!("leave {key} out to match everything"),
+            );
+        }
+        DeValue::Array(list) => list.iter().for_each(|item| take(reader, item)),
+        _ => take(reader, value),
+    }
+    found
+}
+
+fn patterns(reader: &mut Reader<'_>, key: &str, value: &Spanned<DeValue<'_>>) -> Vec<Pattern> {
+    let mut found = Vec::new();
+    for (span, text) in items(reader, key, value) {
+        match Pattern::parse(text) {
+            Ok(pattern) if key != "to" && pattern.host().is_some() => {
+                let help = "\"to\" takes names that the program itself looks up; nothing is looked up for this";
+                reader.error(span, format!("{key} takes addresses, not a host name (\"{text}\")"), help);
+            }
+            Ok(pattern) => found.push(pattern),
+            Err(refused) => reader.error(span, refused.message, refused.help),
+        }
+    }
+    found
+}
+
+fn texts(reader: &mut Reader<'_>, key: &str, value: &Spanned<DeValue<'_>>) -> Vec<String> {
+    let mut found = Vec::new();
+    for (span, text) in items(reader, key, value) {
+        if !refuse_glob(reader, key, span, text) {
+            found.push(text.to_owned());
+        }
+    }
+    found
+}
+
+/// Whether a glob can never match, which is reported then.
+pub(crate) fn refuse_glob(reader: &mut Reader<'_>, key: &str, span: Range<usize>, text: &str) -> bool {
+    if text.is_empty() {
+        reader.error(span, format!("an empty {key} matches nothing"), "accepted: a name with * and ? as wildcards");
+    } else if key == "process" && text.contains('/') {
+        let help = "process is the executable's base name; command sees the whole command line";
+        reader.error(span, format!("process \"{text}\" is a path"), help);
+    } else {
+        return false;
+    }
+    true
+}
+
+/// Whether a key is an option that an environment variable can hold.
+pub(crate) fn has_variable(key: Key) -> bool {
+    key.entry().accepts != Accepts::Raw
+}

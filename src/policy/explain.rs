@@ -1,0 +1,259 @@
+//! Why a connection gets what it gets: which rules do not match and why, and where each option comes from.
+//!
+//! What is set is [`Rules::decide`](crate::Rules::decide)'s to say; this reads the same configuration once more, with its
+//! places, for people. Called by the command, never by the library.
+
+use std::fmt;
+use std::ops::Range;
+
+use wildmatch::WildMatch;
+
+use crate::catalog::Key;
+use crate::compile::{Configuration, Origin, Process, overlay, process_matches};
+use crate::connection::{Connection, Endpoint};
+use crate::document::{Direction, Document, RuleForm};
+use crate::error::{Problems, Source};
+use crate::hosts::{HostSet, Hosts, Name};
+use crate::matcher::Pattern;
+use crate::rules::Rules;
+use crate::values::Choice;
+use crate::variables::{self, Shortcuts};
+
+/// The name by which an address was found, for rules that name hosts.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// As it was asked for.
+    pub name: Option<Name>,
+    /// The domains by which it may have been completed.
+    pub domains: Vec<String>,
+}
+
+impl Asked {
+    /// What of the rules' names it is known by, as the library would find it.
+    #[must_use]
+    pub fn hosts(&self, rules: &Rules) -> HostSet {
+        let mut set = HostSet::NONE;
+        if let Some(name) = &self.name {
+            rules.add_hosts(&mut set, name);
+            self.domains.iter().for_each(|domain| rules.add_completed_hosts(&mut set, name, domain));
+        }
+        set
+    }
+
+    /// Whether a pattern means an endpoint, by its address or by the name.
+    fn is_meant(&self, pattern: &Pattern, endpoint: Endpoint) -> bool {
+        let by_name = || {
+            let name = self.name.as_ref().filter(|_| pattern.host().is_some())?;
+            let (hosts, mut set) = (Hosts::new([(None, pattern)].into_iter()), HostSet::NONE);
+            hosts.add(&mut set, name);
+            self.domains.iter().for_each(|domain| hosts.add_completed(&mut set, name, domain));
+            Some(hosts.is_in_scope(&set, endpoint.port()))
+        };
+        pattern.matches(endpoint) || by_name().unwrap_or(false)
+    }
+}
+
+/// A configuration with the process that it is looked at for.
+#[derive(Debug)]
+pub struct Explainer {
+    /// The document's.
+    text: String,
+    document: Document,
+    shortcuts: Shortcuts,
+    process: Process,
+    asked: Asked,
+}
+
+/// A rule as it is seen by a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// Its number in the file, from 1.
+    pub number: usize,
+    /// The source that it stands in.
+    pub source: usize,
+    /// The line on which it begins, from 1.
+    pub line: usize,
+    /// Why it does not match; none if it does.
+    pub mismatch: Option<Mismatch>,
+}
+
+/// Why a rule does not match.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mismatch {
+    /// It is for sockets that connect.
+    Connects,
+    /// It is for sockets that listen or accept.
+    Accepts,
+    /// It is for some clients, and while a socket is bound or listens, no client is known.
+    NoClient,
+    /// Its `process` does not mean this one.
+    Process(Vec<String>),
+    /// Its `command` does not mean this one.
+    Command(Vec<String>),
+    /// None of its addresses under this key is meant.
+    Address(&'static str, Vec<Pattern>),
+}
+
+/// How many entries of a list are shown.
+const SHOWN: usize = 4;
+
+fn list(f: &mut fmt::Formatter<'_>, items: &[impl fmt::Display]) -> fmt::Result {
+    for (index, item) in items.iter().take(SHOWN).enumerate() {
+        write!(f, "{}\"{item}\"", if index > 0 { ", " } else { "" })?;
+    }
+    match items.len().checked_sub(SHOWN) {
+        Some(more @ 1..) => write!(f, " and {more} more"),
+        _ => Ok(()),
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connects => f.write_str("it is for sockets that connect (to)"),
+            Self::Accepts => f.write_str("it is for sockets that listen or accept (listen, from)"),
+            Self::NoClient => f.write_str("it is for some clients (from), decided when one is accepted"),
+            Self::Process(globs) => {
+                f.write_str("another process than: ")?;
+                list(f, globs)
+            }
+            Self::Command(globs) => {
+                f.write_str("another command line than: ")?;
+                list(f, globs)
+            }
+            Self::Address(key, patterns) => {
+                write!(f, "another address than {key}: ")?;
+                list(f, patterns)
+            }
+        }
+    }
+}
+
+/// Where an option comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// The option.
+    pub key: Key,
+    /// The key that stands there: `dead_peer_timeout` for the two that it stands for.
+    pub written: Key,
+    /// Its layer.
+    pub origin: Origin,
+    /// The source that it stands in.
+    pub source: usize,
+    /// Where in it.
+    pub span: Range<usize>,
+    /// It is `"system"`: the socket is left as it is.
+    pub is_left: bool,
+}
+
+/// Whether the environment's options are for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    /// There are none.
+    Empty,
+    /// They are.
+    InForce,
+    /// SOCKOPT_PROCESS keeps them for other processes.
+    OtherProcesses,
+    /// SOCKOPT_TO keeps them for other destinations.
+    OtherDestinations,
+}
+
+impl Explainer {
+    /// Reads a configuration that compiles without errors.
+    #[must_use]
+    pub fn new(configuration: &Configuration, process: &Process, asked: &Asked) -> Self {
+        let mut problems = Problems::default();
+        let read = |source: &Source| Document::read(&source.text, 0, &mut Problems::default());
+        let sources: Vec<Source> = configuration.document.iter().chain(&configuration.variables).cloned().collect();
+        let shortcuts = variables::read(&sources, usize::from(configuration.document.is_some()), &mut problems);
+        let document = configuration.document.as_ref().map(read).unwrap_or_default();
+        let text = configuration.document.as_ref().map(|source| source.text.clone()).unwrap_or_default();
+        Self { text, document, shortcuts, process: process.clone(), asked: asked.clone() }
+    }
+
+    /// Every rule, in order: the first without a mismatch is the one that counts.
+    #[must_use]
+    pub fn candidates(&self, connection: &Connection) -> Vec<Candidate> {
+        let (mut line, mut counted) = (1, 0);
+        let candidate = |form: &RuleForm| {
+            // Rules are in the order of the file, so each line break is counted once.
+            line += self.text.get(counted..form.span.start).map_or(0, |skipped| skipped.matches('\n').count());
+            counted = form.span.start;
+            let mismatch = self.mismatch(form, connection);
+            Candidate { name: form.name.clone(), number: form.number, source: 0, line, mismatch }
+        };
+        self.document.rules.iter().map(candidate).collect()
+    }
+
+    /// Where the options of a connection come from, in the order in which they are set.
+    #[must_use]
+    pub fn given(&self, connection: &Connection) -> Vec<Given> {
+        let form = self.document.rules.iter().find(|form| self.mismatch(form, connection).is_none());
+        let environment = self.environment(connection) == Environment::InForce;
+        let effective = overlay(&self.document, form, environment.then_some(&self.shortcuts.layer));
+        let given = |(key, (origin, given)): (Key, (Origin, &crate::document::Given))| Given {
+            key,
+            written: given.written,
+            origin,
+            source: given.source,
+            span: given.span.clone(),
+            is_left: given.choice == Choice::System,
+        };
+        effective.into_iter().map(given).collect()
+    }
+
+    /// Whether the environment's options are for a connection.
+    #[must_use]
+    pub fn environment(&self, connection: &Connection) -> Environment {
+        let Shortcuts { layer, to, process } = &self.shortcuts;
+        if layer.0.is_empty() {
+            return Environment::Empty;
+        }
+        if process.as_ref().is_some_and(|globs| !process_matches(globs, &self.process)) {
+            return Environment::OtherProcesses;
+        }
+        match (to, connection) {
+            (None, _) => Environment::InForce,
+            (Some(to), Connection::Outbound { peer })
+                if to.iter().any(|pattern| self.asked.is_meant(pattern, *peer)) =>
+            {
+                Environment::InForce
+            }
+            _ => Environment::OtherDestinations,
+        }
+    }
+
+    fn mismatch(&self, form: &RuleForm, connection: &Connection) -> Option<Mismatch> {
+        let address = |key, patterns: &Option<Vec<Pattern>>, endpoint: Endpoint| {
+            let patterns = patterns
+                .as_ref()
+                .filter(|patterns| !patterns.iter().any(|pattern| self.asked.is_meant(pattern, endpoint)))?;
+            Some(Mismatch::Address(key, patterns.clone()))
+        };
+        let by_address = match (*connection, form.direction()) {
+            (Connection::Outbound { .. }, Direction::Listeners | Direction::Accepted) => Some(Mismatch::Accepts),
+            (Connection::Outbound { peer }, _) => address("to", &form.to, peer),
+            (_, Direction::Outbound) => Some(Mismatch::Connects),
+            (Connection::Binding { local } | Connection::Listening { local }, direction) => {
+                let no_client = || (direction == Direction::Accepted).then_some(Mismatch::NoClient);
+                address("listen", &form.listen, local).or_else(no_client)
+            }
+            (Connection::Inbound { local, peer }, _) => {
+                address("listen", &form.listen, local).or_else(|| address("from", &form.from, peer))
+            }
+        };
+        let by_process = || {
+            let globs = form.process.as_ref().filter(|globs| !process_matches(globs, &self.process))?;
+            Some(Mismatch::Process(globs.clone()))
+        };
+        let by_command = || {
+            let matches = |glob: &String| WildMatch::new(glob).matches(&self.process.command);
+            let globs = form.command.as_ref().filter(|globs| !globs.iter().any(matches))?;
+            Some(Mismatch::Command(globs.clone()))
+        };
+        by_address.or_else(by_process).or_else(by_command)
+    }
+}

@@ -1,0 +1,34 @@
+//! What should be set on a socket, and for whom: options, catalogue, rules, matching, configuration, errors.
+//!
+//! Pure: no `unsafe`, no libc, no files, no environment, no clock. What it knows of the outside world its caller
+//! hands in. The preload library executes a [`Decision`], the command prints it, the tests assert it.
+#![forbid(unsafe_code)]
+
+pub mod advice;
+pub mod catalog;
+pub mod compile;
+pub mod connection;
+pub mod constants;
+pub mod detect;
+mod document;
+pub mod error;
+pub mod explain;
+pub mod hosts;
+mod index;
+pub mod matcher;
+pub mod options;
+pub mod rules;
+mod shadow;
+pub mod units;
+pub mod unnoticed;
+mod values;
+pub mod variables;
+pub mod verdict;
+
+pub use catalog::{CATALOG, Entry, Key};
+pub use compile::{Compiled, Configuration, Origin, Process, compile};
+pub use connection::{Connection, Endpoint};
+pub use error::{Problem, Severity, Source};
+pub use hosts::{HostSet, Name};
+pub use options::{Moment, Moments, Setting, Value};
+pub use rules::{Bypass, Decision, Rules};

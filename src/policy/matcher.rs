@@ -1,0 +1,320 @@
+//! Patterns: which endpoints an entry of `to`, `listen` or `from` means, by address or by name.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::connection::Endpoint;
+use crate::hosts::is_address;
+
+/// An address, a network, a host name or anything, and a range of ports: `10.0.0.0/8:443`, `*.example.com:443`,
+/// `[2001:db8::/32]:8000-8099`, `:9092`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    place: Place,
+    ports: RangeInclusive<u16>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Any,
+    Network(IpNet),
+    /// In lower case, without a trailing dot; with `*` and `?` as wildcards.
+    Host(Box<str>),
+}
+
+/// Why a text is no pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// What is wrong.
+    pub message: String,
+    /// What would be right.
+    pub help: String,
+}
+
+fn refused<T>(message: String, help: impl Into<String>) -> Result<T, Refused> {
+    Err(Refused { message, help: help.into() })
+}
+
+const FORMS: &str = "accepted: \"10.1.2.3\", \"10.0.0.0/8:443\", \"[2001:db8::/32]:8000-8099\", \"*.example.com:443\", \":9092\", \"*\"";
+
+impl Pattern {
+    /// Every endpoint.
+    pub(crate) const ANY: Self = Self { place: Place::Any, ports: ANY_PORT };
+
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// What is wrong with the text and what would be right.
+    pub fn parse(text: &str) -> Result<Self, Refused> {
+        let text = text.trim();
+        if text.is_empty() {
+            return refused("an empty address matches nothing".into(), FORMS);
+        }
+        if text.contains("://") {
+            return refused(format!("\"{text}\" is a URL, not an address"), FORMS);
+        }
+        if text.contains('%') {
+            let help = "leave out what follows the %";
+            return refused(format!("\"{text}\" names a zone, which addresses here do not have"), help);
+        }
+        // "2001:db8::1" and "2001:db8::/32": an IPv6 address without brackets has no port.
+        if let Some(network) = network(text).transpose()? {
+            return Ok(Self { place: Place::Network(network), ports: ANY_PORT });
+        }
+        let (address, ports) = if let Some(inside) = text.strip_prefix('[') {
+            let Some((address, rest)) = inside.split_once(']') else {
+                return refused(format!("\"{text}\" has no closing bracket"), FORMS);
+            };
+            match rest {
+                "" => (address, None),
+                _ if rest.starts_with(':') => (address, rest.get(1..)),
+                _ => return refused(format!("\"{rest}\" after the bracket is no port"), FORMS),
+            }
+        } else {
+            match text.rsplit_once(':') {
+                Some((address, ports)) => (address, Some(ports)),
+                None => (text, None),
+            }
+        };
+        let ports = ports.map_or(Ok(ANY_PORT), parse_ports)?;
+        if matches!(address, "" | "*") && !text.starts_with('[') {
+            return Ok(Self { place: Place::Any, ports });
+        }
+        match network(address).transpose()? {
+            Some(network) => Ok(Self { place: Place::Network(network), ports }),
+            None if address.parse::<SocketAddr>().is_ok() => {
+                refused(format!("\"{text}\" has more than one port"), FORMS)
+            }
+            None if text.starts_with('[') || address.contains(':') => {
+                refused(format!("\"{address}\" is not an IPv6 address or network"), FORMS)
+            }
+            None if is_host_name(address) => {
+                let host = address.strip_suffix('.').unwrap_or(address).to_ascii_lowercase();
+                Ok(Self { place: Place::Host(host.into()), ports })
+            }
+            None => refused(format!("\"{text}\" is not an address"), FORMS),
+        }
+    }
+
+    /// Whether the endpoint is meant by its address; a pattern that names a host never means one so.
+    #[must_use]
+    pub fn matches(&self, endpoint: Endpoint) -> bool {
+        self.ports.contains(&endpoint.port())
+            && match &self.place {
+                Place::Any => true,
+                Place::Network(network) => network.contains(&endpoint.ip()),
+                Place::Host(_) => false,
+            }
+    }
+
+    /// The host name, in lower case and without a trailing dot, if it names one.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        match &self.place {
+            Place::Host(name) => Some(name),
+            Place::Any | Place::Network(_) => None,
+        }
+    }
+
+    /// The address of the network and the length of its prefix; None is any address, or a host.
+    pub(crate) fn network(&self) -> Option<(IpAddr, u8)> {
+        match &self.place {
+            Place::Network(network) => Some((network.network(), network.prefix_len())),
+            Place::Any | Place::Host(_) => None,
+        }
+    }
+
+    /// The ports.
+    pub(crate) fn ports(&self) -> &RangeInclusive<u16> {
+        &self.ports
+    }
+}
+
+/// Whether a text is a pattern that names a host.
+#[must_use]
+pub fn names_host(text: &str) -> bool {
+    Pattern::parse(text).is_ok_and(|pattern| pattern.host().is_some())
+}
+
+/// Whether the rules of a TOML text may name hosts, seen without reading it as TOML: something between quotes behind
+/// a `to`, up to the bracket that ends the list, is a host's name.
+#[must_use]
+pub fn may_name_hosts(toml: &str) -> bool {
+    // Escapes and longer strings are not read here.
+    let is_plain = ["\\", "\"\"\"", "'''"].iter().all(|form| !toml.contains(form));
+    !is_plain
+        || toml.match_indices("to").any(|(at, key)| {
+            let rest = toml.get(at + key.len()..).unwrap_or_default();
+            let Some(value) = rest.trim_start_matches(['"', '\'', ' ', '\t']).strip_prefix('=') else { return false };
+            let value = value.trim_start();
+            let is_list = value.starts_with('[');
+            let pieces = value.strip_prefix('[').unwrap_or(value).split(['"', '\'']);
+            // Which pieces are quoted is not to be told where a comment has an apostrophe. `[::1]` is no end.
+            let ends = |piece: &&str| {
+                is_list && piece.split(']').next().is_some_and(|until| !until.contains('[') && until != *piece)
+            };
+            pieces.take_while(|piece| !ends(piece)).take(if is_list { usize::MAX } else { 2 }).any(names_host)
+        })
+}
+
+const ANY_PORT: RangeInclusive<u16> = 0..=u16::MAX;
+
+fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, Refused> {
+    let port = |digits: &str| match digits.parse::<u16>() {
+        Ok(port) if port > 0 && digits.bytes().all(|b| b.is_ascii_digit()) => Ok(port),
+        _ => refused(format!("\"{digits}\" is not a port"), "accepted: 1 to 65535, or a range such as 8000-8099"),
+    };
+    let Some((first, last)) = text.split_once('-') else {
+        return port(text).map(|port| port..=port);
+    };
+    let (first, last) = (port(first)?, port(last)?);
+    if first > last {
+        return refused(format!("the port range {first}-{last} is empty"), format!("meant: {last}-{first}?"));
+    }
+    Ok(first..=last)
+}
+
+/// The network that a text without port names; None if it is neither address nor network.
+fn network(text: &str) -> Option<Result<IpNet, Refused>> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(Ok(IpNet::from(address.to_canonical())));
+    }
+    let (address, prefix) = text.split_once('/')?;
+    let address: IpAddr = address.parse().ok()?;
+    if let Some((bits, port)) = prefix.split_once(':') {
+        // "10.0.0.0/8:443" has a port, which the caller takes off first; IPv6 needs brackets for that.
+        let brackets = || refused(format!("\"{text}\" needs brackets"), format!("write \"[{address}/{bits}]:{port}\""));
+        return address.is_ipv6().then(brackets);
+    }
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    let Some(prefix) = prefix.parse::<u8>().ok().filter(|bits| *bits <= longest) else {
+        return Some(refused(format!("\"/{prefix}\" is not a prefix length"), format!("accepted: /0 to /{longest}")));
+    };
+    Some(match IpNet::new(address, prefix) {
+        Ok(network) if network.trunc() == network => Ok(unmapped(network)),
+        Ok(network) => refused(
+            format!("{network} has address bits beyond its prefix"),
+            format!("the network is {}, the single address {}", network.trunc(), address),
+        ),
+        Err(_) => refused(format!("\"{text}\" is not a network"), FORMS),
+    })
+}
+
+/// `::ffff:10.0.0.0/104` is 10.0.0.0/8: endpoints are held unmapped.
+fn unmapped(network: IpNet) -> IpNet {
+    if let IpNet::V6(v6) = network
+        && let Some(v4) = v6.addr().to_ipv4_mapped()
+        && let Some(prefix) = v6.prefix_len().checked_sub(96)
+        && let Ok(v4) = Ipv4Net::new(Ipv4Addr::from(v4.octets()), prefix)
+    {
+        return IpNet::V4(v4);
+    }
+    network
+}
+
+/// A name with at least one letter, whose last part is no number: that would be an address with a slip.
+fn is_host_name(text: &str) -> bool {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'*' | b'?'))
+        && name.bytes().any(|b| b.is_ascii_alphabetic())
+        && !name.split('.').any(str::is_empty)
+        && !is_address(name)
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let any_port = self.ports == ANY_PORT;
+        match &self.place {
+            Place::Any if any_port => return f.write_str("*"),
+            Place::Any => {}
+            Place::Host(name) => f.write_str(name)?,
+            &Place::Network(network) => {
+                let single = network.prefix_len() == network.max_prefix_len();
+                match (network, single) {
+                    (IpNet::V4(v4), true) => write!(f, "{}", v4.addr())?,
+                    (IpNet::V4(v4), false) => write!(f, "{v4}")?,
+                    (IpNet::V6(v6), true) => write!(f, "[{}]", v6.addr())?,
+                    (IpNet::V6(v6), false) => write!(f, "[{v6}]")?,
+                }
+            }
+        }
+        match (any_port, self.ports.start(), self.ports.end()) {
+            (true, ..) => Ok(()),
+            (false, first, last) if first == last => write!(f, ":{first}"),
+            (false, first, last) => write!(f, ":{first}-{last}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(text: &str) -> Endpoint {
+        let address: std::net::SocketAddr = text.parse().expect("an address and port");
+        Endpoint::new(address.ip(), address.port())
+    }
+
+    #[test]
+    fn matching() {
+        for (pattern, peer, expected) in [
+            ("10.0.0.0/8:443", "10.1.2.3:443", true),
+            ("10.0.0.0/8:443", "10.1.2.3:444", false),
+            ("10.0.0.0/8:443", "11.1.2.3:443", false),
+            ("10.0.0.0/8", "[::ffff:10.1.2.3]:443", true),
+            ("[::ffff:10.0.0.0/104]:443", "10.1.2.3:443", true),
+            ("::ffff:10.1.2.3", "10.1.2.3:443", true),
+            ("[2001:db8::/32]:8000-8099", "[2001:db8::1]:8099", true),
+            ("[2001:db8::/32]:8000-8099", "[2001:db8::1]:8100", false),
+            ("2001:db8::1", "[2001:db8::1]:1", true),
+            ("2001:db8::/32", "[2001:db9::1]:1", false),
+            (":9092", "[2001:db8::1]:9092", true),
+            (":9092", "10.1.2.3:9092", true),
+            ("*:9092", "10.1.2.3:9093", false),
+            ("*", "10.1.2.3:1", true),
+            ("0.0.0.0/0", "10.1.2.3:1", true),
+            ("0.0.0.0/0", "[::1]:1", false),
+            ("::/0", "10.1.2.3:1", false),
+        ] {
+            assert_eq!(Pattern::parse(pattern).expect(pattern).matches(endpoint(peer)), expected, "{pattern} {peer}");
+        }
+    }
+
+    #[test]
+    fn where_hosts_may_be_named() {
+        for (toml, expected) in [
+            ("to = [\"10.0.0.0/8\", \"[::1]:80\"]\nprocess = [\"java\"]", false),
+            ("to = [\"10.0.0.0/8\",\n  'redis' ]", true),
+            ("to = [\"[::1]:80\", # the gateway's own\n \"redis\"]", true),
+            ("auto = \"redis\"", true),
+            ("user_timeout = \"auto\"\nlinger = \"off\"", false),
+            ("\"to\"=\"*.example.com:80\"", true),
+            ("to=\"10.1.2.3\"\nname = \"redis\"", false),
+            ("to", false),
+            ("to =", false),
+            ("to = [\"", false),
+        ] {
+            assert_eq!(may_name_hosts(toml), expected, "{toml}");
+        }
+    }
+
+    #[test]
+    fn printed_patterns_read_back() {
+        for text in [
+            "*",
+            ":80",
+            "10.0.0.0/8",
+            "10.1.2.3:1-2",
+            "[::1]",
+            "[2001:db8::/32]:80",
+            "[::]:80",
+            "*.a-b_c.d?:1-2",
+            "redis",
+        ] {
+            assert_eq!(Pattern::parse(text).expect(text).to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! One socket option with its value, and the moments at which it can be set.
+
+use std::fmt;
+use std::ops::BitOr;
+
+use crate::catalog::Key;
+use crate::constants;
+
+/// A value in the form that setsockopt(2) takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// An `int`; an `unsigned int` option takes the same bits.
+    Int(i32),
+    /// A `struct timeval`, socket(7) SO_RCVTIMEO.
+    Timeval {
+        /// Whole seconds.
+        seconds: i64,
+        /// Microseconds, 0 to 999,999.
+        microseconds: i64,
+    },
+    /// A `struct linger`, socket(7) SO_LINGER.
+    Linger {
+        /// Whether close(2) lingers (or resets) at all.
+        on: bool,
+        /// Seconds; 0 with `on` is the abortive close (RST).
+        seconds: i32,
+    },
+    /// A string, such as an interface or a congestion control algorithm.
+    Text(Box<str>),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Int(value) => write!(f, "{value}"),
+            Self::Timeval { seconds, microseconds } => write!(f, "{{{seconds}s,{microseconds}us}}"),
+            Self::Linger { on, seconds } => write!(f, "{{{},{seconds}}}", i32::from(*on)),
+            Self::Text(text) => write!(f, "\"{text}\""),
+        }
+    }
+}
+
+/// When an option is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Moment {
+    /// Just before a TCP socket connects.
+    Connect = 1,
+    /// Just before a UDP socket connects.
+    Datagram = 1 << 1,
+    /// Just before bind(2): what the kernel looks at there and never again.
+    Bind = 1 << 2,
+    /// Just before listen(2); accepted sockets inherit it.
+    Listen = 1 << 3,
+    /// On an accepted socket whose listener could not be set beforehand.
+    Accept = 1 << 4,
+    /// On an accepted socket, since it does not inherit this from its listener (or the listener must not have it).
+    AcceptAlways = 1 << 5,
+    /// Just before a socket that connected is closed, if that loses nothing (`linger = "reset-when-drained"`).
+    Close = 1 << 6,
+    /// The same for an accepted socket.
+    CloseAccepted = 1 << 7,
+    /// When the connection stands: what connecting needed otherwise (`connect_timeout`).
+    Connected = 1 << 8,
+}
+
+/// A set of [`Moment`]s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moments(u16);
+
+impl Moments {
+    /// No moment at all.
+    pub const NONE: Self = Self(0);
+
+    /// The moments listed.
+    #[must_use]
+    pub const fn of(moments: &[Moment]) -> Self {
+        let mut bits = 0;
+        let mut index = 0;
+        while index < moments.len() {
+            bits |= moments[index] as u16;
+            index += 1;
+        }
+        Self(bits)
+    }
+
+    /// Whether `moment` is among them.
+    #[must_use]
+    pub const fn contains(self, moment: Moment) -> bool {
+        self.0 & moment as u16 != 0
+    }
+
+    /// Whether the two sets share a moment.
+    #[must_use]
+    pub const fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// All of them but one.
+    #[must_use]
+    pub const fn without(self, moment: Moment) -> Self {
+        Self(self.0 & !(moment as u16))
+    }
+
+    /// The moments in words, for people: `connect, listen, UDP`.
+    #[must_use]
+    pub fn in_words(self) -> String {
+        use Moment::{AcceptAlways, Bind, Connect, Datagram, Listen};
+        let names =
+            [(Bind, "bind"), (Connect, "connect"), (Listen, "listen"), (AcceptAlways, "accept"), (Datagram, "UDP")];
+        let names = names.into_iter().filter(|(moment, _)| self.contains(*moment)).map(|(_, name)| name);
+        names.collect::<Vec<_>>().join(", ")
+    }
+
+    /// The moments in both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}
+
+impl BitOr for Moments {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// The IP versions whose packets a socket sends: an option of one version means nothing for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4 packets, from an AF_INET socket or from an AF_INET6 one with a mapped address.
+    V4,
+    /// IPv6 packets.
+    V6,
+    /// Either: a listener on `::`, or an option that is the same for both.
+    Any,
+}
+
+impl Family {
+    /// Whether an option for `self` concerns a socket of `other`.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        self == other || self == Self::Any || other == Self::Any
+    }
+}
+
+/// One setsockopt(2) call: the unit of a decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// The configuration key that it comes from.
+    pub key: Key,
+    /// The protocol level, e.g. `SOL_TCP`.
+    pub level: i32,
+    /// The option's number within the level, e.g. `TCP_USER_TIMEOUT`.
+    pub name: i32,
+    /// The value.
+    pub value: Value,
+    /// When it is set.
+    pub moments: Moments,
+    /// For which IP version.
+    pub family: Family,
+    /// Its number among all settings of all rules: what "warned about already" is kept by.
+    pub id: u32,
+}
+
+impl Setting {
+    /// Whether it is made when the socket is closed, and not before.
+    #[must_use]
+    pub fn is_at_close(&self) -> bool {
+        self.moments.intersects(Moments::of(&[Moment::Close, Moment::CloseAccepted]))
+    }
+
+    /// The bytes of the value that the kernel reads; from fewer it makes EINVAL.
+    #[must_use]
+    pub fn bytes_read(&self) -> usize {
+        match self.value {
+            // A byte is enough for IP's (net/ipv4/ip_sockglue.c).
+            Value::Int(_) if self.level == constants::SOL_IP => 1,
+            Value::Int(_) => 4,
+            Value::Timeval { .. } => 2 * size_of::<usize>(),
+            Value::Linger { .. } => 8,
+            // An empty interface name takes the socket off its interface (net/core/sock.c, sock_setbindtodevice).
+            Value::Text(_) if self.key == Key::Interface => 0,
+            Value::Text(_) => 1,
+        }
+    }
+}
+
+impl fmt::Display for Setting {
+    /// `TCP_USER_TIMEOUT=14000`; numbers in place of a name that the kernel headers do not give.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match constants::option_name(self.level, self.name) {
+            Some(name) => write!(f, "{name}={}", self.value)?,
+            None => write!(f, "level {} option {}={}", self.level, self.name, self.value)?,
+        }
+        if self.is_at_close() { f.write_str("-when-drained") } else { Ok(()) }
+    }
+}

@@ -1,0 +1,406 @@
+//! The compiled configuration, and the decision it gives for a connection.
+
+use std::fmt;
+
+use crate::catalog::Key;
+use crate::connection::{Connection, Endpoint};
+use crate::document::Direction;
+use crate::hosts::{HostSet, Hosts, Name};
+use crate::index::{Index, PairIndex};
+use crate::matcher::Pattern;
+use crate::options::{Family, Moment, Moments, Setting};
+
+/// What is set on the sockets of one rule, or of none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Profile {
+    pub(crate) settings: Box<[Setting]>,
+    pub(crate) moments: Moments,
+    pub(crate) enforce: bool,
+    /// What it is called where no rule matched.
+    pub(crate) origin: &'static str,
+}
+
+impl Profile {
+    /// Every setting, in the order in which they are made.
+    #[must_use]
+    pub fn settings(&self) -> &[Setting] {
+        &self.settings
+    }
+
+    /// Whether the program is kept from changing them.
+    #[must_use]
+    pub fn enforce(&self) -> bool {
+        self.enforce
+    }
+}
+
+/// A profile for sockets that the environment's shortcuts are not for, and one for those that they are for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Profiles {
+    pub(crate) plain: Profile,
+    /// None where there are no shortcuts, or where they are for every socket and already in `plain`.
+    pub(crate) shortcuts: Option<Profile>,
+}
+
+/// A rule, ready to be matched.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    pub(crate) name: String,
+    pub(crate) line: usize,
+    pub(crate) direction: Direction,
+    /// Whether `process` and `command` let this process through.
+    pub(crate) applies: bool,
+    pub(crate) to: Option<Box<[Pattern]>>,
+    pub(crate) listen: Option<Box<[Pattern]>>,
+    pub(crate) from: Option<Box<[Pattern]>>,
+    pub(crate) profiles: Profiles,
+}
+
+impl Rule {
+    /// Its name, or `rule N`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The line on which it begins, from 1.
+    #[must_use]
+    pub fn line(&self) -> usize {
+        self.line
+    }
+
+    /// Whether the rule is for a connection by its addresses, whatever comes before it. [`Rules::decide`] finds the
+    /// first that is without asking each; [`Rules::decide_named`] knows of host names too.
+    #[must_use]
+    pub fn matches(&self, connection: &Connection) -> bool {
+        let any = |patterns: &Option<Box<[Pattern]>>, endpoint: Endpoint| {
+            patterns.as_deref().is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(endpoint)))
+        };
+        let inbound = matches!(self.direction, Direction::Listeners | Direction::Both);
+        self.applies
+            && match *connection {
+                Connection::Outbound { peer } => {
+                    matches!(self.direction, Direction::Outbound | Direction::Both) && any(&self.to, peer)
+                }
+                // Who will connect is not known here, so a rule with `from` cannot be meant.
+                Connection::Binding { local } | Connection::Listening { local } => inbound && any(&self.listen, local),
+                Connection::Inbound { local, peer } => {
+                    (inbound || self.direction == Direction::Accepted)
+                        && any(&self.listen, local)
+                        && any(&self.from, peer)
+                }
+            }
+    }
+}
+
+/// Why a socket is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bypass {
+    /// The address is of another family than AF_INET and AF_INET6 (UNIX, netlink, AF_UNSPEC, ...).
+    NotInternet,
+    /// The address cannot be read, or is too short for its family: the kernel answers that.
+    BadAddress,
+    /// Neither TCP, MPTCP nor UDP.
+    NotTcp,
+    /// No rule matched and there are no defaults.
+    NoRuleMatched,
+    /// A rule matched, or the defaults, but set nothing on this kind of socket.
+    NothingToSet,
+}
+
+impl fmt::Display for Bypass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotInternet => "not an internet address",
+            Self::BadAddress => "no readable address",
+            Self::NotTcp => "neither TCP nor UDP",
+            Self::NoRuleMatched => "no rule matched",
+            Self::NothingToSet => "nothing to set on this kind of socket",
+        })
+    }
+}
+
+/// The rule for a connection and what it sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision<'a> {
+    rule: Option<&'a Rule>,
+    profile: &'a Profile,
+}
+
+impl PartialEq for Rule {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+impl Eq for Rule {}
+
+impl<'a> Decision<'a> {
+    /// The rule that matched; none means that the defaults and the shortcuts stand alone.
+    #[must_use]
+    pub fn rule(&self) -> Option<&'a Rule> {
+        self.rule
+    }
+
+    /// What it sets.
+    #[must_use]
+    pub fn profile(&self) -> &'a Profile {
+        self.profile
+    }
+
+    /// The settings to make at one of `moments` on a socket that sends packets of `family`.
+    pub fn settings(&self, moments: Moments, family: Family) -> impl Iterator<Item = &'a Setting> + use<'a> {
+        let settings = if self.profile.moments.intersects(moments) { &*self.profile.settings } else { &[] };
+        settings.iter().filter(move |setting| setting.moments.intersects(moments) && setting.family.overlaps(family))
+    }
+
+    /// Why nothing is set at any of `moments`, if so.
+    #[must_use]
+    pub fn bypass(&self, moments: Moments) -> Option<Bypass> {
+        match self.rule {
+            _ if self.profile.moments.intersects(moments) => None,
+            None if self.profile.settings.is_empty() => Some(Bypass::NoRuleMatched),
+            _ => Some(Bypass::NothingToSet),
+        }
+    }
+}
+
+impl fmt::Display for Decision<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.rule {
+            Some(rule) => write!(f, "rule \"{}\"", rule.name),
+            None => f.write_str(self.profile.origin),
+        }
+    }
+}
+
+/// What the sockets that a listener accepts need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepting {
+    /// Nothing: they inherit everything.
+    Inherited,
+    /// Those settings that are not inherited ([`Moment::AcceptAlways`]).
+    SomeOptions,
+    /// A decision for each: a rule with `from` may match, so nothing was set on the listener for them.
+    PerPeer,
+}
+
+/// What is not listed is not asked about.
+fn or_any(patterns: &Option<Box<[Pattern]>>) -> &[Pattern] {
+    const ANY: &[Pattern] = &[Pattern::ANY];
+    patterns.as_deref().unwrap_or(ANY)
+}
+
+/// A rule with more pairs of `listen` and `from` than this is asked by itself: their product is not to be held.
+const MOST_PAIRS: usize = 64;
+
+/// A compiled configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    rules: Vec<Rule>,
+    /// `to` of the rules for sockets that connect.
+    outbound: Index,
+    /// `listen` of the rules for listeners.
+    listeners: Index,
+    /// `listen` and `from` of the rules for accepted sockets, but for those with too many of both.
+    accepted: PairIndex,
+    /// The numbers of these.
+    walked: Box<[u32]>,
+    /// `listen` of those.
+    per_peer: Index,
+    asks_for_listener: bool,
+    /// `to` by name, that of SOCKOPT_TO too.
+    hosts: Hosts,
+    base: Profiles,
+    /// SOCKOPT_TO by address.
+    scope: Option<Index>,
+    moments: Moments,
+    /// (level, name) of every setting that some profile enforces, sorted.
+    enforced: Box<[(i32, i32)]>,
+    setting_count: u32,
+    has_shortcuts: bool,
+}
+
+impl Rules {
+    /// Of rules in the order in which they are asked. `scope` is SOCKOPT_TO.
+    pub(crate) fn new(
+        rules: Vec<Rule>,
+        base: Profiles,
+        scope: Option<&[Pattern]>,
+        setting_count: u32,
+        has_shortcuts: bool,
+    ) -> Self {
+        let live = || (0..).zip(&rules).filter(|(_, rule)| rule.applies);
+        let index = |directions: [Direction; 2], patterns: fn(&Rule) -> &Option<Box<[Pattern]>>| {
+            let rules = live().filter(|(_, rule)| directions.contains(&rule.direction));
+            Index::new(rules.flat_map(|(number, rule)| or_any(patterns(rule)).iter().map(move |one| (number, one))))
+        };
+        let outbound = index([Direction::Outbound, Direction::Both], |rule| &rule.to);
+        let listeners = index([Direction::Listeners, Direction::Both], |rule| &rule.listen);
+        let per_peer = index([Direction::Accepted; 2], |rule| &rule.listen);
+        let accepted = || live().filter(|(_, rule)| rule.direction == Direction::Accepted);
+        let is_walked = |rule: &Rule| or_any(&rule.listen).len() * or_any(&rule.from).len() > MOST_PAIRS;
+        let walked = accepted().filter(|(_, rule)| is_walked(rule)).map(|(number, _)| number).collect();
+        let pairs = accepted().filter(|(_, rule)| !is_walked(rule)).flat_map(|(number, rule)| {
+            let from = or_any(&rule.from);
+            or_any(&rule.listen).iter().flat_map(move |listen| from.iter().map(move |from| (number, listen, from)))
+        });
+        let accepted = PairIndex::new(pairs);
+        let asks_for_listener = live().any(|(_, rule)| rule.listen.is_some());
+        let to = live().flat_map(|(number, rule)| {
+            rule.to.iter().flat_map(move |to| to.iter().map(move |pattern| (Some(number), pattern)))
+        });
+        let hosts = Hosts::new(to.chain(scope.into_iter().flatten().map(|pattern| (None, pattern))));
+        let mut moments = Moments::NONE;
+        let mut enforced = Vec::new();
+        let profiles = live().map(|(_, rule)| &rule.profiles).chain([&base]);
+        for profile in profiles.flat_map(|profiles| [Some(&profiles.plain), profiles.shortcuts.as_ref()]).flatten() {
+            moments = moments | profile.moments;
+            if profile.enforce {
+                // connect_timeout is no user timeout of the rule's.
+                let settings = profile.settings.iter().filter(|setting| setting.key != Key::ConnectTimeout);
+                enforced.extend(settings.map(|setting| (setting.level, setting.name)));
+            }
+        }
+        enforced.sort_unstable();
+        enforced.dedup();
+        let scope = scope.map(|to| Index::new(to.iter().map(|pattern| (0, pattern))));
+        let enforced = enforced.into_boxed_slice();
+        Self {
+            outbound,
+            listeners,
+            accepted,
+            walked,
+            per_peer,
+            asks_for_listener,
+            hosts,
+            rules,
+            base,
+            scope,
+            moments,
+            enforced,
+            setting_count,
+            has_shortcuts,
+        }
+    }
+
+    /// The rule for a connection: the first that matches, or none. Nothing is known of names here.
+    #[must_use]
+    pub fn decide(&self, connection: &Connection) -> Decision<'_> {
+        self.decide_named(connection, &HostSet::NONE)
+    }
+
+    /// The same for a connection to an address that is known by these host names.
+    #[must_use]
+    pub fn decide_named(&self, connection: &Connection, hosts: &HostSet) -> Decision<'_> {
+        let number = match *connection {
+            Connection::Outbound { peer } => match (self.outbound.first(peer), self.hosts.first(hosts, peer.port())) {
+                (Some(by_address), Some(by_name)) => Some(by_address.min(by_name)),
+                (by_address, by_name) => by_address.or(by_name),
+            },
+            Connection::Binding { local } | Connection::Listening { local } => self.listeners.first(local),
+            Connection::Inbound { local, peer } => {
+                let is_it =
+                    |number: &u32| self.rules.get(*number as usize).is_some_and(|rule| rule.matches(connection));
+                let walked = self.walked.iter().copied().find(is_it);
+                [self.accepted.first(local, peer), walked, self.listeners.first(local)].into_iter().flatten().min()
+            }
+        };
+        let rule = number.and_then(|number| self.rules.get(number as usize));
+        let profiles = rule.map_or(&self.base, |rule| &rule.profiles);
+        let in_scope = match (connection, &self.scope) {
+            (Connection::Outbound { peer }, Some(to)) => {
+                to.first(*peer).is_some() || self.hosts.is_in_scope(hosts, peer.port())
+            }
+            _ => false,
+        };
+        let profile = profiles.shortcuts.as_ref().filter(|_| in_scope).unwrap_or(&profiles.plain);
+        Decision { rule, profile }
+    }
+
+    /// What to set on a listener bound to `local` for the sockets it will accept, and what these need later.
+    #[must_use]
+    pub fn listening(&self, local: Endpoint) -> (Decision<'_>, Accepting) {
+        let decision = self.decide(&Connection::Listening { local });
+        let settled_at = self.listeners.first(local).unwrap_or(u32::MAX);
+        let accepting = if self.per_peer.first(local).is_some_and(|first| first < settled_at) {
+            Accepting::PerPeer
+        } else if decision.profile.moments.contains(Moment::AcceptAlways) {
+            Accepting::SomeOptions
+        } else {
+            Accepting::Inherited
+        };
+        (decision, accepting)
+    }
+
+    /// Whether a rule for this process, or SOCKOPT_TO, names a host: else no name matters.
+    #[must_use]
+    pub fn names_hosts(&self) -> bool {
+        !self.hosts.is_empty()
+    }
+
+    /// Adds what names a host so: by the name that the program gave, or one that it was told for the same host.
+    pub fn add_hosts(&self, set: &mut HostSet, name: &Name) {
+        self.hosts.add(set, name);
+    }
+
+    /// Adds what names a host if the name that the program gave was completed by this search domain, which is likely
+    /// only. An entry with wildcards counts if the name is a single label, or has a part of what follows the wildcards.
+    pub fn add_completed_hosts(&self, set: &mut HostSet, name: &Name, domain: &str) {
+        self.hosts.add_completed(set, name, domain);
+    }
+
+    /// What names a host by this name alone, as somebody types it; nothing for an address.
+    #[must_use]
+    pub fn hosts_of(&self, name: &str) -> HostSet {
+        let mut set = HostSet::NONE;
+        Name::new(name.as_bytes()).iter().for_each(|name| self.add_hosts(&mut set, name));
+        set
+    }
+
+    /// Whether the address of the listener matters to an accepted socket.
+    #[must_use]
+    pub fn asks_for_listener(&self) -> bool {
+        self.asks_for_listener
+    }
+
+    /// Every moment at which some profile sets something: what the other moments' hooks need not look at.
+    #[must_use]
+    pub fn moments(&self) -> Moments {
+        self.moments
+    }
+
+    /// Whether some profile enforces this option.
+    #[must_use]
+    pub fn enforces(&self, level: i32, name: i32) -> bool {
+        self.enforced.binary_search(&(level, name)).is_ok()
+    }
+
+    /// The rules that can match in this process, in order.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter(|rule| rule.applies)
+    }
+
+    /// Whether the environment's shortcuts are for this process.
+    #[must_use]
+    pub fn has_shortcuts(&self) -> bool {
+        self.has_shortcuts
+    }
+
+    /// How many rules the configuration has, those for other processes too.
+    #[must_use]
+    pub fn rule_count(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// One more than the largest [`Setting::id`].
+    #[must_use]
+    pub fn setting_count(&self) -> u32 {
+        self.setting_count
+    }
+
+    /// What is set on a socket that no rule matches.
+    #[must_use]
+    pub fn defaults(&self) -> &Profile {
+        self.base.shortcuts.as_ref().unwrap_or(&self.base.plain)
+    }
+}

@@ -1,0 +1,193 @@
+//! The `SOCKOPT_…` environment variables: what configures the library itself, and the shortcuts for options.
+
+use crate::catalog::Key;
+use crate::document::{Layer, has_variable, refuse_glob};
+use crate::error::{Problems, Source, nearest};
+use crate::matcher::Pattern;
+use crate::values::{Choice, Form, Reader, did_you_mean};
+
+/// The prefix of every variable.
+pub const PREFIX: &str = "SOCKOPT_";
+
+/// Names, without the prefix, that are not options.
+pub const CONTROL: [&str; 10] =
+    ["CONFIG", "CONFIG_TOML", "LOG", "LOG_FILE", "STRICT", "DISABLE", "TO", "PROCESS", "LIBRARY", "CHECKED"];
+
+/// How much is logged, `SOCKOPT_LOG`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[repr(u8)]
+pub enum Level {
+    /// Nothing.
+    Off,
+    /// A configuration that was not taken; our own faults.
+    Error,
+    /// Options that the kernel refused; probable slips.
+    #[default]
+    Warn,
+    /// What was loaded, and what was kept from the program.
+    Info,
+    /// Every decision.
+    Debug,
+}
+
+impl Level {
+    /// Every level with its name.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("off", Self::Off),
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+    ];
+
+    /// The level written so.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| name.trim().eq_ignore_ascii_case(known)).map(|&(_, level)| level)
+    }
+
+    /// As written in SOCKOPT_LOG.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, level)| *level == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// `1`, `true`, `on` or `yes`: how the switches SOCKOPT_STRICT and SOCKOPT_DISABLE are turned on.
+#[must_use]
+pub fn is_on(value: &str) -> bool {
+    matches!(value.trim().to_ascii_lowercase().as_str(), "1" | "true" | "on" | "yes")
+}
+
+/// The environment's shortcuts.
+#[derive(Debug, Default)]
+pub(crate) struct Shortcuts {
+    pub(crate) layer: Layer,
+    /// SOCKOPT_TO: only outbound sockets to these.
+    pub(crate) to: Option<Vec<Pattern>>,
+    /// SOCKOPT_PROCESS: only in these processes.
+    pub(crate) process: Option<Vec<String>>,
+}
+
+/// Reads the shortcuts among `variables`, whose index in `sources` is their place.
+pub(crate) fn read(sources: &[Source], first: usize, problems: &mut Problems) -> Shortcuts {
+    let mut shortcuts = Shortcuts::default();
+    let mut dead_peer = None;
+    let known: Vec<String> = known_names().collect();
+    for (index, variable) in sources.iter().enumerate().skip(first) {
+        let value = variable.text.as_str();
+        let whole = 0..value.len();
+        let Some(name) = variable.name.strip_prefix(PREFIX) else { continue };
+        // `SOCKOPT_LINGER=` in a manifest means "not set".
+        if value.trim().is_empty() {
+            continue;
+        }
+        let mut reader = Reader { source: index, problems };
+        match name {
+            "TO" => shortcuts.to = Some(patterns(&mut reader, value)),
+            "PROCESS" => shortcuts.process = Some(globs(&mut reader, value)),
+            "LOG" if Level::from_name(value).is_none() => {
+                let help = did_you_mean(
+                    value,
+                    Level::ALL.iter().map(|(name, _)| *name),
+                    "accepted: off, error, warn, info, debug",
+                );
+                problems.warning(index, whole, format!("unknown log level \"{value}\""), help);
+            }
+            "STRICT" | "DISABLE"
+                if !is_on(value)
+                    && !matches!(value.trim().to_ascii_lowercase().as_str(), "0" | "false" | "off" | "no") =>
+            {
+                problems.warning(
+                    index,
+                    whole,
+                    format!("{PREFIX}{name} is a switch, not \"{value}\""),
+                    "accepted: 1, true, on, yes; 0, false, off, no".to_owned(),
+                );
+            }
+            _ if CONTROL.contains(&name) => {}
+            _ => match option_of(name) {
+                Some(key) => {
+                    if key == Key::DeadPeerTimeout {
+                        dead_peer = Some(index);
+                    }
+                    let choice = reader.choice(key.entry(), whole.clone(), Form::Variable(value));
+                    shortcuts.layer.add(key, index, whole, choice.unwrap_or(Choice::Refused));
+                }
+                None => {
+                    let help = match nearest(name, known.iter().filter_map(|known| known.strip_prefix(PREFIX))) {
+                        _ if name == "RAW" => "raw has no variable; SOCKOPT_CONFIG_TOML takes it".to_owned(),
+                        Some(near) => format!("did you mean \"{PREFIX}{near}\"?"),
+                        None => "it is ignored".to_owned(),
+                    };
+                    problems.warning(index, whole, format!("unknown variable {}", variable.name), help);
+                }
+            },
+        }
+    }
+    for name in ["SOCKOPT_TO", "SOCKOPT_PROCESS"] {
+        let given = |(_, variable): &(usize, &Source)| variable.name == name && !variable.text.trim().is_empty();
+        let alone = sources.iter().enumerate().skip(first).find(given).filter(|_| shortcuts.layer.0.is_empty());
+        if let Some((index, variable)) = alone {
+            let help = "it limits option variables such as SOCKOPT_DEAD_PEER_TIMEOUT; rules of a file have their own conditions";
+            problems.warning(index, 0..variable.text.len(), format!("{name} alone has no effect"), help);
+        }
+    }
+    // The same exclusion as within one table of the file.
+    if dead_peer.is_some() {
+        for (index, variable) in sources.iter().enumerate().skip(first) {
+            if matches!(variable.name.as_str(), "SOCKOPT_KEEPALIVE" | "SOCKOPT_USER_TIMEOUT")
+                && !variable.text.trim().is_empty()
+            {
+                let message = format!("{} beside SOCKOPT_DEAD_PEER_TIMEOUT, which sets it", variable.name);
+                problems.error(index, 0..variable.text.len(), message, "keep one of the two".to_owned());
+            }
+        }
+    }
+    shortcuts
+}
+
+/// The option that a variable sets: `KEEPALIVE` is `keepalive`.
+fn option_of(name: &str) -> Option<Key> {
+    Key::ALL
+        .iter()
+        .copied()
+        .find(|&key| has_variable(key) && key.name().eq_ignore_ascii_case(name) && name.to_ascii_uppercase() == name)
+}
+
+/// Every variable that is understood.
+pub fn known_names() -> impl Iterator<Item = String> {
+    let options = Key::ALL.iter().filter(|key| has_variable(**key)).map(|key| key.name().to_ascii_uppercase());
+    CONTROL.iter().map(|name| (*name).to_owned()).chain(options).map(|name| format!("{PREFIX}{name}"))
+}
+
+fn globs(reader: &mut Reader<'_>, value: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut start = 0;
+    for item in value.split(',') {
+        if !refuse_glob(reader, "process", start..start + item.len(), item.trim()) {
+            found.push(item.trim().to_owned());
+        }
+        start += item.len() + 1;
+    }
+    found
+}
+
+/// Whether a variable alone is a configuration: an option that sets something, rather than a control.
+#[must_use]
+pub fn is_option(name: &str) -> bool {
+    name.strip_prefix(PREFIX).and_then(option_of).is_some_and(|key| key != Key::Enforce)
+}
+
+fn patterns(reader: &mut Reader<'_>, value: &str) -> Vec<Pattern> {
+    let mut found = Vec::new();
+    let mut start = 0;
+    for item in value.split(',') {
+        match Pattern::parse(item) {
+            Ok(pattern) => found.push(pattern),
+            Err(refused) => reader.error(start..start + item.len(), refused.message, refused.help),
+        }
+        start += item.len() + 1;
+    }
+    found
+}

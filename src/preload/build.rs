@@ -1,0 +1,83 @@
+//! Links `libsockopt.so` so that it loads in every C library from glibc 2.17 and musl 1.2 on and needs libc alone.
+//! A missing tool costs portability, not the build. src/README.md has the reasons.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What of glibc is needed in which version: the oldest there is, where the linker would take the newest of the
+/// machine that builds. An empty version is for what the library does without (weak references). All of it lies in
+/// libc.so.6 here, so that neither libdl, libpthread nor ld-linux is needed: newer glibc has it there, older programs
+/// have those libraries loaded or none (`dlsym`: see portable.rs). From `readelf --dyn-syms` of glibc 2.17, x86-64.
+const SYMBOLS: [(&str, &str); 7] = [
+    (
+        "GLIBC_2.2.5",
+        "__errno_location __fxstat64 __xstat64 _exit abort bcmp calloc dl_iterate_phdr dladdr dlsym environ free \
+         getcwd getenv getpeername getpid getsockname getsockopt getuid ioctl lseek lseek64 malloc memcmp memmove memset mmap mmap64 mprotect \
+         munmap open open64 poll posix_memalign pthread_setcanceltype read readlink realloc sigaltstack strerror_r strlen \
+         syscall sysconf write writev",
+    ),
+    ("GLIBC_2.3", "__tls_get_addr realpath"),
+    ("GLIBC_2.3.4", "__xpg_strerror_r"),
+    ("GLIBC_2.14", "memcpy"),
+    ("GLIBC_2.16", "getauxval"),
+    ("GLIBC_2.17", "clock_gettime"),
+    ("", "gettid statx __pthread_key_create pthread_mutex_lock pthread_mutex_unlock pthread_once"),
+];
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    let target = |key: &str| env::var(format!("CARGO_CFG_TARGET_{key}")).unwrap_or_default();
+    if target("OS") != "linux" {
+        return;
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    let compiler = env::var_os("RUSTC_LINKER").unwrap_or_else(|| "cc".into());
+    let native = env::var("HOST") == env::var("TARGET") || env::var_os("RUSTC_LINKER").is_some();
+    // The unwinder becomes ours instead of libgcc_s's, whose loading is half of what the library adds to an exec.
+    // It comes before std's own request, and what is not needed is not linked.
+    if native && let Some(folder) = folder_of(&compiler, "libgcc_eh.a") {
+        println!("cargo:rustc-link-search=native={}", folder.display());
+        println!("cargo:rustc-link-lib=static:-bundle=gcc_eh");
+    }
+    if native && target("ENV") == "gnu" && target("ARCH") == "x86_64" && make_stub(&compiler, &out).is_some() {
+        println!("cargo:rustc-link-search=native={}", out.display());
+        println!("cargo:rustc-link-lib=dylib=sockopt_glibc");
+    }
+    // No start files: nothing of ours is in _init. Three segments in place of four: each costs an exec two calls.
+    for argument in ["-nostartfiles", "-Wl,--no-rosegment", "-Wl,-z,relro,-z,now,-z,noexecstack", "-Wl,--as-needed"] {
+        println!("cargo:rustc-cdylib-link-arg={argument}");
+    }
+}
+
+/// Where the compiler keeps one of its libraries.
+fn folder_of(compiler: &std::ffi::OsStr, library: &str) -> Option<PathBuf> {
+    let output = Command::new(compiler).arg(format!("-print-file-name={library}")).output().ok()?;
+    let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
+    path.is_absolute().then(|| path.parent().map(Path::to_owned)).flatten()
+}
+
+/// An empty libc.so.6 whose only content is names and versions; it is linked against and never loaded.
+fn make_stub(compiler: &std::ffi::OsStr, out: &Path) -> Option<()> {
+    let names =
+        || SYMBOLS.iter().flat_map(|(version, names)| names.split_whitespace().map(move |name| (*version, name)));
+    let source: String = names().map(|(_, name)| format!(".globl {name}\n{name}: ret\n")).collect();
+    let versions: String = SYMBOLS
+        .iter()
+        .filter(|(version, _)| !version.is_empty())
+        .map(|(version, names)| {
+            format!("{version} {{ {}; }};\n", names.split_whitespace().collect::<Vec<_>>().join("; "))
+        })
+        .collect();
+    let (assembly, script) = (out.join("glibc.s"), out.join("glibc.map"));
+    fs::write(&assembly, format!(".text\n{source}.section .note.GNU-stack,\"\",@progbits\n")).ok()?;
+    fs::write(&script, versions).ok()?;
+    let built = Command::new(compiler)
+        .args(["-shared", "-nostdlib", "-Wl,-soname,libc.so.6", "-o"])
+        .arg(out.join("libsockopt_glibc.so"))
+        .arg(format!("-Wl,--version-script={}", script.display()))
+        .arg(assembly)
+        .status();
+    built.is_ok_and(|status| status.success()).then_some(())
+}

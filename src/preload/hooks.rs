@@ -1,0 +1,154 @@
+//! The exported symbols: everything that is interposed, on one screen.
+//!
+//! Each hook is `extern "C-unwind"`, calls the real function exactly once with the program's own arguments, outside
+//! of any `catch_unwind` and with nothing alive that has a destructor: pthread_cancel unwinds through here.
+//! What is not interposed, and why, stands in src/README.md.
+#![expect(unsafe_code, reason = "exported symbols, and calls through to the real functions")]
+
+use std::ffi::{c_char, c_int, c_uint, c_void};
+
+use libc::{
+    MSG_FASTOPEN, SO_ERROR, SOL_SOCKET, addrinfo, hostent, mmsghdr, msghdr, pid_t, size_t, sockaddr, socklen_t, ssize_t,
+};
+
+use crate::{closing, intercept, names, real, setup};
+
+/// Holds a hook's type against libc's.
+macro_rules! is_type_of_libc {
+    // Variadic, and mostly called so: where this library runs a third argument is passed alike, if there is one or not
+    // (System V ABI, AArch64 procedure call standard). fcntl64 is glibc's, for programs with 64-bit offsets.
+    (fcntl($($type:ty),*) -> $return:ty) => {
+        const _: unsafe extern "C" fn(c_int, c_int, ...) -> c_int = libc::fcntl;
+    };
+    (fcntl64($($type:ty),*) -> $return:ty) => {};
+    ($name:ident($($type:ty),*) -> $return:ty) => {
+        const _: unsafe extern "C" fn($($type),*) -> $return = real::declared::$name;
+    };
+}
+
+/// Exports a hook, after holding its type against libc's.
+macro_rules! interpose {
+    ($(fn $name:ident($($arg:ident: $type:ty),*) -> $return:ty {
+        $(before $state:pat = $before:expr;)? $(answer $answer:expr;)?
+        $(after $result:ident $after:expr;)? $(always $outcome:ident $always:expr;)?
+    })*) => {$(
+        /// Interposed; see the manual page of the function of the same name.
+        ///
+        /// # Safety
+        /// That of the real function.
+        #[unsafe(no_mangle)]
+        pub(crate) unsafe extern "C-unwind" fn $name($($arg: $type),*) -> $return {
+            is_type_of_libc!($name($($type),*) -> $return);
+            $(let $state = $before;)?
+            $(if let Some(answer) = $answer { return answer; })?
+            // SAFETY: the program's own arguments, for the function that it meant.
+            let result = unsafe { real::$name()($($arg),*) };
+            $(if result >= 0 { let $result = result; $after; })?
+            $(let $outcome = result; $always;)?
+            result
+        }
+    )*};
+}
+
+/// Whether fcntl(2) copies the descriptor.
+const fn is_copy(command: c_int) -> bool {
+    matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC)
+}
+
+interpose! {
+    fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int {
+        before connecting = intercept::connect(fd, "connect", || socket::ffi::copy_address(address, length));
+        always result intercept::has_connected(fd, connecting, i64::from(result));
+    }
+    fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int {
+        before () = intercept::bind(fd, address, length);
+    }
+    fn listen(fd: c_int, backlog: c_int) -> c_int {
+        before prepared = intercept::before_listen(fd);
+        after _done intercept::after_listen(fd, prepared);
+    }
+    fn accept(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int {
+        after accepted intercept::accepted(fd, accepted);
+    }
+    fn accept4(fd: c_int, address: *mut sockaddr, length: *mut socklen_t, flags: c_int) -> c_int {
+        after accepted intercept::accepted(fd, accepted);
+    }
+    // What the rule of this socket enforces is answered with success and not carried out.
+    fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> c_int {
+        answer intercept::is_enforced(fd, level, name, value, length).then_some(0);
+    }
+    // How a program learns that a connect which it did not wait for has come to an end, connect(2).
+    fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, length: *mut socklen_t) -> c_int {
+        after _done if level == SOL_SOCKET && name == SO_ERROR { intercept::may_have_connected(fd) };
+    }
+    // These connect where MSG_FASTOPEN is set, tcp(7).
+    fn sendto(fd: c_int, data: *const c_void, size: size_t, flags: c_int, address: *const sockaddr, length: socklen_t) -> ssize_t {
+        before connecting = if flags & MSG_FASTOPEN != 0 { intercept::connect(fd, "sendto", || socket::ffi::copy_address(address, length)) } else { None };
+        always result intercept::has_connected(fd, connecting, result as i64);
+    }
+    fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
+        before connecting = if flags & MSG_FASTOPEN != 0 { intercept::connect(fd, "sendmsg", || socket::ffi::message_address(message)) } else { None };
+        // SAFETY: the kernel has taken the message.
+        after _sent if closing::is_in_use() && unsafe { socket::ffi::passed_descriptors(message) } { closing::all_are_shared() };
+        always result intercept::has_connected(fd, connecting, result as i64);
+    }
+    fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: real::BatchFlags) -> c_int {
+        // The first message connects; an mmsghdr begins with its msghdr.
+        before connecting = if flags & MSG_FASTOPEN as real::BatchFlags != 0 && count > 0 { intercept::connect(fd, "sendmmsg", || socket::ffi::message_address(messages.cast())) } else { None };
+        // SAFETY: the kernel has taken so many of them.
+        after sent if closing::is_in_use() && (0..sent as usize).any(|one| unsafe { socket::ffi::passed_descriptors(messages.add(one).cast()) }) { closing::all_are_shared() };
+        always result intercept::has_connected(fd, connecting, i64::from(result));
+    }
+    // A descriptor that ends takes with it what is known of the socket behind it, and may reset its connection.
+    fn close(fd: c_int) -> c_int {
+        before () = closing::ends(fd);
+    }
+    fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+        before () = closing::range_ends(first, last, flags);
+    }
+    fn dup2(from: c_int, to: c_int) -> c_int {
+        before () = if from != to { closing::is_replaced(from, to) };
+    }
+    fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int {
+        before () = closing::is_replaced(from, to);
+    }
+    // Whoever else has a socket may still want it: it is not reset.
+    fn dup(fd: c_int) -> c_int {
+        before () = closing::is_copied(fd);
+    }
+    fn fcntl(fd: c_int, command: c_int, argument: *mut c_void) -> c_int {
+        before () = if is_copy(command) { closing::is_copied(fd) };
+    }
+    fn fcntl64(fd: c_int, command: c_int, argument: *mut c_void) -> c_int {
+        before () = if is_copy(command) { closing::is_copied(fd) };
+    }
+    fn fork() -> pid_t {
+        before () = closing::all_are_shared();
+    }
+    // What the program is told of host names that rules are for.
+    fn getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo, answer: *mut *mut addrinfo) -> c_int {
+        always status names::after_getaddrinfo(status, node, answer);
+    }
+    fn gethostbyname(name: *const c_char) -> *mut hostent {
+        always host names::after_gethostbyname(name, host);
+    }
+    fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent {
+        always host names::after_gethostbyname(name, host);
+    }
+    fn gethostbyname_r(name: *const c_char, host: *mut hostent, buffer: *mut c_char, size: size_t, answer: *mut *mut hostent, error: *mut c_int) -> c_int {
+        always status names::after_gethostbyname_r(status, name, answer);
+    }
+    fn gethostbyname2_r(name: *const c_char, family: c_int, host: *mut hostent, buffer: *mut c_char, size: size_t, answer: *mut *mut hostent, error: *mut c_int) -> c_int {
+        always status names::after_gethostbyname_r(status, name, answer);
+    }
+}
+
+/// Run by the loader before main.
+extern "C" fn on_load() {
+    real::find_all();
+    setup::on_load();
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static ON_LOAD: extern "C" fn() = on_load;

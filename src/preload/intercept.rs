@@ -1,0 +1,466 @@
+//! What happens around each call: is it of interest, which rule is for it, what is set.
+//!
+//! Cheap checks first, by loads alone; only what a rule is about costs a system call.
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+use std::sync::atomic::Ordering::Relaxed;
+
+use libc::{sockaddr, socklen_t};
+use policy::options::Family;
+use policy::rules::Accepting;
+use policy::variables::Level;
+use policy::{Bypass, Connection, Decision, Endpoint, Key, Moment, Moments, Setting, Value, constants};
+use socket::apply::{Outcome, apply};
+use socket::describe::kind;
+use socket::{Address, Kind, ffi};
+
+use crate::listeners::{self, Known, Note};
+use crate::setup::{Active, active};
+use crate::{closing, fault, guard, log};
+
+const CONNECT: Moments = Moments::of(&[Moment::Connect, Moment::Datagram, Moment::Close]);
+const INBOUND: Moments = Moments::of(&[Moment::Listen, Moment::Accept, Moment::AcceptAlways, Moment::CloseAccepted]);
+const ACCEPT: Moments = Moments::of(&[Moment::Accept, Moment::AcceptAlways]);
+
+/// Whether anything is set at these moments, or at least logged.
+fn concerns(active: &Active, moments: Moments) -> bool {
+    active.rules.moments().intersects(moments) || log::enabled(Level::Debug)
+}
+
+/// A socket has another user timeout while it connects than it will have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Connecting {
+    peer: Endpoint,
+    /// What the program had set itself, milliseconds; 0 where the rule has a user timeout.
+    before: c_int,
+}
+
+/// Before connect, and before a send that connects.
+pub(crate) fn connect(fd: c_int, call: &str, address: impl FnOnce() -> Option<Address> + Copy) -> Option<Connecting> {
+    let active = active().filter(|active| concerns(active, CONNECT))?;
+    guard::contained(|| {
+        fault::point("connect");
+        let peer = match address().ok_or(Bypass::BadAddress).and_then(|address| address.endpoint()) {
+            Ok(peer) => peer,
+            Err(reason) => {
+                log::debug(format_args!("{call} fd {fd}: left alone: {reason}"));
+                return None;
+            }
+        };
+        let decision = active.decide(&Connection::Outbound { peer });
+        let is_noted = closing::connecting(active, fd, &decision);
+        let connecting = connecting(fd, peer, &decision);
+        match before_connect(fd, peer, &decision) {
+            Ok((moments, first)) => {
+                make(active, fd, &decision, first, decision.settings(moments, family_to(peer)), call, peer);
+                return connecting.filter(|_| moments.contains(Moment::Connect));
+            }
+            Err(_) if is_noted => log::debug(format_args!("{call} fd {fd} {peer}: {decision}: SO_LINGER at close")),
+            Err(reason) => log::debug(format_args!("{call} fd {fd} {peer}: left alone: {reason}")),
+        }
+        None
+    })
+}
+
+const CONNECTED: Moments = Moments::of(&[Moment::Connected]);
+
+/// Whether the socket is to have another user timeout while it connects; to be asked before anything is set.
+fn connecting(fd: c_int, peer: Endpoint, decision: &Decision<'_>) -> Option<Connecting> {
+    let afterwards = decision.settings(CONNECTED, Family::Any).next()?;
+    let is_the_rules = afterwards.key != Key::ConnectTimeout;
+    let before = if is_the_rules { 0 } else { ffi::get_int(fd, afterwards.level, afterwards.name).unwrap_or(0) };
+    Some(Connecting { peer, before })
+}
+
+/// After connect, whatever came of it: the socket gets the user timeout that it is to have from here on, unless it is
+/// still connecting.
+#[inline]
+pub(crate) fn has_connected(fd: c_int, connecting: Option<Connecting>, result: i64) {
+    let (Some(connecting), Some(active)) = (connecting, active()) else { return };
+    guard::contained(|| {
+        let still = result < 0 && matches!(ffi::errno().0, libc::EINPROGRESS | libc::EINTR | libc::EALREADY);
+        if still && connecting.before == 0 {
+            listeners::note(fd, Note::Connecting);
+        } else {
+            // Nobody could tell later what the program had set itself.
+            settle_user_timeout(active, fd, connecting.peer, connecting.before);
+        }
+    });
+}
+
+/// After a program has asked for a socket's error.
+#[inline]
+pub(crate) fn may_have_connected(fd: c_int) {
+    if listeners::notes(fd).has(Note::Connecting)
+        && let Some(active) = active()
+    {
+        guard::contained(|| {
+            let Some(peer) = ffi::connected_peer(fd).ok().and_then(|address| address.endpoint().ok()) else { return };
+            listeners::strike_note(fd, Note::Connecting);
+            settle_user_timeout(active, fd, peer, 0);
+        });
+    }
+}
+
+/// Sets the user timeout that a connection is to have. What the program has set meanwhile stays, where the rule has
+/// no user timeout.
+#[cold]
+fn settle_user_timeout(active: &Active, fd: c_int, peer: Endpoint, before: c_int) {
+    fault::point("connected");
+    let decision = active.decide(&Connection::Outbound { peer });
+    let Some(afterwards) = decision.settings(CONNECTED, Family::Any).next() else { return };
+    let of_key = |setting: &&Setting| setting.key == Key::ConnectTimeout && setting.moments.contains(Moment::Connect);
+    let connect_timeout = decision.profile().settings().iter().find(of_key).map(|setting| &setting.value);
+    if afterwards.key == Key::ConnectTimeout || !decision.profile().enforce() {
+        let current = ffi::get_int(fd, afterwards.level, afterwards.name).map(Value::Int);
+        if current.ok().as_ref() != connect_timeout {
+            return;
+        }
+    }
+    if before > 0 {
+        let _ = ffi::set(fd, afterwards.level, afterwards.name, &before);
+    } else {
+        make(active, fd, &decision, None, [afterwards].into_iter(), "connected", peer);
+    }
+}
+
+/// What is to be set on the socket, and which of it was set already to find out what kind of socket it is.
+fn before_connect<'a>(
+    fd: c_int,
+    peer: Endpoint,
+    decision: &Decision<'a>,
+) -> Result<(Moments, Option<&'a Setting>), Bypass> {
+    const TCP: Moments = Moments::of(&[Moment::Connect]);
+    const UDP: Moments = Moments::of(&[Moment::Datagram]);
+    if let Some(reason) = decision.bypass(TCP | UDP) {
+        return Err(reason);
+    }
+    if decision.profile().enforce()
+        && let Some(first) = first_of_tcp(fd, decision.settings(TCP, family_to(peer)))
+    {
+        return Ok((TCP, Some(first)));
+    }
+    let moments = match kind(fd).map_err(|_| Bypass::NotTcp)? {
+        Kind::Tcp | Kind::Mptcp => TCP,
+        Kind::Udp => UDP,
+        Kind::Other => return Err(Bypass::NotTcp),
+    };
+    // A connect that is repeated, to see whether it is done: the program has had the last word since.
+    if !decision.profile().enforce() && moments == TCP && ffi::peer_address(fd).is_ok() {
+        return Err(Bypass::NothingToSet);
+    }
+    decision.bypass(moments).map_or(Ok((moments, None)), Err)
+}
+
+/// Makes the first of TCP's own settings. All other sockets refuse it, so that it is the question whether this one is
+/// TCP as well, and costs no call of its own.
+fn first_of_tcp<'a>(fd: c_int, mut settings: impl Iterator<Item = &'a Setting>) -> Option<&'a Setting> {
+    let first = settings.find(|setting| setting.level == constants::SOL_TCP)?;
+    (apply(fd, first) == Outcome::Done).then_some(first)
+}
+
+/// Before bind: options that the kernel looks at there and never again.
+pub(crate) fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) {
+    const BIND: Moments = Moments::of(&[Moment::Bind]);
+    let Some(active) = active().filter(|active| active.rules.moments().intersects(BIND)) else { return };
+    guard::contained(|| {
+        fault::point("bind");
+        let Some(Ok(local)) = ffi::copy_address(address, length).map(|address| address.endpoint()) else { return };
+        let decision = active.decide(&Connection::Binding { local });
+        if decision.bypass(BIND).is_none() && tcp(fd).is_some() {
+            make(active, fd, &decision, None, decision.settings(BIND, Family::Any), "bind", local);
+        }
+    });
+}
+
+/// What [`before_listen`] tells [`after_listen`].
+#[derive(Clone, Copy, Default)]
+pub(crate) enum Listening {
+    /// Not TCP, or no rule for what is accepted.
+    #[default]
+    Ignored,
+    /// The options are set.
+    Prepared(Endpoint, Known),
+    /// The port is chosen by listen itself: then.
+    Unbound(Kind),
+}
+
+/// Before listen: options on the listener, which the sockets that it accepts inherit.
+pub(crate) fn before_listen(fd: c_int) -> Listening {
+    let Some(active) = active().filter(|active| concerns(active, INBOUND)) else {
+        return Listening::Ignored;
+    };
+    guard::contained(|| {
+        fault::point("before listen");
+        match (tcp(fd), local_endpoint(fd)) {
+            (Some(kind), Some(local)) if local.port() != 0 => {
+                Listening::Prepared(local, settle(active, fd, kind, local, "listen"))
+            }
+            (Some(kind), Some(_)) => Listening::Unbound(kind),
+            _ => Listening::Ignored,
+        }
+    })
+}
+
+/// After a listen that succeeded: remembers what the sockets accepted on the descriptor need.
+pub(crate) fn after_listen(fd: c_int, listening: Listening) {
+    let Some(active) = active() else { return };
+    guard::contained(|| {
+        fault::point("after listen");
+        let (local, known) = match listening {
+            Listening::Ignored => return,
+            Listening::Prepared(local, known) => (local, known),
+            Listening::Unbound(kind) => {
+                let Some(local) = local_endpoint(fd) else { return };
+                (local, settle(active, fd, kind, local, "listen"))
+            }
+        };
+        listeners::remember_port(local);
+        listeners::remember(fd, known);
+    });
+}
+
+/// Sets a listener's options.
+fn settle(active: &Active, fd: c_int, kind: Kind, local: Endpoint, call: &str) -> Known {
+    const LISTEN: Moments = Moments::of(&[Moment::Listen]);
+    let (decision, accepting) = active.rules.listening(local);
+    match decision.bypass(LISTEN) {
+        // For some peers another rule is meant, and what they inherit could not be taken back: only what a listener
+        // alone has.
+        None if accepting == Accepting::PerPeer => {
+            let settings = decision.settings(LISTEN, family_of(local)).filter(|setting| !is_for_accepted(setting));
+            make(active, fd, &decision, None, settings, call, local);
+            log::debug(format_args!("{call} fd {fd} {local}: decided for each accepted socket"));
+        }
+        None => make(active, fd, &decision, None, decision.settings(LISTEN, family_of(local)), call, local),
+        Some(reason) => log::debug(format_args!("{call} fd {fd} {local}: left alone: {reason}")),
+    }
+    match accepting {
+        // A client of plain TCP gives a socket of plain TCP, which has options that the listener has not.
+        _ if kind == Kind::Mptcp => Known::PerPeer,
+        Accepting::Inherited => Known::Settled,
+        Accepting::SomeOptions => Known::SomeOptions,
+        Accepting::PerPeer => Known::PerPeer,
+    }
+}
+
+/// Whether a setting is one of those that accepted sockets have.
+fn is_for_accepted(setting: &Setting) -> bool {
+    setting.moments.intersects(ACCEPT)
+}
+
+/// After an accept that succeeded.
+#[inline]
+pub(crate) fn accepted(listener: c_int, fd: c_int) {
+    let Some(active) = active().filter(|active| active.rules.moments().intersects(INBOUND)) else { return };
+    closing::accepted(active, fd);
+    let known = listeners::on_accept(listener);
+    if known != Known::Settled {
+        guard::contained(|| accepted_with_work(active, listener, fd, known));
+    }
+}
+
+#[cold]
+fn accepted_with_work(active: &Active, listener: c_int, fd: c_int, known: Known) {
+    fault::point("accept");
+    let known = if known == Known::Nothing {
+        let Some(kind) = tcp(listener) else {
+            // A UNIX listener is asked about once.
+            return listeners::remember(listener, Known::Settled);
+        };
+        let Some(local) = local_endpoint(listener) else { return };
+        inherited_listener(active, listener, kind, local)
+    } else {
+        known
+    };
+    if known == Known::Settled {
+        return;
+    }
+    let Some(peer) = ffi::connected_peer(fd).ok().and_then(|address| address.endpoint().ok()) else { return };
+    let local = if active.rules.asks_for_listener() { local_endpoint(listener) } else { Some(Endpoint::ANY) };
+    let Some(local) = local else { return };
+    let moments = if known == Known::SomeOptions { Moments::of(&[Moment::AcceptAlways]) } else { ACCEPT };
+    let decision = active.decide(&Connection::Inbound { local, peer });
+    if let Some(reason) = decision.bypass(moments) {
+        return log::debug(format_args!("accept fd {fd} {peer}: left alone: {reason}"));
+    }
+    let settings = || decision.settings(moments, family_to(peer));
+    let first = first_of_tcp(fd, settings());
+    // What is known of the listener may be out of date.
+    if first.is_some() || tcp(fd).is_some() {
+        make(active, fd, &decision, first, settings(), "accept", peer);
+    }
+}
+
+/// A listener that did not come by listen in this process: it gets the options now, and those who have been
+/// waiting in its queue get them one by one.
+fn inherited_listener(active: &Active, listener: c_int, kind: Kind, local: Endpoint) -> Known {
+    // A duplicate of a listener of ours, whose options the program may have changed since.
+    if listeners::is_port_known(local) && !active.rules.listening(local).0.profile().enforce() {
+        listeners::remember(listener, Known::Settled);
+        return Known::Settled;
+    }
+    let known = settle(active, listener, kind, local, "inherited listener");
+    listeners::remember_port(local);
+    let waiting = || u16::try_from(ffi::accept_queue(listener).unwrap_or(0)).unwrap_or(u16::MAX);
+    let next = match known {
+        Known::Settled => Known::Waiting(waiting()),
+        // One by one anyway; who waited lacks what the others inherit, so everything is set on all.
+        Known::SomeOptions => Known::PerPeer,
+        other => other,
+    };
+    listeners::remember(listener, next);
+    Known::Waiting(1)
+}
+
+/// Whether the program's setsockopt is to be answered and not carried out: its socket has a rule that set this very
+/// option and enforces it.
+#[inline]
+pub(crate) fn is_enforced(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> bool {
+    match active() {
+        Some(active) if active.in_use.load(Relaxed) && active.rules.enforces(level, name) => {
+            guard::contained(|| is_enforced_here(active, fd, level, name, value, length))
+        }
+        _ => false,
+    }
+}
+
+#[cold]
+fn is_enforced_here(
+    active: &Active,
+    fd: c_int,
+    level: c_int,
+    name: c_int,
+    value: *const c_void,
+    length: socklen_t,
+) -> bool {
+    fault::point("setsockopt");
+    let Some((connection, moments)) = connection_of(active, fd) else { return false };
+    let (decision, accepting) = match connection {
+        Connection::Listening { local } => active.rules.listening(local),
+        other => (active.decide(&other), Accepting::Inherited),
+    };
+    let is_it = |setting: &&Setting| {
+        (setting.level, setting.name) == (level, name)
+            && setting.key != Key::ConnectTimeout
+            && !(accepting == Accepting::PerPeer && is_for_accepted(setting))
+    };
+    let mut settings = decision.settings(moments, Family::Any).filter(|_| decision.profile().enforce());
+    let Some(setting) = settings.find(is_it) else { return false };
+    // The kernel reads so much of the value; what it would refuse for want of it, it shall refuse.
+    let read = setting.bytes_read();
+    if i32::try_from(length).is_err() || (length as usize) < read || !ffi::is_readable(value, read) {
+        return false;
+    }
+    // The rule's value in place of the program's: mostly it is there already, but the socket may have come by exec, or
+    // the kernel may refuse the rule's value, and then the program's call is the program's.
+    if !setting.is_at_close() && apply(fd, setting) != Outcome::Done {
+        return false;
+    }
+    match constants::option_name(level, name) {
+        Some(name) => log::info(format_args!("setsockopt fd {fd} {name}: not carried out: {decision} enforces it")),
+        None => {
+            log::info(format_args!(
+                "setsockopt fd {fd} level {level} option {name}: not carried out: {decision} enforces it"
+            ));
+        }
+    }
+    true
+}
+
+/// What a socket is, asked of the kernel: nothing is remembered that could be about another socket. None before
+/// connect or listen, when the program's options are yet to be set over.
+fn connection_of(active: &Active, fd: c_int) -> Option<(Connection, Moments)> {
+    let Ok(peer) = ffi::peer_address(fd) else {
+        let may_listen = active.rules.moments().intersects(INBOUND);
+        let listening = may_listen && ffi::get_int(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|yes| yes != 0);
+        listening.then(|| tcp(fd)).flatten()?;
+        return Some((Connection::Listening { local: local_endpoint(fd)? }, Moments::of(&[Moment::Listen])));
+    };
+    let peer = peer.endpoint().ok()?;
+    let outbound = Connection::Outbound { peer };
+    match kind(fd).ok()? {
+        Kind::Tcp | Kind::Mptcp => {}
+        Kind::Udp => return Some((outbound, Moments::of(&[Moment::Datagram]))),
+        Kind::Other => return None,
+    }
+    Some(match listeners::listener_of(local_endpoint(fd)?) {
+        Some(local) => (Connection::Inbound { local, peer }, INBOUND),
+        None => (outbound, Moments::of(&[Moment::Connect, Moment::Connected, Moment::Close])),
+    })
+}
+
+fn tcp(fd: c_int) -> Option<Kind> {
+    kind(fd).ok().filter(|kind| matches!(kind, Kind::Tcp | Kind::Mptcp))
+}
+
+pub(crate) fn local_endpoint(fd: c_int) -> Option<Endpoint> {
+    ffi::local_address(fd).ok()?.endpoint().ok()
+}
+
+fn family_to(peer: Endpoint) -> Family {
+    if peer.ip().is_ipv4() { Family::V4 } else { Family::V6 }
+}
+
+/// A listener on `::` takes IPv4 as well, unless told otherwise, and IPv4's options do no harm then.
+fn family_of(local: Endpoint) -> Family {
+    if local.ip().is_ipv6() && local.ip().is_unspecified() { Family::Any } else { family_to(local) }
+}
+
+/// Makes settings, but for the `first`, which was made already; reports them, and reports each that fails once.
+fn make<'a>(
+    active: &Active,
+    fd: c_int,
+    decision: &Decision<'_>,
+    first: Option<&'a Setting>,
+    settings: impl Iterator<Item = &'a Setting>,
+    call: &str,
+    endpoint: Endpoint,
+) {
+    let mut made = Made::default();
+    active.in_use.store(true, Relaxed);
+    first.into_iter().for_each(|setting| made.note(setting));
+    for setting in settings.filter(|setting| first.is_none_or(|first| !ptr::eq(first, *setting))) {
+        fault::point("apply");
+        match apply(fd, setting) {
+            Outcome::Done => made.note(setting),
+            Outcome::Absent => {}
+            Outcome::Failed(errno) => {
+                let reported = active.warned.get(setting.id as usize).is_some_and(|warned| warned.swap(true, Relaxed));
+                if !reported {
+                    log::warn(format_args!("{call} fd {fd} {endpoint}: {decision}: {setting} failed: {errno}"));
+                }
+            }
+        }
+    }
+    if made.count > 0 {
+        log::debug(format_args!("{call} fd {fd} {endpoint}: {decision}:{made}"));
+    }
+}
+
+/// The settings that were made, for the line at debug.
+#[derive(Default)]
+struct Made<'a> {
+    settings: [Option<&'a Setting>; 16],
+    count: usize,
+}
+
+impl<'a> Made<'a> {
+    fn note(&mut self, setting: &'a Setting) {
+        if let Some(slot) = self.settings.get_mut(self.count) {
+            *slot = Some(setting);
+        }
+        self.count += 1;
+    }
+}
+
+impl std::fmt::Display for Made<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.settings.iter().flatten().try_for_each(|setting| write!(f, " {setting}"))?;
+        match self.count.checked_sub(self.settings.len()) {
+            Some(more) if more > 0 => write!(f, " and {more} more"),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What is known of the sockets behind descriptors: of listeners, so that accept need not ask the kernel, and of
+//! connections that may be reset when they are closed.
+//!
+//! Hints, indexed by descriptor and by port, without locks: they are set by listen and accept, and taken back by
+//! close, close_range, dup2 and dup3. A hint that is missing costs work: the kernel is asked again. Descriptors beyond the table
+//! have none.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicUsize, Ordering::Relaxed};
+
+use policy::Endpoint;
+
+const DESCRIPTORS: usize = 65_536;
+
+/// What an accept on a descriptor has to do for the new socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// Not seen yet: it came by exec, fork and exec, or SCM_RIGHTS.
+    Nothing,
+    /// Nothing: the listener has the options, and the sockets inherit them.
+    Settled,
+    /// Make those settings that are not inherited.
+    SomeOptions,
+    /// Decide for each peer.
+    PerPeer,
+    /// Make all settings: connections that were waiting before the listener was given the options.
+    Waiting(u16),
+}
+
+const NOTHING: u16 = 0;
+const SETTLED: u16 = 1;
+const SOME_OPTIONS: u16 = 2;
+const PER_PEER: u16 = 3;
+/// From here on, this much less is the number of connections that still wait.
+const WAITING: u16 = 3;
+/// Above what may wait: no listener, but notes about a connection.
+const NOTES: u16 = 0xfff8;
+
+/// A note about the connection behind a descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub(crate) enum Note {
+    /// It connected, and may be reset when it is closed.
+    ResetConnected = 1,
+    /// It was accepted, and may be reset when it is closed.
+    ResetAccepted = 2,
+    /// It was connecting when connect returned.
+    Connecting = 4,
+}
+
+/// Notes of either kind about its end.
+const ENDS: u16 = Note::ResetConnected as u16 | Note::ResetAccepted as u16;
+
+/// The notes about one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Notes(u16);
+
+impl Notes {
+    fn of(known: u16) -> Self {
+        Self(known.saturating_sub(NOTES))
+    }
+    pub(crate) fn has(self, note: Note) -> bool {
+        self.0 & note as u16 != 0
+    }
+    /// Whether its end is of interest.
+    pub(crate) fn is_about_end(self) -> bool {
+        self.0 & ENDS != 0
+    }
+    fn known(self) -> u16 {
+        if self.0 == 0 { NOTHING } else { NOTES | self.0 }
+    }
+}
+
+static BY_DESCRIPTOR: [AtomicU16; DESCRIPTORS] = [const { AtomicU16::new(NOTHING) }; DESCRIPTORS];
+
+fn slot(fd: i32) -> Option<&'static AtomicU16> {
+    usize::try_from(fd).ok().and_then(|index| BY_DESCRIPTOR.get(index))
+}
+
+/// One more than the largest descriptor that something is known of.
+static END: AtomicUsize = AtomicUsize::new(0);
+
+/// Calls for each descriptor of a range, the last included, that anything may be known of.
+pub(crate) fn each_in_range(first: u32, last: u32, call: impl Fn(i32)) {
+    let end = (last as usize).saturating_add(1).min(END.load(Relaxed));
+    (first as usize..end).filter_map(|fd| i32::try_from(fd).ok()).for_each(call);
+}
+
+/// The notes about a descriptor.
+#[inline]
+pub(crate) fn notes(fd: i32) -> Notes {
+    slot(fd).map_or(Notes::default(), |slot| Notes::of(slot.load(Relaxed)))
+}
+
+/// Makes a note.
+pub(crate) fn note(fd: i32, note: Note) {
+    let Some(slot) = slot(fd) else { return };
+    END.fetch_max(fd as usize + 1, Relaxed);
+    slot.store(Notes(Notes::of(slot.load(Relaxed)).0 | note as u16).known(), Relaxed);
+}
+
+fn strike(fd: i32, bits: u16) {
+    if let Some(slot) = slot(fd)
+        && Notes::of(slot.load(Relaxed)).0 & bits != 0
+    {
+        slot.store(Notes(Notes::of(slot.load(Relaxed)).0 & !bits).known(), Relaxed);
+    }
+}
+
+/// Takes a note back.
+pub(crate) fn strike_note(fd: i32, note: Note) {
+    strike(fd, note as u16);
+}
+
+/// Takes notes about a connection's end back.
+pub(crate) fn strike_end(fd: i32) {
+    strike(fd, ENDS);
+}
+
+/// The same for every descriptor.
+pub(crate) fn strike_all_ends() {
+    each_in_range(0, u32::MAX, strike_end);
+}
+
+/// What is known of a listener; a waiting connection is counted off.
+pub(crate) fn on_accept(fd: i32) -> Known {
+    let Some(slot) = slot(fd) else { return Known::Nothing };
+    match slot.load(Relaxed) {
+        NOTHING | NOTES.. => Known::Nothing,
+        SETTLED => Known::Settled,
+        SOME_OPTIONS => Known::SomeOptions,
+        PER_PEER => Known::PerPeer,
+        more => {
+            let next = if more - 1 == WAITING { SETTLED } else { more - 1 };
+            // Lost to another thread: one connection more is looked at than need be.
+            let _ = slot.compare_exchange(more, next, Relaxed, Relaxed);
+            Known::Waiting(more - WAITING)
+        }
+    }
+}
+
+/// Remembers a listener.
+pub(crate) fn remember(fd: i32, known: Known) {
+    let Some(slot) = slot(fd) else { return };
+    END.fetch_max(fd as usize + 1, Relaxed);
+    slot.store(
+        match known {
+            Known::Nothing => NOTHING,
+            Known::Settled | Known::Waiting(0) => SETTLED,
+            Known::SomeOptions => SOME_OPTIONS,
+            Known::PerPeer => PER_PEER,
+            Known::Waiting(more) => WAITING.saturating_add(more).min(NOTES - 1),
+        },
+        Relaxed,
+    );
+}
+
+/// Called for every descriptor that ends: one load and one branch for those that nothing is known of.
+#[inline]
+pub(crate) fn forget(fd: i32) -> Notes {
+    let Some(slot) = slot(fd) else { return Notes::default() };
+    let known = slot.load(Relaxed);
+    if known != NOTHING {
+        slot.store(NOTHING, Relaxed);
+    }
+    Notes::of(known)
+}
+
+const ANY_V4: u8 = 1;
+const ANY_V6: u8 = 2;
+const ONE_ADDRESS: u8 = 4;
+
+/// How this process listened on each port: tells accepted from outbound sockets, which the kernel does not. Never
+/// taken back: an outbound socket that later gets the same local port by chance is judged by the rules for inbound
+/// ones when the program sets an option on it.
+static BY_PORT: [AtomicU8; 65_536] = [const { AtomicU8::new(0) }; 65_536];
+
+/// Remembers the address of a listener.
+pub(crate) fn remember_port(local: Endpoint) {
+    let how = match local.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => ANY_V4,
+        IpAddr::V6(ip) if ip.is_unspecified() => ANY_V6,
+        _ => ONE_ADDRESS,
+    };
+    if let Some(port) = BY_PORT.get(usize::from(local.port())) {
+        port.fetch_or(how, Relaxed);
+    }
+}
+
+/// Whether this process has listened on the port.
+pub(crate) fn is_port_known(local: Endpoint) -> bool {
+    BY_PORT.get(usize::from(local.port())).is_some_and(|port| port.load(Relaxed) != 0)
+}
+
+/// The address that the listener behind an accepted socket is bound to, which is what `listen` is matched against;
+/// None for a socket that was not accepted.
+pub(crate) fn listener_of(local: Endpoint) -> Option<Endpoint> {
+    let how = BY_PORT.get(usize::from(local.port())).map_or(0, |port| port.load(Relaxed));
+    let ip = match local.ip() {
+        _ if how == 0 => return None,
+        IpAddr::V4(_) if how & ANY_V4 != 0 => Ipv4Addr::UNSPECIFIED.into(),
+        // An IPv4 client of a listener on `::`, or an IPv6 one.
+        _ if how & ANY_V6 != 0 => Ipv6Addr::UNSPECIFIED.into(),
+        one => one,
+    };
+    Some(Endpoint::new(ip, local.port()))
+}

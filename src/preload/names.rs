@@ -1,0 +1,304 @@
+//! By which of the rules' host names the addresses are known that the program has looked up.
+//!
+//! A table of fixed size, written after the program's own look-ups and read at connect; nothing is looked up here.
+//! Threads, signal handlers and children of a fork in the middle of a write read and write it without waiting: a row
+//! that somebody is at counts as not there. What an address was known by stays readable until the new row is
+//! complete, so a connect sees the one or the other.
+
+use std::ffi::{c_char, c_int};
+use std::net::IpAddr;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
+
+use libc::{addrinfo, hostent};
+use policy::{Endpoint, HostSet, Name, Rules};
+use socket::ffi;
+
+use crate::setup::{Active, active};
+use crate::{fault, guard, log};
+
+/// Whether rules may name hosts; before they are compiled, by the look of their text.
+static WANTED: AtomicBool = AtomicBool::new(false);
+
+/// Says whether look-ups are of interest.
+pub(crate) fn want(yes: bool) {
+    WANTED.store(yes, Relaxed);
+}
+
+/// The rules, if they name hosts: for all others a look-up costs one load.
+#[inline]
+fn interested() -> Option<&'static Active> {
+    if !WANTED.load(Relaxed) {
+        return None;
+    }
+    active().filter(|active| active.rules.names_hosts())
+}
+
+/// After getaddrinfo(3).
+pub(crate) fn after_getaddrinfo(status: c_int, asked: *const c_char, answer: *const *mut addrinfo) {
+    if status != 0 {
+        return;
+    }
+    let Some(active) = interested() else { return };
+    guard::contained(|| {
+        fault::point("look-up");
+        if let Some(first) = ffi::pointer_at(answer, 0) {
+            learn_list(active, asked, first);
+        }
+    });
+}
+
+/// After one of the gethostbyname(3) family.
+pub(crate) fn after_gethostbyname(asked: *const c_char, answer: *const hostent) {
+    if answer.is_null() {
+        return;
+    }
+    let Some(active) = interested() else { return };
+    guard::contained(|| {
+        fault::point("look-up");
+        learn_host(active, asked, answer);
+    });
+}
+
+/// The same where the answer is behind a pointer, null if there is none.
+pub(crate) fn after_gethostbyname_r(status: c_int, asked: *const c_char, answer: *const *mut hostent) {
+    if status != 0 {
+        return;
+    }
+    let Some(active) = interested() else { return };
+    guard::contained(|| {
+        fault::point("look-up");
+        if let Some(host) = ffi::pointer_at(answer, 0) {
+            learn_host(active, asked, host);
+        }
+    });
+}
+
+/// Longer answers are cut off.
+const MOST_ANSWERS: usize = 1024;
+
+fn learn_list(active: &Active, asked: *const c_char, first: *const addrinfo) {
+    let Some((name, is_absolute)) = name_at(asked) else { return };
+    let Some(head) = ffi::addrinfo_at(first) else { return };
+    let mut hosts = HostSet::NONE;
+    active.rules.add_hosts(&mut hosts, &name);
+    let is_told = add_told(&active.rules, &mut hosts, &name, head.ai_canonname);
+    // Who completed the name is not said. The C library has its own answer for localhost.
+    if !is_absolute && !is_told && name.as_str() != "localhost" {
+        active.search.iter().for_each(|domain| active.rules.add_completed_hosts(&mut hosts, &name, domain));
+    }
+    let (mut next, mut last, mut count) = (first, None, 0);
+    for _ in 0..MOST_ANSWERS {
+        let Some(one) = ffi::addrinfo_at(next) else { break };
+        next = one.ai_next;
+        let address = ffi::copy_address(one.ai_addr, one.ai_addrlen);
+        let Some(Ok(endpoint)) = address.map(|address| address.endpoint()) else { continue };
+        // An address comes once for each type of socket.
+        if last.replace(endpoint.ip()) != Some(endpoint.ip()) {
+            learn(endpoint.ip(), &hosts);
+            count += 1;
+        }
+    }
+    report(&name, &hosts, count);
+}
+
+/// Adds what the canonical name matches; whether it is the asked name, maybe completed.
+#[inline(never)]
+fn add_told(rules: &Rules, hosts: &mut HostSet, asked: &Name, canonical: *const c_char) -> bool {
+    let Some((name, _)) = name_at(canonical) else { return false };
+    rules.add_hosts(hosts, &name);
+    name.as_str().strip_prefix(asked.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+fn learn_host(active: &Active, asked: *const c_char, host: *const hostent) {
+    let Some((name, _)) = name_at(asked) else { return };
+    let Some(host) = ffi::hostent_at(host) else { return };
+    let mut hosts = HostSet::NONE;
+    active.rules.add_hosts(&mut hosts, &name);
+    // It has the completed name here, or among the aliases.
+    add_told(&active.rules, &mut hosts, &name, host.h_name);
+    for alias in (0..MOST_ANSWERS).map_while(|index| ffi::pointer_at(host.h_aliases, index)) {
+        add_told(&active.rules, &mut hosts, &name, alias);
+    }
+    let mut count = 0;
+    for address in (0..MOST_ANSWERS).map_while(|index| ffi::pointer_at(host.h_addr_list, index)) {
+        let ip = match host.h_addrtype {
+            libc::AF_INET => ffi::bytes_at::<4>(address).map(IpAddr::from),
+            libc::AF_INET6 => ffi::bytes_at::<16>(address).map(IpAddr::from),
+            _ => None,
+        };
+        let Some(ip) = ip else { break };
+        learn(Endpoint::new(ip, 0).ip(), &hosts);
+        count += 1;
+    }
+    report(&name, &hosts, count);
+}
+
+/// A name in the program's memory, and whether it ends in a dot.
+#[inline(never)] // the buffer is gone when it returns
+fn name_at(text: *const c_char) -> Option<(Name, bool)> {
+    let mut buffer = [0; 256];
+    let text = ffi::copy_text(text, &mut buffer)?;
+    Some((Name::new(text)?, text.ends_with(b".")))
+}
+
+fn report(name: &Name, hosts: &HostSet, count: usize) {
+    if *hosts != HostSet::NONE {
+        log::debug(format_args!("look-up of {}: {count} addresses of a host that rules name", name.as_str()));
+    }
+}
+
+/// Rows that an address may be in, and how many such sets there are: 4096 addresses.
+const WAYS: usize = 16;
+const SETS: usize = 256;
+
+#[repr(align(128))]
+struct Row {
+    /// Odd while the row is written.
+    turn: AtomicU32,
+    count: AtomicU32,
+    /// When the row was written or renewed; 0 if never. No two are the same.
+    time: AtomicU64,
+    address: [AtomicU64; 2],
+    hosts: [AtomicU32; HostSet::MOST],
+}
+
+static TABLE: [[Row; WAYS]; SETS] = [const { [const { Row::new() }; WAYS] }; SETS];
+static CLOCK: AtomicU64 = AtomicU64::new(0);
+
+impl Row {
+    const fn new() -> Self {
+        Self {
+            turn: AtomicU32::new(0),
+            count: AtomicU32::new(0),
+            time: AtomicU64::new(0),
+            address: [const { AtomicU64::new(0) }; 2],
+            hosts: [const { AtomicU32::new(0) }; HostSet::MOST],
+        }
+    }
+
+    /// What it says of an address, unless somebody writes it.
+    fn read(&'static self, address: [u64; 2]) -> Result<Option<Known>, Busy> {
+        let turn = self.turn.load(Acquire);
+        let (time, [high, low]) = (self.time.load(Relaxed), &self.address);
+        let is_it = time != 0 && [high.load(Relaxed), low.load(Relaxed)] == address;
+        let mut hosts = HostSet::NONE;
+        if is_it {
+            let count = self.count.load(Relaxed) as usize;
+            self.hosts.iter().take(count).for_each(|host| hosts.insert(host.load(Relaxed)));
+        }
+        fence(Acquire);
+        let is_torn = is_odd(turn) || self.turn.load(Relaxed) != turn;
+        if is_torn { Err(Busy) } else { Ok(is_it.then_some(Known { row: self, turn, time, hosts })) }
+    }
+
+    /// Renews what it says, unless somebody takes the row for another address.
+    fn renew(&self, known: &Known, time: u64) -> Result<(), Busy> {
+        // In one order with the two steps of `write`: one of both sides sees the other.
+        let is_renewed = self.time.compare_exchange(known.time, time, SeqCst, Relaxed).is_ok();
+        if is_renewed && self.turn.load(SeqCst) == known.turn { Ok(()) } else { Err(Busy) }
+    }
+
+    /// Writes it, unless somebody else does or has since it was as old as was seen.
+    fn write(&self, seen: u64, time: u64, address: [u64; 2], hosts: &HostSet) -> Result<(), Busy> {
+        let turn = self.turn.load(Relaxed);
+        if is_odd(turn) || self.turn.compare_exchange(turn, turn.wrapping_add(1), SeqCst, Relaxed).is_err() {
+            return Err(Busy);
+        }
+        let is_as_seen = self.time.load(SeqCst) == seen;
+        fence(Release);
+        if is_as_seen {
+            self.time.store(time, Relaxed);
+            self.address.iter().zip(address).for_each(|(to, from)| to.store(from, Relaxed));
+            self.hosts.iter().zip(hosts.ids()).for_each(|(to, from)| to.store(*from, Relaxed));
+            self.count.store(hosts.ids().len() as u32, Relaxed);
+        }
+        self.turn.store(turn.wrapping_add(2), Release);
+        if is_as_seen { Ok(()) } else { Err(Busy) }
+    }
+}
+
+fn is_odd(turn: u32) -> bool {
+    !turn.is_multiple_of(2)
+}
+
+/// What a row says.
+struct Known {
+    row: &'static Row,
+    turn: u32,
+    time: u64,
+    hosts: HostSet,
+}
+
+/// Somebody writes the row: another thread, or one that is not in this process, which was forked meanwhile.
+struct Busy;
+
+fn key(ip: IpAddr) -> [u64; 2] {
+    let bits = match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(ip) => ip.to_bits(),
+    };
+    [(bits >> 64) as u64, bits as u64]
+}
+
+fn set_of([high, low]: [u64; 2]) -> &'static [Row] {
+    // 2^64 divided by the golden ratio; the highest bits are the best mixed.
+    let mixed = (high.rotate_left(32) ^ low).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    TABLE.get((mixed >> 56) as usize % SETS).map_or(&[], |set| set)
+}
+
+/// What a thread that writes the row in this very moment keeps from being read is looked for once more.
+const ATTEMPTS: usize = 3;
+
+/// The newest that is said of an address.
+#[inline(never)]
+fn newest(set: &'static [Row], address: [u64; 2]) -> Option<Known> {
+    for _ in 0..ATTEMPTS {
+        let (mut found, mut is_complete): (Option<Known>, _) = (None, true);
+        for row in set {
+            match row.read(address) {
+                Ok(None) => {}
+                Ok(Some(known)) if found.as_ref().is_some_and(|found| found.time > known.time) => {}
+                Ok(known) => found = known,
+                Err(Busy) => is_complete = false,
+            }
+        }
+        if is_complete || found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+/// What an address is known by.
+pub(crate) fn known_by(ip: IpAddr) -> HostSet {
+    let address = key(ip);
+    newest(set_of(address), address).map_or(HostSet::NONE, |known| known.hosts)
+}
+
+/// The newest look-up of an address counts, even if no rule names it any more.
+fn learn(ip: IpAddr, hosts: &HostSet) {
+    let address = key(ip);
+    let set = set_of(address);
+    let time = CLOCK.fetch_add(1, Relaxed) + 1;
+    for _ in 0..ATTEMPTS {
+        let known = newest(set, address);
+        let outcome = match &known {
+            None if *hosts == HostSet::NONE => return,
+            // Who looks up the same again and again leaves the row readable.
+            Some(known) if known.hosts == *hosts => known.row.renew(known, time),
+            _ => Err(Busy),
+        };
+        let in_force = known.map(|known| known.time);
+        let write = |(row, seen): (&Row, u64)| row.write(seen, time, address, hosts);
+        if outcome.or_else(|Busy| oldest(set, in_force).map_or(Err(Busy), write)).is_ok() {
+            return;
+        }
+    }
+}
+
+/// The row to give up, and how old it is; not the one that is in force for the address.
+fn oldest(set: &'static [Row], in_force: Option<u64>) -> Option<(&'static Row, u64)> {
+    let free = set.iter().filter(|row| !is_odd(row.turn.load(Relaxed))).map(|row| (row, row.time.load(Relaxed)));
+    free.filter(|(_, time)| *time == 0 || Some(*time) != in_force).min_by_key(|(_, time)| *time)
+}

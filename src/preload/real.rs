@@ -1,0 +1,152 @@
+//! The functions behind ours: libc's, or those of the next preload library.
+#![expect(unsafe_code, reason = "dlsym(3) gives an untyped pointer")]
+
+use std::ffi::{c_char, c_int, c_uint, c_void};
+#[cfg(target_env = "gnu")]
+use std::panic::catch_unwind;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use crate::portable;
+use libc::{addrinfo, hostent, mmsghdr, msghdr, pid_t, size_t, sockaddr, socklen_t, ssize_t};
+
+/// The type of sendmmsg's flags: `int` in glibc, `unsigned int` in musl.
+#[cfg(not(target_env = "musl"))]
+pub(crate) type BatchFlags = c_int;
+#[cfg(target_env = "musl")]
+pub(crate) type BatchFlags = c_uint;
+
+/// What a function answers that libc has not.
+trait Failed {
+    const FAILED: Self;
+}
+impl Failed for c_int {
+    const FAILED: Self = -1;
+}
+impl Failed for ssize_t {
+    const FAILED: Self = -1;
+}
+impl<T> Failed for *mut T {
+    const FAILED: Self = ptr::null_mut();
+}
+
+macro_rules! real {
+    ($(fn $name:ident($($arg:ident: $type:ty),*) -> $return:ty;)*) => {
+        $(
+            pub(crate) fn $name() -> unsafe extern "C-unwind" fn($($type),*) -> $return {
+                static FOUND: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+                unsafe extern "C-unwind" fn missing($(_: $type),*) -> $return {
+                    socket::ffi::set_errno(socket::Errno(libc::ENOSYS));
+                    <$return>::FAILED
+                }
+                let mut found = FOUND.load(Ordering::Relaxed);
+                if found.is_null() {
+                    // Two threads that are here at once find the same.
+                    found = next(concat!(stringify!($name), "\0"));
+                    FOUND.store(found, Ordering::Relaxed);
+                }
+                if found.is_null() {
+                    return missing;
+                }
+                // SAFETY: dlsym(3) found the next definition of this very name, whose type hooks.rs holds against
+                // libc's; "C-unwind" has the same calling convention as "C".
+                unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C-unwind" fn($($type),*) -> $return>(found) }
+            }
+        )*
+
+        /// Finds every function, so that no hook has to: dlsym takes the loader's lock.
+        pub(crate) fn find_all() {
+            $($name();)*
+        }
+    };
+}
+
+real! {
+    fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int;
+    fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int;
+    fn listen(fd: c_int, backlog: c_int) -> c_int;
+    fn accept(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int;
+    fn accept4(fd: c_int, address: *mut sockaddr, length: *mut socklen_t, flags: c_int) -> c_int;
+    fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> c_int;
+    fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, length: *mut socklen_t) -> c_int;
+    fn sendto(fd: c_int, data: *const c_void, size: size_t, flags: c_int, address: *const sockaddr, length: socklen_t) -> ssize_t;
+    fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t;
+    fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: BatchFlags) -> c_int;
+    fn close(fd: c_int) -> c_int;
+    fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int;
+    fn dup2(from: c_int, to: c_int) -> c_int;
+    fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int;
+    fn dup(fd: c_int) -> c_int;
+    fn fcntl(fd: c_int, command: c_int, argument: *mut c_void) -> c_int;
+    fn fcntl64(fd: c_int, command: c_int, argument: *mut c_void) -> c_int;
+    fn fork() -> pid_t;
+    fn getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo, answer: *mut *mut addrinfo) -> c_int;
+    fn gethostbyname(name: *const c_char) -> *mut hostent;
+    fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent;
+    fn gethostbyname_r(name: *const c_char, host: *mut hostent, buffer: *mut c_char, size: size_t, answer: *mut *mut hostent, error: *mut c_int) -> c_int;
+    fn gethostbyname2_r(name: *const c_char, family: c_int, host: *mut hostent, buffer: *mut c_char, size: size_t, answer: *mut *mut hostent, error: *mut c_int) -> c_int;
+}
+
+/// The types of what is interposed: the crate libc's, and of netdb.h what it has not.
+pub(crate) mod declared {
+    pub(crate) use libc::*;
+
+    unsafe extern "C" {
+        pub(crate) fn gethostbyname(name: *const c_char) -> *mut hostent;
+        pub(crate) fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent;
+        pub(crate) fn gethostbyname_r(
+            name: *const c_char,
+            host: *mut hostent,
+            buffer: *mut c_char,
+            size: size_t,
+            answer: *mut *mut hostent,
+            error: *mut c_int,
+        ) -> c_int;
+        pub(crate) fn gethostbyname2_r(
+            name: *const c_char,
+            family: c_int,
+            host: *mut hostent,
+            buffer: *mut c_char,
+            size: size_t,
+            answer: *mut *mut hostent,
+            error: *mut c_int,
+        ) -> c_int;
+    }
+}
+
+/// The next definition of a symbol after ours, null where there is none; the name ends in NUL.
+#[cold]
+#[inline(never)] // it catches, and hooks must have no landing pads
+fn next(name: &'static str) -> *mut c_void {
+    if !portable::has_dlsym() {
+        return portable::next_definition(name);
+    }
+    #[cfg(target_env = "gnu")]
+    if !["close_range\0", "fcntl64\0"].contains(&name) {
+        // SAFETY: the name ends in NUL.
+        let found = catch_unwind(|| unsafe { redhook::ld_preload::dlsym_next(name) });
+        return found.map_or(ptr::null_mut(), |found| found.cast_mut().cast());
+    }
+    // redhook knows glibc only, and panics where there is no such function: close_range came with 2.34, fcntl64 with 2.28.
+    // SAFETY: the name ends in NUL.
+    unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr().cast()) }
+}
+
+/// Whether the environment has a variable whose name begins so; std would copy all of it to tell.
+pub(crate) fn environment_has(prefix: &str) -> bool {
+    unsafe extern "C" {
+        static environ: *const *const std::ffi::c_char;
+    }
+    // SAFETY: environ(7): null, or an array of strings that ends with a null pointer. Read while the library is
+    // loaded, or by another library's constructor, before the program can change it.
+    unsafe {
+        let mut entry = environ;
+        while !entry.is_null() && !(*entry).is_null() {
+            if std::ffi::CStr::from_ptr(*entry).to_bytes().starts_with(prefix.as_bytes()) {
+                return true;
+            }
+            entry = entry.add(1);
+        }
+    }
+    false
+}

@@ -1,0 +1,304 @@
+//! What the library works by in this process: read when it is loaded, compiled when the first socket needs it.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
+
+use load::Loaded;
+use once_cell::race::OnceBox;
+use policy::error::digest;
+use policy::variables::{self, Level};
+use policy::{Connection, Decision, Moments, Process, Rules, compile};
+use socket::ffi;
+
+use crate::isolated::{self, Failure, Memory, Room};
+use crate::{fault, guard, log, names, real};
+
+/// The configuration in force.
+pub(crate) struct Active {
+    pub(crate) rules: Rules,
+    /// By [`policy::Setting::id`]: whether its failure was reported.
+    pub(crate) warned: Box<[AtomicBool]>,
+    /// Whether anything was set on any socket yet; before that there is nothing to enforce.
+    pub(crate) in_use: AtomicBool,
+    /// By what the C library completes host names.
+    pub(crate) search: &'static [String],
+}
+
+impl Active {
+    /// The rule for a connection, by the peer's address and by the names that the program has looked up.
+    pub(crate) fn decide(&self, connection: &Connection) -> Decision<'_> {
+        match connection {
+            Connection::Outbound { peer } if self.rules.names_hosts() => {
+                self.rules.decide_named(connection, &names::known_by(peer.ip()))
+            }
+            _ => self.rules.decide(connection),
+        }
+    }
+}
+
+/// What was found at load time.
+struct Found {
+    loaded: Loaded,
+    log_file: Option<CString>,
+    process: Process,
+    search: Vec<String>,
+}
+
+impl Found {
+    /// Bytes of configuration.
+    fn text(&self) -> usize {
+        let configuration = &self.loaded.configuration;
+        configuration.document.iter().chain(&configuration.variables).map(|s| s.name.len() + s.text.len()).sum()
+    }
+}
+
+/// Nothing was read yet: another library's constructor came before ours.
+const UNREAD: u8 = 0;
+/// Nothing to do: no configuration, a broken one, or one that is not for this process.
+const OFF: u8 = 1;
+/// Read, not compiled.
+const READ: u8 = 2;
+/// Compiled.
+const ON: u8 = 3;
+
+static STATE: AtomicU8 = AtomicU8::new(UNREAD);
+static FOUND: OnceBox<Found> = OnceBox::new();
+static ACTIVE: OnceBox<Active> = OnceBox::new();
+
+/// A file that is no configuration at all is not to flood the program's stderr.
+const MOST_ERRORS: usize = 100;
+/// EX_CONFIG, sysexits.h.
+const EX_CONFIG: i32 = 78;
+
+/// The rules, if there are any for this process.
+#[inline]
+pub(crate) fn active() -> Option<&'static Active> {
+    match STATE.load(Ordering::Acquire) {
+        ON => ACTIVE.get(),
+        OFF => None,
+        _ => guard::contained(|| guard::not_reentered(set_up)),
+    }
+}
+
+/// Switches to passing through; true for the one caller who did it.
+pub(crate) fn give_up() -> bool {
+    STATE.swap(OFF, Ordering::AcqRel) != OFF
+}
+
+/// Reads the environment and the file, before the program can change its root, its user or its environment.
+pub(crate) fn on_load() {
+    guard::contained(|| {
+        guard::not_reentered(|| {
+            read();
+            let strict = FOUND.get().is_some_and(|found| found.loaded.strict);
+            if strict { set_up() } else { None }
+        });
+    });
+}
+
+/// Address space in bytes: so much, and so much more for each byte of the configuration: what people write needs 75
+/// bytes for each, a file that is wrong in every character 900.
+struct Need {
+    generous: (usize, usize),
+    enough: (usize, usize),
+}
+
+/// For reading: the environment twice, the file of at most 16 MiB.
+const READING: Need = Need { generous: (64 << 20, 0), enough: (2 << 20, 0) };
+/// For compiling, and a sixteenth of it for the outcome.
+const COMPILING: Need = Need { generous: (2 << 20, 1024), enough: (256 << 10, 160) };
+
+impl Need {
+    fn room((least, per_byte): (usize, usize), text: usize) -> Option<Room> {
+        let scratch = least.saturating_add(text.saturating_mul(per_byte));
+        Room::reserve(scratch, scratch / 4)
+    }
+
+    fn reserve_generously(&self, text: usize) -> Option<Room> {
+        Self::room(self.generous, text).or_else(|| Self::room(self.enough, text))
+    }
+
+    fn reserve_enough(&self, text: usize) -> Option<Room> {
+        Self::room(self.enough, text)
+    }
+}
+
+/// Room for compiling, reserved at load time: what the program allows itself later (RLIMIT_AS, a seccomp filter) does
+/// not keep set-up from its memory, and set-up does not show among the program's own calls. Taken by the first.
+static ROOM: AtomicPtr<Room> = AtomicPtr::new(ptr::null_mut());
+
+fn read() {
+    if STATE.load(Ordering::Acquire) != UNREAD {
+        return;
+    }
+    let state = if is_asked_for() { find() } else { OFF };
+    let _ = STATE.compare_exchange(UNREAD, state, Ordering::AcqRel, Ordering::Acquire);
+}
+
+/// Whether there is anything to read; most processes end here. The loader ignores LD_PRELOAD with a path in privileged
+/// programs; a bare name in a trusted folder is loaded, but the environment is still somebody else's.
+fn is_asked_for() -> bool {
+    !ffi::runs_privileged() && (real::environment_has(variables::PREFIX) || ffi::exists(load::DEFAULT_FILE_C))
+}
+
+/// Finds the configuration, in memory that is kept: the next state.
+fn find() -> u8 {
+    // Our own panics are reported by one line of ours, not by std's. Nothing can panic where nothing is asked for.
+    std::panic::set_hook(Box::new(|_| {}));
+    let Some(Room { stack, scratch: memory, .. }) = READING.reserve_generously(0) else {
+        failed(Failure::Memory);
+        return OFF;
+    };
+    let found = isolated::run(stack, &memory, || {
+        fault::point("load");
+        fault::point("exhaust load");
+        let loaded = load::from_environment(std::env::vars_os());
+        if loaded.disabled || (!loaded.is_configured() && loaded.configuration.variables.is_empty()) {
+            return false;
+        }
+        let log_file = loaded.log_file.as_ref().and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
+        let process = if loaded.asks_for_process() { load::this_process() } else { Process::default() };
+        let level = loaded.level;
+        let may_name_hosts = loaded.may_name_hosts();
+        let search = if may_name_hosts { load::search_domains() } else { Vec::new() };
+        let found = Found { loaded, log_file, process, search };
+        let room = COMPILING.reserve_enough(found.text()).map(Box::new);
+        let first = FOUND.set(Box::new(found)).is_ok();
+        if let Some(found) = FOUND.get().filter(|_| first) {
+            log::configure(level, found.log_file.as_ref());
+            names::want(may_name_hosts);
+            ROOM.store(room.map_or(ptr::null_mut(), Box::into_raw), Ordering::Release);
+        }
+        first
+    });
+    match found {
+        Ok(true) => {
+            memory.keep();
+            READ
+        }
+        // Another thread was faster, or there is nothing.
+        Ok(false) => {
+            if FOUND.get().is_some() {
+                READ
+            } else {
+                OFF
+            }
+        }
+        Err(failure) => {
+            failed(failure);
+            OFF
+        }
+    }
+}
+
+/// Set-up that could not be carried out. Whoever ends it says so, once; a fault of ours ends it whoever else was
+/// faster, want of memory only where nobody was.
+fn failed(failure: Failure) {
+    let (why, is_first) = match failure {
+        Failure::Panic => ("internal error", give_up()),
+        Failure::Memory => {
+            let turn_off = |from| STATE.compare_exchange(from, OFF, Ordering::AcqRel, Ordering::Acquire).is_ok();
+            ("no memory for the configuration", turn_off(UNREAD) || turn_off(READ))
+        }
+    };
+    if is_first {
+        log::error(format_args!("{why}; the library is off in this process"));
+        // Who asks for strictness does not want the program without its options either.
+        if real::environment_has("SOCKOPT_STRICT=1") {
+            ffi::exit_now(EX_CONFIG);
+        }
+    }
+}
+
+/// Compiles what was found and reports it; of several threads that come here at once, one reports.
+fn set_up() -> Option<&'static Active> {
+    read();
+    let found = FOUND.get().filter(|_| STATE.load(Ordering::Acquire) == READ);
+    let Some(found) = found else { return ACTIVE.get().filter(|_| STATE.load(Ordering::Acquire) != OFF) };
+    let in_room = |room: Room| {
+        let Room { stack, scratch, outcome } = room;
+        isolated::run(stack, &scratch, || compile_into(found, outcome))
+    };
+    let reserved = isolated::reclaim(ROOM.swap(ptr::null_mut(), Ordering::AcqRel));
+    let generous = || COMPILING.reserve_generously(found.text()).ok_or(Failure::Memory).and_then(in_room);
+    let state = match reserved.map_or(Err(Failure::Memory), in_room) {
+        // None was reserved, another thread has it, or it was too little.
+        Err(Failure::Memory) => generous(),
+        done => done,
+    }
+    .unwrap_or_else(|failure| {
+        failed(failure);
+        None
+    });
+    if let Some(state) = state {
+        let _ = STATE.compare_exchange(READ, state, Ordering::AcqRel, Ordering::Acquire);
+    }
+    // A thread that lost the race works by the winner's outcome, which may not have got as far as its state.
+    ACTIVE.get().filter(|_| STATE.load(Ordering::Acquire) != OFF)
+}
+
+/// Compiles and reports; the outcome lies in `kept`. The next state, unless it is set already.
+fn compile_into(found: &'static Found, kept: Memory) -> Option<u8> {
+    fault::point("compile");
+    fault::point("exhaust compile");
+    let compiled = compile(&found.loaded.configuration, &found.process);
+    let failures = &found.loaded.failures;
+    let rules = match compiled.rules {
+        Ok(rules) if failures.is_empty() => rules,
+        rules => {
+            if STATE.compare_exchange(READ, OFF, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                failures.iter().for_each(|failure| log::error(format_args!("{failure}")));
+                let errors = rules.err().unwrap_or_default();
+                for problem in errors.iter().take(MOST_ERRORS) {
+                    log::problem(Level::Error, format_args!("{}", problem.one_line(&compiled.sources)));
+                }
+                if let Some(more @ 1..) = errors.len().checked_sub(MOST_ERRORS) {
+                    log::error(format_args!("and {more} more; `sockopt check` shows them"));
+                }
+                if found.loaded.strict {
+                    ffi::exit_now(EX_CONFIG);
+                }
+            }
+            return None;
+        }
+    };
+    let active = kept.during(|| {
+        let warned = (0..rules.setting_count()).map(|_| AtomicBool::new(false)).collect();
+        Box::new(Active { rules: rules.clone(), warned, in_use: AtomicBool::new(false), search: &found.search })
+    });
+    let state = |active: &Active| {
+        // At debug, what is left alone is logged as well.
+        if active.rules.moments() == Moments::NONE && !log::enabled(Level::Debug) { OFF } else { ON }
+    };
+    // Whoever is first reports, and it is its outcome that is used.
+    if ACTIVE.set(active).is_err() {
+        return ACTIVE.get().map(state);
+    }
+    kept.keep();
+    names::want(rules.names_hosts());
+    let next = ACTIVE.get().map_or(OFF, state);
+    let _ = STATE.compare_exchange(READ, next, Ordering::AcqRel, Ordering::Acquire);
+    fault::point("report");
+    let is_new = found.loaded.checked != Some(digest(&compiled.warnings, &compiled.sources));
+    for problem in compiled.warnings.iter().filter(|_| is_new) {
+        log::problem(Level::Warn, format_args!("{}", problem.one_line(&compiled.sources)));
+    }
+    report(found, &rules);
+    None
+}
+
+/// One line per configuration that was loaded.
+fn report(found: &Found, rules: &Rules) {
+    let name = found.loaded.configuration.document.as_ref().map_or("no file", |source| source.name.as_str());
+    let of_environment =
+        found.loaded.configuration.variables.iter().any(|variable| variables::is_option(&variable.name));
+    let environment = match (of_environment, rules.has_shortcuts()) {
+        (false, _) => "",
+        (true, true) => ", options from the environment",
+        (true, false) => ", options from the environment (not for this process)",
+    };
+    let (all, here) = (rules.rule_count(), rules.rules().count());
+    log::info(format_args!("configuration: {name}: {all} rules, {here} for this process{environment}"));
+}

@@ -1,0 +1,86 @@
+//! Socket addresses as bytes: `struct sockaddr_in`, `struct sockaddr_in6` (ip(7), ipv6(7)).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use policy::{Bypass, Endpoint};
+
+/// The longest address that is looked at, `sizeof(struct sockaddr_in6)`.
+pub const LONGEST: usize = 28;
+/// The shortest length that the kernel takes for AF_INET6: without the scope id (SIN6_LEN_RFC2133).
+const SHORTEST_V6: usize = 24;
+/// `sizeof(struct sockaddr_in)`.
+const SHORTEST_V4: usize = 16;
+
+/// A copy of a socket address, as long as it is of interest.
+#[derive(Debug, Clone, Copy)]
+pub struct Address {
+    bytes: [u8; LONGEST],
+    length: usize,
+}
+
+impl Address {
+    /// A copy of the bytes; what is longer than [`LONGEST`] is cut off.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        let mut copy = [0; LONGEST];
+        let length = bytes.len().min(LONGEST);
+        copy.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        Self { bytes: copy, length }
+    }
+
+    /// The address and port.
+    ///
+    /// # Errors
+    /// [`Bypass::NotInternet`] for another family, [`Bypass::BadAddress`] for fewer bytes than the family needs.
+    pub fn endpoint(&self) -> Result<Endpoint, Bypass> {
+        let [f0, f1, p0, p1, a, b, c, d, rest @ ..] = self.bytes;
+        if self.length < 2 {
+            return Err(Bypass::BadAddress);
+        }
+        let port = u16::from_be_bytes([p0, p1]);
+        match i32::from(u16::from_ne_bytes([f0, f1])) {
+            libc::AF_INET if self.length >= SHORTEST_V4 => {
+                Ok(Endpoint::new(IpAddr::V4(Ipv4Addr::new(a, b, c, d)), port))
+            }
+            libc::AF_INET6 if self.length >= SHORTEST_V6 => match rest.first_chunk::<16>() {
+                Some(octets) => Ok(Endpoint::new(IpAddr::V6(Ipv6Addr::from(*octets)), port)),
+                None => Err(Bypass::BadAddress),
+            },
+            libc::AF_INET | libc::AF_INET6 => Err(Bypass::BadAddress),
+            _ => Err(Bypass::NotInternet),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inet6(octets: [u8; 16], port: u16, length: usize) -> Address {
+        let mut bytes = [0xff; 40];
+        bytes[..2].copy_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
+        bytes[2..4].copy_from_slice(&port.to_be_bytes());
+        bytes[8..24].copy_from_slice(&octets);
+        Address::new(&bytes[..length])
+    }
+
+    #[test]
+    fn families_and_lengths() {
+        let mut v4 = [0xff; 20];
+        v4[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+        v4[2..8].copy_from_slice(&[1, 187, 10, 1, 2, 3]);
+        assert_eq!(Address::new(&v4[..16]).endpoint().map(|e| e.to_string()), Ok("10.1.2.3:443".into()));
+        assert_eq!(Address::new(&v4).endpoint().map(|e| e.to_string()), Ok("10.1.2.3:443".into()), "junk after it");
+        assert_eq!(Address::new(&v4[..15]).endpoint(), Err(Bypass::BadAddress));
+        assert_eq!(Address::new(&[]).endpoint(), Err(Bypass::BadAddress));
+        assert_eq!(Address::new(&[libc::AF_UNIX as u8, 0, b'/']).endpoint(), Err(Bypass::NotInternet));
+        assert_eq!(Address::new(&[0, 0]).endpoint(), Err(Bypass::NotInternet), "AF_UNSPEC disconnects");
+        let mapped = Ipv4Addr::new(10, 1, 2, 3).to_ipv6_mapped().octets();
+        for length in [24, 28, 40] {
+            assert_eq!(inet6(mapped, 80, length).endpoint().map(|e| e.to_string()), Ok("10.1.2.3:80".into()));
+        }
+        assert_eq!(inet6(mapped, 80, 23).endpoint(), Err(Bypass::BadAddress));
+        let v6 = "2001:db8::1".parse::<Ipv6Addr>().expect("an address").octets();
+        assert_eq!(inet6(v6, 80, 28).endpoint().map(|e| e.to_string()), Ok("[2001:db8::1]:80".into()));
+    }
+}

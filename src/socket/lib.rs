@@ -1,0 +1,18 @@
+//! Sets and reads socket options on a descriptor; addresses as the kernel has them.
+//!
+//! Knows nothing about preloading: the library uses it from inside a program, the command from outside. Nothing
+//! here allocates, locks or is a cancellation point, since hooks call it, but for [`process`], [`namespace`] and
+//! [`current`], which only the command uses, and what says so.
+
+pub mod address;
+pub mod apply;
+pub mod current;
+pub mod describe;
+pub mod errno;
+pub mod ffi;
+pub mod namespace;
+pub mod process;
+
+pub use address::Address;
+pub use describe::Kind;
+pub use errno::Errno;

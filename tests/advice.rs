@@ -1,0 +1,105 @@
+//! What is said about a configuration that has no errors: `fixtures/advice/NAME.toml`, one test a file, in the form of
+//! `fixtures/errors` (see `errors`), for a machine that is made up.
+//!
+//! Seen to fail with "system" taken for nothing (left_to_the_program), with [defaults] judged where every socket has a rule
+//! (defaults_are_never_alone), and with the rules taken from the last to the first (never, and most others).
+
+use std::fs;
+use std::path::PathBuf;
+
+use libtest_mimic::Trial;
+use policy::advice::{Congestion, Machine, advise};
+use policy::{Configuration, Process, Source, compile};
+use serde_json::Value;
+
+use crate::errors::{cases, compare, configuration, one_line_each};
+use crate::support::{plain, root, sockopt, test, text};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let cases = cases("advice").into_iter().map(|case| {
+        let name = case.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        test(format!("advice::{name}"), move || compare(&case, report(&configuration(&case))))
+    });
+    let more = [
+        test("advice::none_on_our_own_files", none_on_our_own_files),
+        test("advice::the_command_gives_it", the_command_gives_it),
+        test("advice::the_command_as_json", the_command_as_json),
+    ];
+    cases.chain(more).collect()
+}
+
+/// The kernel's defaults, an old kernel, and one algorithm that is there but not for everybody.
+fn machine() -> Machine {
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    let congestion = Congestion { available: names(&["reno", "cubic", "bbr"]), allowed: names(&["reno", "cubic"]) };
+    Machine { kernel: Some((5, 4)), congestion: Some(congestion), ..Machine::default() }
+}
+
+fn report(configuration: &Configuration) -> String {
+    let compiled = compile(configuration, &Process::default());
+    let errors = compiled.rules.as_ref().err().into_iter().flatten();
+    assert_eq!(one_line_each(errors.chain(&compiled.warnings), &compiled.sources), "no problems\n");
+    one_line_each(advise(configuration, &machine()).iter(), &compiled.sources)
+}
+
+/// Who starts from one of them is not to be warned of it.
+fn none_on_our_own_files() {
+    let folders = ["config", "config/presets", "examples/jmeter"].map(|folder| root().join(folder));
+    let files = folders.iter().flat_map(|folder| fs::read_dir(folder).expect("a folder")).flatten();
+    let files: Vec<PathBuf> =
+        files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "toml")).collect();
+    assert!(files.len() >= 9, "{files:?}");
+    let mut wrong = String::new();
+    for file in files {
+        let text = fs::read_to_string(&file).expect("a configuration");
+        let document = Some(Source { name: file.display().to_string(), text });
+        let said = report(&Configuration { document, variables: Vec::new() });
+        wrong += if said == "no problems\n" { "" } else { &said };
+    }
+    assert_eq!(wrong, "");
+}
+
+fn check(arguments: &[&str], file: &str) -> (Option<i32>, String, String) {
+    let folder = root().join("tests/fixtures");
+    let output = plain(sockopt()).current_dir(folder).arg("check").args(arguments).arg(file).output();
+    let output = output.expect("sockopt can be started");
+    let (stdout, stderr) = text(&output);
+    (output.status.code(), stdout, stderr)
+}
+
+/// Seen to fail without Severity::Advice in output::problem.
+fn the_command_gives_it() {
+    let (code, stdout, stderr) = check(&[], "advice/one_lost_probe.toml");
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(stdout, "advice/one_lost_probe.toml: no errors, [defaults] and 3 rules, 4 pieces of advice\n");
+    let shown = "advice: one lost probe ends a living connection: user_timeout is 8s, time + interval 8 s\n \
+                 --> advice/one_lost_probe.toml:3:16\n  |\n3 | user_timeout = \"8s\"\n  |                ^^^^\n";
+    assert!(stderr.starts_with(shown), "{stderr}");
+    for (arguments, file, expected) in [
+        (&["--deny-advice"][..], "advice/one_lost_probe.toml", 1),
+        (&["--deny-advice"], "advice/nothing.toml", 0),
+        (&["--deny-advice"], "errors/five_errors.toml", 78),
+        (&["--deny-advice", "--json"], "advice/one_lost_probe.toml", 1),
+    ] {
+        assert_eq!(check(arguments, file).0, Some(expected), "{arguments:?} {file}");
+    }
+    assert!(!check(&[], "errors/five_errors.toml").2.contains("advice"), "first the errors");
+}
+
+fn the_command_as_json() {
+    let report = |arguments: &[&str], file| {
+        let (code, stdout, stderr) = check(arguments, file);
+        assert_eq!(stderr, "");
+        let report: Value = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"));
+        (code, report)
+    };
+    let (code, found) = report(&["--json"], "advice/keepalive_alone.toml");
+    assert_eq!((code, &found["rules"], &found["source"]), (Some(0), &0.into(), &"advice/keepalive_alone.toml".into()));
+    let problem = &found["problems"][0];
+    assert_eq!((&problem["severity"], &problem["line"], &problem["column"]), (&"advice".into(), &2.into(), &13.into()));
+    let (code, found) = report(&["--json"], "errors/five_errors.toml");
+    assert_eq!((code, &found["rules"]), (Some(78), &Value::Null));
+    assert_eq!(found["problems"].as_array().map(Vec::len), Some(5));
+    let (code, found) = report(&["--json"], "no such file");
+    assert_eq!((code, &found["problems"][0]["severity"]), (Some(78), &"error".into()));
+}

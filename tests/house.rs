@@ -1,0 +1,321 @@
+//! What the code promises about itself: where `unsafe` may stand, what the products export, what the documents name.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use libtest_mimic::Trial;
+use object::Endianness;
+use object::read::elf::ElfFile64;
+use object::read::{Object, ObjectSymbol};
+use policy::{CATALOG, Configuration, Process, Source, compile, variables};
+
+use crate::support::{library, root, sockopt, test};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        test("house::code_is_told_from_comments", code_is_told_from_comments),
+        test("house::unsafe_stands_in_five_files", unsafe_stands_in_five_files),
+        test("house::every_package_has_the_lints", every_package_has_the_lints),
+        test("house::no_panics_and_prints_in_the_library", no_panics_and_prints_in_the_library),
+        test("house::the_library_exports_the_hooks", the_library_exports_the_hooks),
+        test("house::the_command_defines_no_hook", the_command_defines_no_hook),
+        test("house::the_reference_configuration_has_every_key", the_reference_configuration_has_every_key),
+        test("house::the_reference_configuration_can_be_switched_on", the_reference_configuration_can_be_switched_on),
+        test("house::every_configuration_file_compiles", every_configuration_file_compiles),
+        test("house::the_readme_names_every_key", the_readme_names_every_key),
+        test("house::the_readme_names_every_variable", the_readme_names_every_variable),
+        test("house::the_readme_names_every_hook", the_readme_names_every_hook),
+        test("house::configurations_in_the_readme_compile", configurations_in_the_readme_compile),
+    ]
+}
+
+/// Where `unsafe` is allowed; src/README.md says why there.
+const MAY_BE_UNSAFE: [&str; 5] = [
+    "src/preload/hooks.rs",
+    "src/preload/isolated.rs",
+    "src/preload/portable.rs",
+    "src/preload/real.rs",
+    "src/socket/ffi.rs",
+];
+
+/// What libsockopt.so interposes.
+const HOOKS: [&str; 23] = [
+    "accept",
+    "accept4",
+    "bind",
+    "close",
+    "close_range",
+    "connect",
+    "dup",
+    "dup2",
+    "dup3",
+    "fcntl",
+    "fcntl64",
+    "fork",
+    "getaddrinfo",
+    "gethostbyname",
+    "gethostbyname2",
+    "gethostbyname2_r",
+    "gethostbyname_r",
+    "getsockopt",
+    "listen",
+    "sendmmsg",
+    "sendmsg",
+    "sendto",
+    "setsockopt",
+];
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every file with this extension in or below a folder, by its path in the repository.
+fn files(folder: &str, extension: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::from(folder)];
+    while let Some(folder) = folders.pop() {
+        let entries =
+            fs::read_dir(root().join(&folder)).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        for entry in entries {
+            let entry = entry.expect("a folder's entry");
+            let path = folder.join(entry.file_name());
+            if entry.path().is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|found| found == extension) {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "no *.{extension} in {folder}");
+    found
+}
+
+/// Rust without its comments and the contents of its literals; line breaks stay.
+fn code(text: &str) -> String {
+    let mut code = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let raw = rest
+            .strip_prefix('r')
+            .map(|behind| behind.trim_start_matches('#'))
+            .filter(|behind| behind.starts_with('"'));
+        let is_inside_word = code.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        let length = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with("/*") {
+            rest.find("*/").map_or(rest.len(), |end| end + 2)
+        } else if let Some(behind) = raw.filter(|_| !is_inside_word) {
+            let hashes = rest.len() - behind.len() - 1;
+            let end = format!("\"{}", "#".repeat(hashes));
+            behind.get(1..).and_then(|inside| inside.find(&end)).map_or(rest.len(), |at| hashes + 2 + at + end.len())
+        } else if first == '"' {
+            closing(rest, '"')
+        } else if first == '\'' && (rest[1..].starts_with('\\') || rest[1..].chars().nth(1) == Some('\'')) {
+            closing(rest, '\'')
+        } else {
+            code.push(first);
+            rest = &rest[first.len_utf8()..];
+            continue;
+        };
+        code.extend(rest[..length].chars().filter(|c| *c == '\n'));
+        code.push(' ');
+        rest = &rest[length..];
+    }
+    code
+}
+
+/// The length of a literal with its quotes.
+fn closing(text: &str, quote: char) -> usize {
+    let mut is_escaped = true; // as the first quote does not close it
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            c if c == quote => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+fn has_word(code: &str, word: &str) -> bool {
+    code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|found| found == word)
+}
+
+fn code_is_told_from_comments() {
+    let text = "// unsafe\nlet a = \"unsafe \\\" unsafe\"; /* unsafe\n */ let c = '\"'; let d: &'static str = r#\"unsafe \" \"#; e('\\'');";
+    assert!(!has_word(&code(text), "unsafe"), "{}", code(text));
+    for kept in ["let a", "let c", "let d", "static", "e("] {
+        assert!(code(text).contains(kept), "{kept}: {}", code(text));
+    }
+    assert_eq!(code(text).lines().count(), text.lines().count());
+    assert!(has_word(&code("let a = 'b'; unsafe { c(\"d\") }"), "unsafe"));
+    assert!(!has_word("unsafe_code", "unsafe"));
+}
+
+fn unsafe_stands_in_five_files() {
+    let mut found = BTreeSet::new();
+    for folder in ["src", "tests", "examples", "benches"] {
+        for file in files(folder, "rs") {
+            let code = code(&read(&file));
+            let is_exception = has_word(&code, "unsafe_code") && !code.contains("forbid(unsafe_code)");
+            if is_exception || has_word(&code, "unsafe") {
+                found.insert(file);
+            }
+        }
+    }
+    assert_eq!(found, BTreeSet::from(MAY_BE_UNSAFE.map(str::to_owned)));
+    let reasons = read("src/README.md");
+    for file in MAY_BE_UNSAFE {
+        let name = format!("`{}`", file.trim_start_matches("src/"));
+        assert!(reasons.contains(&name), "src/README.md does not say that {name} is unsafe");
+    }
+}
+
+fn every_package_has_the_lints() {
+    assert!(read("Cargo.toml").contains("unsafe_code = \"deny\""));
+    for manifest in files("src", "toml").iter().map(String::as_str).chain(["Cargo.toml"]) {
+        assert!(read(manifest).contains("[lints]\nworkspace = true"), "{manifest} does not take the workspace's lints");
+    }
+}
+
+fn no_panics_and_prints_in_the_library() {
+    const FORBIDDEN: [&str; 10] = [
+        ".unwrap()",
+        ".expect(",
+        "panic!",
+        "println!",
+        "print!",
+        "eprint!",
+        "dbg!",
+        "todo!",
+        "unimplemented!",
+        "unreachable!",
+    ];
+    let mut wrong = Vec::new();
+    for file in files("src/preload", "rs").into_iter().chain(files("src/socket", "rs")) {
+        // Panics on request are what it is for; a build script speaks to cargo.
+        if file.ends_with("preload/fault.rs") || file.ends_with("preload/build.rs") {
+            continue;
+        }
+        let code = code(&read(&file));
+        // Tests stand at the end of a file.
+        let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+        for (index, line) in code.lines().enumerate() {
+            wrong.extend(
+                FORBIDDEN
+                    .iter()
+                    .filter(|word| line.contains(**word))
+                    .map(|word| format!("{file}:{}: {word}", index + 1)),
+            );
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The names that a product defines: for others to link with, or at all.
+fn defined(file: &Path, exported: bool) -> BTreeSet<String> {
+    let bytes = fs::read(file).expect("a product");
+    let elf = ElfFile64::<Endianness>::parse(&*bytes).expect("an ELF file");
+    let symbols: Vec<_> = if exported { elf.dynamic_symbols().collect() } else { elf.symbols().collect() };
+    let definitions = symbols.iter().filter(|symbol| symbol.is_definition());
+    definitions.filter_map(|symbol| symbol.name().ok()).map(str::to_owned).collect()
+}
+
+fn the_library_exports_the_hooks() {
+    assert_eq!(defined(&library(), true), BTreeSet::from(HOOKS.map(str::to_owned)));
+}
+
+fn the_command_defines_no_hook() {
+    for exported in [true, false] {
+        let names = defined(sockopt(), exported);
+        let hooks: Vec<&str> = HOOKS.into_iter().filter(|hook| names.contains(*hook)).collect();
+        assert!(hooks.is_empty(), "the command defines {}", hooks.join(", "));
+    }
+    // The test of the test: the names can be seen.
+    assert!(defined(sockopt(), false).contains("main"));
+}
+
+/// Problems of a configuration, one a line; nothing if it is fine.
+fn problems(name: &str, text: String) -> String {
+    let document = Some(Source { name: name.to_owned(), text });
+    let compiled = compile(&Configuration { document, variables: Vec::new() }, &Process::default());
+    let errors = compiled.rules.as_ref().err().into_iter().flatten();
+    errors.chain(&compiled.warnings).map(|problem| format!("{}\n", problem.one_line(&compiled.sources))).collect()
+}
+
+fn the_reference_configuration_has_every_key() {
+    let text = read("config/sockopt.toml");
+    let gives = |line: &str, key: &str| {
+        let line = line.strip_prefix('#').unwrap_or(line);
+        line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
+    let missing: Vec<&str> = CATALOG
+        .iter()
+        .map(|entry| entry.key.name())
+        .chain(["name", "to", "listen", "from", "process", "command"])
+        .filter(|key| !text.lines().any(|line| gives(line, key)))
+        .collect();
+    assert!(missing.is_empty(), "config/sockopt.toml has no {}", missing.join(", "));
+}
+
+/// `#key = value` is ready to be switched on, `# text` explains.
+fn the_reference_configuration_can_be_switched_on() {
+    let text = read("config/sockopt.toml");
+    let is_off =
+        |line: &&str| line.starts_with('#') && !line.starts_with("# ") && !line.starts_with("#:") && *line != "#";
+    assert!(text.lines().filter(is_off).count() > 20);
+    // dead_peer_timeout stands for keepalive and user_timeout, which are switched on with the rest.
+    let switched_on = |line: &str| match line.strip_prefix('#').filter(|_| is_off(&line)) {
+        Some(line) => format!("{line}\n"),
+        None if line.starts_with("dead_peer_timeout") => "\n".to_owned(),
+        None => format!("{line}\n"),
+    };
+    assert_eq!(problems("config/sockopt.toml", text.lines().map(switched_on).collect()), "");
+}
+
+fn every_configuration_file_compiles() {
+    let mut files = files("config", "toml");
+    assert!(files.iter().filter(|file| file.starts_with("config/presets/")).count() > 0, "no presets");
+    files.extend(self::files("examples", "toml"));
+    let wrong: String = files.iter().map(|file| problems(file, read(file))).collect();
+    assert_eq!(wrong, "");
+}
+
+fn missing_in(text: &str, names: impl IntoIterator<Item = String>) -> String {
+    let names = names.into_iter().filter(|name| !text.contains(&format!("`{name}`")));
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn the_readme_names_every_key() {
+    let missing = missing_in(&read("README.md"), CATALOG.iter().map(|entry| entry.key.name().to_owned()));
+    assert_eq!(missing, "", "README.md does not name these keys");
+}
+
+fn the_readme_names_every_variable() {
+    let readme = read("README.md");
+    // With or without an example of its value.
+    let names = variables::CONTROL.iter().map(|name| format!("{}{name}", variables::PREFIX));
+    let missing: Vec<String> =
+        names.filter(|name| !["`", "="].iter().any(|end| readme.contains(&format!("`{name}{end}")))).collect();
+    assert!(missing.is_empty(), "README.md does not name {}", missing.join(", "));
+}
+
+fn the_readme_names_every_hook() {
+    let missing = missing_in(&read("README.md"), HOOKS.map(str::to_owned));
+    assert_eq!(missing, "", "README.md does not name these hooks");
+}
+
+fn configurations_in_the_readme_compile() {
+    let readme = read("README.md");
+    let mut blocks = 0;
+    for (index, block) in readme.split("\n```toml\n").enumerate().skip(1) {
+        let toml = block.split("\n```").next().unwrap_or_default();
+        assert_eq!(problems(&format!("README.md, TOML block {index}"), format!("{toml}\n")), "");
+        blocks += 1;
+    }
+    assert!(blocks > 0, "README.md shows no configuration");
+}

@@ -1,0 +1,248 @@
+//! One library for every libc: what it asks of the loader, and that it works under musl and under an older glibc.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use libtest_mimic::{Failed, Trial};
+
+use crate::faults::{Build, built};
+use crate::support::{plain, probe, root, scratch, test, test_with, text};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for build in [Build::Debug, Build::Release] {
+        trials.push(test(format!("libcs::needs_libc_alone, {build:?}"), move || needs_libc_alone(build)));
+        trials.push(test(format!("libcs::protected, {build:?}"), move || protected(build)));
+        trials.push(test_with(&MUSL, format!("libcs::musl: threads, {build:?}"), move || musl_threads(build)));
+        trials.push(test_with(&MUSL, format!("libcs::musl: rules, {build:?}"), move || musl_rules(build)));
+        trials
+            .push(test_with(&MUSL, format!("libcs::musl: cancellation, {build:?}"), move || musl_cancellation(build)));
+    }
+    // A debug build, of many objects, asks for dlsym without condition.
+    trials.push(old("libcs::glibc 2.31: without libdl", old_plain));
+    trials.push(old("libcs::glibc 2.31: threads", old_threads));
+    trials.push(old("libcs::glibc 2.31: cancellation", old_cancellation));
+    trials.push(test("libcs::symbol_versions", symbol_versions));
+    trials
+}
+
+const MUSL: [&str; 3] = ["musl-gcc", "unshare", "namespaces"];
+
+fn readelf(build: Build, what: &str) -> String {
+    let output = plain("readelf").args([what, "-W"]).arg(built(build)).output().expect("binutils are there");
+    text(&output).0
+}
+
+/// libgcc_s, ld-linux, libdl and libpthread are what costs an exec, or is not there under musl. Seen to fail without
+/// each of the two libraries in src/preload/build.rs.
+fn needs_libc_alone(build: Build) {
+    let dynamic = readelf(build, "-d");
+    let needed: Vec<&str> = dynamic.lines().filter(|line| line.contains("(NEEDED)")).collect();
+    assert!(matches!(needed[..], [one] if one.contains("[libc.so.6]")), "{needed:?}");
+}
+
+/// No executable stack, all relocations done and read-only before the program begins, nothing writable and executable.
+fn protected(build: Build) {
+    let segments = readelf(build, "-l");
+    let flags = |kind: &str| {
+        // Type, offset, two addresses, two sizes, flags, alignment; the flags may stand apart.
+        let lines = segments.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        lines
+            .filter(|words| words.first() == Some(&kind))
+            .map(|words| words[6..words.len() - 1].concat())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(flags("GNU_STACK"), ["RW"], "{segments}");
+    assert_eq!(flags("GNU_RELRO"), ["R"], "{segments}");
+    let loaded = flags("LOAD");
+    assert!(loaded.len() > 1 && loaded.iter().all(|flags| !(flags.contains('W') && flags.contains('E'))), "{segments}");
+    assert!(readelf(build, "-d").contains("BIND_NOW"), "nothing is bound later");
+    if build == Build::Release {
+        assert_eq!(readelf(build, "-S").matches(".symtab").count(), 0, "it is stripped");
+    }
+}
+
+/// Every symbol has a version that glibc 2.17 has, or is one that the library does without. Seen to fail with a line
+/// less in build.rs.
+fn symbol_versions() {
+    let symbols = readelf(Build::Release, "--dyn-syms");
+    let mut checked = 0;
+    for line in symbols.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, _, _, _, binding, _, "UND", name, ..] = words[..] else { continue };
+        let version = name.split_once("@GLIBC_").map(|(_, version)| version);
+        let Some(version) = version else {
+            assert_eq!(binding, "WEAK", "{name} has no version");
+            continue;
+        };
+        checked += 1;
+        let parts: Vec<u32> = version.split('.').map(|part| part.parse().expect("a number")).collect();
+        assert!(parts <= vec![2, 17], "{name}");
+    }
+    assert!(checked > 20, "{symbols}");
+}
+
+const RULE: (&str, &str) = ("SOCKOPT_DEAD_PEER_TIMEOUT", "15s");
+
+/// A probe, compiled otherwise than for this machine's libc. Each test has its own.
+fn compiled(compiler: &str, name: &str, arguments: &[&str], libraries: &[PathBuf]) -> PathBuf {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let path = scratch(&format!("libcs-{name}-{}", COUNT.fetch_add(1, Relaxed))).join(name);
+    let mut command = Command::new(compiler);
+    command.args(["-O1", "-pthread"]).args(arguments).arg("-o").arg(&path);
+    let output = command.arg(root().join(format!("tests/probes/{name}.c"))).args(libraries).output();
+    let output = output.expect("the compiler runs");
+    assert!(output.status.success(), "{}", text(&output).1);
+    path
+}
+
+/// Runs a program in a network of its own, where one address is listened on and one never answers.
+fn inside(program: &mut Command) -> Output {
+    let mut outer = plain("unshare");
+    outer.arg("-Urn").arg(probe("readback")).args(["@listen 127.0.0.1:4000", "@full 127.0.0.1:4002"]);
+    outer.arg("env").arg(format!("{}={}", RULE.0, RULE.1));
+    outer
+        .arg("SOCKOPT_LOG=error")
+        .args(program.get_envs().filter_map(|(name, value)| Some(format!("{}={}", name.to_str()?, value?.to_str()?))));
+    outer.arg(program.get_program()).args(program.get_args()).output().expect("unshare runs")
+}
+
+/// What a program prints under the library and without.
+fn both(library: &Path, program: impl Fn(Option<&Path>) -> Command) -> (String, String) {
+    [Some(library), None]
+        .map(|library| {
+            let output = inside(&mut program(library));
+            assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+            text(&output).0
+        })
+        .into()
+}
+
+const LOOK: &str = "@look s TCP_KEEPIDLE=5";
+
+/// Every line but the last, which is the option, is the same. A send that was to block finds room now and then,
+/// whoever makes it: what the library does shows each time.
+fn same_but_for_the_option(run: impl Fn() -> (String, String)) {
+    let cut = |text: &str| text.trim_end().rsplit_once('\n').map(|(lines, last)| (lines.to_owned(), last.to_owned()));
+    let pairs = || {
+        let (with, without) = run();
+        (cut(&with).expect("lines"), cut(&without).expect("lines"))
+    };
+    let (with, without) = (0..4).map(|_| pairs()).find(|(with, without)| with.0 == without.0).unwrap_or_else(pairs);
+    assert_eq!(with.0, without.0);
+    assert_eq!(with.1, LOOK);
+    assert_ne!(with.1, without.1);
+}
+
+fn preloaded(program: &Path, library: Option<&Path>) -> Command {
+    let mut command = Command::new(program);
+    if let Some(library) = library {
+        command.env("LD_PRELOAD", library);
+    }
+    command
+}
+
+/// 64 threads of a program linked to musl whose first use comes at once.
+fn musl_threads(build: Build) {
+    let race = compiled("musl-gcc", "race", &[], &[]);
+    let (with, without) = both(&built(build), |library| {
+        let mut command = preloaded(&race, library);
+        command.arg("first");
+        command
+    });
+    assert_eq!((with.as_str(), without.as_str()), ("64 of 64\n", "0 of 64\n"));
+}
+
+fn musl_rules(build: Build) {
+    let plain = compiled("musl-gcc", "plain", &[], &[]);
+    let toml =
+        "[[rule]]\nto = [\"127.0.0.1:4000\"]\nkeepalive = { time = \"77s\" }\n[[rule]]\nto = [\"*\"]\nnodelay = true\n";
+    for (port, wanted) in [("4000", "connect 0, TCP_KEEPIDLE 77\n"), ("4009", "connect -1, TCP_KEEPIDLE 7200\n")] {
+        let mut command = preloaded(&plain, Some(&built(build)));
+        command.arg(port).env("SOCKOPT_CONFIG_TOML", toml).env(RULE.0, "");
+        let output = inside(&mut command);
+        assert_eq!(text(&output), (wanted.to_owned(), String::new()));
+    }
+}
+
+fn musl_cancellation(build: Build) {
+    let cancel = compiled("musl-gcc", "cancel2", &[], &[]);
+    for arguments in [
+        &["calls", "127.0.0.1:4001", "127.0.0.1:4002", "127.0.0.1:4000", LOOK][..],
+        &["running", "127.0.0.1:4000", "300", LOOK],
+    ] {
+        same_but_for_the_option(|| {
+            both(&built(build), |library| {
+                let mut command = preloaded(&cancel, library);
+                command.args(arguments);
+                command
+            })
+        });
+    }
+}
+
+/// An older Debian's C library, unpacked by tests/libcs/old-glibc.sh.
+fn old_libraries() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("old-glibc/lib/x86_64-linux-gnu")
+}
+
+/// A test that needs it: ignored where it was not fetched, failing in CI.
+fn old(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
+    const REASON: &str = "needs tests/libcs/old-glibc.sh target/tmp/old-glibc";
+    if old_libraries().join("libc.so.6").exists() {
+        return test_with(&["unshare", "namespaces"], name, run);
+    }
+    if env::var_os("CI").is_some() {
+        return Trial::test(name, || Err(Failed::from(REASON)));
+    }
+    test(name, run).with_kind(REASON).with_ignored_flag(true)
+}
+
+/// A probe that is linked to the old library, and run by its loader.
+fn old_program(name: &str, library: Option<&Path>) -> Command {
+    let folder = old_libraries();
+    let libraries = ["libpthread.so.0", "libc.so.6", "ld-linux-x86-64.so.2"].map(|file| folder.join(file));
+    // Only what is asked for: a program without threads has no libpthread.
+    let arguments = ["-DOLD_LIBC", "-nodefaultlibs", "-Wl,--as-needed"];
+    let program = compiled("cc", name, &arguments, &libraries);
+    let mut command = Command::new(folder.join("ld-linux-x86-64.so.2"));
+    command.arg("--library-path").arg(&folder);
+    if let Some(library) = library {
+        command.arg("--preload").arg(library);
+    }
+    command.arg(program);
+    command
+}
+
+/// A program that has neither libdl, where dlsym was before 2.34, nor libpthread. Seen to fail (a jump to 0) without
+/// portable::has_dlsym.
+fn old_plain() {
+    let (with, without) = both(&built(Build::Release), |library| {
+        let mut command = old_program("plain", library);
+        command.arg("4000");
+        command
+    });
+    let wanted = ("connect 0, TCP_KEEPIDLE 5\n", "connect 0, TCP_KEEPIDLE 7200\n");
+    assert_eq!((with.as_str(), without.as_str()), wanted);
+}
+
+fn old_threads() {
+    let (with, without) = both(&built(Build::Release), |library| {
+        let mut command = old_program("race", library);
+        command.arg("first");
+        command
+    });
+    assert_eq!((with.as_str(), without.as_str()), ("64 of 64\n", "0 of 64\n"));
+}
+
+fn old_cancellation() {
+    same_but_for_the_option(|| {
+        both(&built(Build::Release), |library| {
+            let mut command = old_program("cancel2", library);
+            command.args(["calls", "127.0.0.1:4001", "127.0.0.1:4002", "127.0.0.1:4000", LOOK]);
+            command
+        })
+    });
+}

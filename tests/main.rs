@@ -1,0 +1,63 @@
+//! Every test of the project, in one binary: fixtures are files, a file is a test, and what cannot run here is
+//! counted as ignored with the reason.
+
+mod advice;
+mod command;
+mod dead_peers;
+mod decisions;
+mod documents;
+mod errors;
+mod executables;
+mod explain;
+mod faults;
+mod hooks;
+mod house;
+mod libcs;
+mod names;
+mod options;
+mod oracles;
+mod programs;
+mod properties;
+mod races;
+mod script;
+mod show;
+mod situations;
+mod support;
+
+use std::thread;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Most of the tests wait for the kernel's timers, so more of them run than there are cores.
+    arguments.test_threads.get_or_insert_with(|| thread::available_parallelism().map_or(4, |n| n.get() * 4));
+    let trials: Vec<Trial> = [
+        advice::trials(),
+        command::trials(),
+        dead_peers::trials(),
+        decisions::trials(),
+        documents::trials(),
+        errors::trials(),
+        executables::trials(),
+        explain::trials(),
+        faults::trials(),
+        hooks::trials(),
+        house::trials(),
+        libcs::trials(),
+        names::trials(),
+        options::trials(),
+        oracles::trials(),
+        programs::trials(),
+        races::trials(),
+        properties::trials(),
+        show::trials(),
+        situations::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    programs::write_table();
+    conclusion.exit();
+}

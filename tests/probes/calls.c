@@ -1,0 +1,210 @@
+/* Makes the calls that its arguments name, one each, and prints what every one answered.
+ *
+ *   calls 'socket s inet stream' 'connect s 127.0.0.1:80' '@look s SO_KEEPALIVE' ...
+ *
+ * Sockets are kept in variables of one letter. `@...` asks the outside (readback.c); `child CALL`, `thread CALL` and
+ * `signal CALL` make the call there. Around each call stands a getsockopt that cannot succeed, for strace. */
+#include "probe.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+enum { UNTOUCHED = ENOTUNIQ, WORDS = 16 };
+
+static int variables[128];
+static char *in_signal;
+
+static void mark(void) {
+    getsockopt(-1, 0xabc, 0, NULL, NULL);
+}
+
+static int fd_of(const char *word) {
+    return word[1] || word[0] < 'a' ? atoi(word) : variables[(int)word[0]];
+}
+
+/* Memory that is (not) there, for an argument of `length` bytes. */
+static void *place(const char *kind, const void *content, long length) {
+    long page = sysconf(_SC_PAGESIZE);
+    if (!strcmp(kind, "null")) return NULL;
+    if (!strcmp(kind, "one")) return (void *)1;
+    if (!strcmp(kind, "kernel")) return (void *)0xffff800000000000;
+    if (!strcmp(kind, "last")) return (void *)-1;
+    char *pages = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    munmap(pages + page, page);
+    if (!strcmp(kind, "unmapped")) return pages + page;
+    if (length < 0 || length > page) length = page;
+    /* "inside" ends with the page, "edge" goes half over it, "good" is far from it. */
+    char *start = !strcmp(kind, "inside") ? pages + page - length
+                  : !strcmp(kind, "edge") ? pages + page - (length + 1) / 2
+                                          : pages;
+    long room = pages + page - start;
+    memcpy(start, content, room < 128 ? room : 128);
+    return start;
+}
+
+static int flags_of(const char *word) {
+    return (strstr(word, "fastopen") ? MSG_FASTOPEN : 0) | (strstr(word, "nosignal") ? MSG_NOSIGNAL : 0);
+}
+
+static int type_of(const char *word) {
+    int type = !strncmp(word, "dgram", 5) ? SOCK_DGRAM : !strncmp(word, "raw", 3) ? SOCK_RAW
+        : !strncmp(word, "seqpacket", 9) ? SOCK_SEQPACKET : SOCK_STREAM;
+    return type | (strstr(word, "+cloexec") ? SOCK_CLOEXEC : 0) | (strstr(word, "+nonblock") ? SOCK_NONBLOCK : 0);
+}
+
+static int family_of(const char *word) {
+    return !strcmp(word, "inet") ? AF_INET : !strcmp(word, "inet6") ? AF_INET6 : !strcmp(word, "unix") ? AF_UNIX : AF_NETLINK;
+}
+
+/* An int, two separated by a comma, milliseconds as a timeval, or a name. */
+static socklen_t value_of(const char *word, void *to) {
+    int numbers[2];
+    long milliseconds;
+    if (sscanf(word, "%ldms", &milliseconds) == 1 && strstr(word, "ms")) {
+        struct timeval time = {milliseconds / 1000, milliseconds % 1000 * 1000};
+        memcpy(to, &time, sizeof time);
+        return sizeof time;
+    }
+    int read = sscanf(word, "%d,%d", &numbers[0], &numbers[1]);
+    if (read < 1) return strlen(strcpy(to, word));
+    memcpy(to, numbers, read * sizeof(int));
+    return read * sizeof(int);
+}
+
+static long call(int count, char **w) {
+    struct sockaddr_storage to;
+    socklen_t length = sizeof to;
+    const char *name = w[0];
+    int level, number;
+    char value[128] = "";
+    memset(&to, 0, sizeof to);
+    if (!strcmp(name, "socket"))
+        return variables[(int)*w[1]] = socket(family_of(w[2]), type_of(w[3]), count > 4 ? atoi(w[4]) : 0);
+    if (!strcmp(name, "use")) return variables[(int)*w[1]] = atoi(w[2]);
+    int fd = count > 1 ? fd_of(w[1]) : -1;
+    if (!strcmp(name, "bind")) {
+        length = address(w[2], &to);
+        return bind(fd, (void *)&to, length);
+    }
+    if (!strcmp(name, "connect")) { /* connect FD ADDRESS [LENGTH [PLACE]] */
+        length = address(w[2], &to);
+        if (count > 3) length = strtol(w[3], NULL, 0);
+        return connect(fd, count > 4 ? place(w[4], &to, (int)length) : (void *)&to, length);
+    }
+    if (!strcmp(name, "listen")) return listen(fd, atoi(w[2]));
+    if (!strncmp(name, "accept", 6)) { /* accept NEW FD [null|short], accept4 NEW FD [null|short] */
+        fd = fd_of(w[2]);
+        if (count > 3) length = 4;
+        void *where = count > 3 && !strcmp(w[3], "null") ? NULL : &to;
+        int new = name[6] ? accept4(fd, where, where ? &length : NULL, SOCK_CLOEXEC) : accept(fd, where, where ? &length : NULL);
+        return variables[(int)*w[1]] = new;
+    }
+    if (!strcmp(name, "close")) return close(fd);
+    if (!strcmp(name, "close_range")) return close_range(fd, fd, 0);
+    if (!strcmp(name, "shutdown")) return shutdown(fd, SHUT_WR);
+    if (!strcmp(name, "dup")) return variables[(int)*w[2]] = dup(fd);
+    if (!strcmp(name, "dup2")) return dup2(fd, fd_of(w[2]));
+    if (!strcmp(name, "dup3")) return dup3(fd, fd_of(w[2]), 0);
+    if (!strcmp(name, "unblock")) return fcntl(fd, F_SETFL, O_NONBLOCK);
+    if (!strcmp(name, "poll")) {
+        struct pollfd one = {fd, POLLIN | POLLOUT, 0};
+        return poll(&one, 1, atoi(w[2]));
+    }
+    if (!strcmp(name, "set")) { /* set FD OPTION VALUE [LENGTH [PLACE]] */
+        option(w[2], &level, &number);
+        length = value_of(w[3], value);
+        if (count > 4) length = strtol(w[4], NULL, 0);
+        return setsockopt(fd, level, number, count > 5 ? place(w[5], value, (int)length) : value, length);
+    }
+    if (!strcmp(name, "get")) { /* The answer is the value. */
+        option(w[2], &level, &number);
+        int got = -1;
+        length = sizeof got;
+        return getsockopt(fd, level, number, &got, &length) ? -1 : got;
+    }
+    if (!strcmp(name, "send")) return send(fd, w[2], strlen(w[2]), MSG_NOSIGNAL);
+    if (!strcmp(name, "recv")) return recv(fd, value, sizeof value, 0);
+    if (!strcmp(name, "pass")) { /* A listener at ADDRESS, from the outside. */
+        snprintf(value, sizeof value, "pass %s", w[2]);
+        return variables[(int)*w[1]] = outside(value);
+    }
+    if (!strncmp(name, "send", 4)) { /* sendto|sendmsg|sendmmsg FD FLAGS ADDRESS|PLACE */
+        int flags = flags_of(w[2]), has = strchr(w[3], ':') && strncmp(w[3], "at:", 3);
+        struct sockaddr *where = has ? (void *)&to : place(w[3], &to, 16);
+        length = has ? address(w[3], &to) : where ? 16 : 0;
+        if (!strcmp(name, "sendto")) return sendto(fd, "hi", 2, flags, where, length);
+        struct iovec data = {"hi", 2};
+        struct mmsghdr message = {{.msg_name = where, .msg_namelen = length, .msg_iov = &data, .msg_iovlen = 1}, 0};
+        /* "at:PLACE" is where the message itself is. */
+        void *at = !strncmp(w[3], "at:", 3) ? place(w[3] + 3, "", sizeof message) : &message;
+        if (!strcmp(name, "sendmsg")) return sendmsg(fd, at, flags);
+        return sendmmsg(fd, at, count > 4 ? atoi(w[4]) : 1, flags);
+    }
+    fprintf(stderr, "unknown call %s\n", name);
+    abort();
+}
+
+static void perform(const char *text) {
+    char copy[256], *words[WORDS] = {""}, *rest = NULL;
+    int count = 0;
+    snprintf(copy, sizeof copy, "%s", text);
+    for (char *word = strtok_r(copy, " ", &rest); word && count < WORDS; word = strtok_r(NULL, " ", &rest))
+        words[count++] = word;
+    mark();
+    errno = UNTOUCHED;
+    long result = call(count, words);
+    int error = errno;
+    mark();
+    char touched[32] = "";
+    if (error != UNTOUCHED) snprintf(touched, sizeof touched, " %s", error_name(error));
+    dprintf(1, "%s = %ld%s\n", text, result, touched);
+}
+
+static void *thread(void *text) {
+    perform(text);
+    return NULL;
+}
+
+static void on_signal(int number) {
+    perform(in_signal);
+    (void)number;
+}
+
+static void situated(char *text) {
+    pthread_t other;
+    if (*text == '@') {
+        /* The variable becomes the descriptor behind it. */
+        char request[512], label;
+        int end = 0;
+        if (sscanf(text, "@look %c %n", &label, &end) == 1 && end) {
+            snprintf(request, sizeof request, "look %c %d %s", label, variables[(int)label], text + end);
+            outside(request);
+        } else {
+            outside(text + 1);
+        }
+    } else if (!strncmp(text, "child ", 6)) {
+        if (!fork()) {
+            situated(text + 6);
+            _exit(0);
+        }
+        wait(NULL);
+    } else if (!strncmp(text, "thread ", 7)) {
+        pthread_create(&other, NULL, thread, text + 7);
+        pthread_join(other, NULL);
+    } else if (!strncmp(text, "signal ", 7)) {
+        in_signal = text + 7;
+        raise(SIGUSR1);
+    } else {
+        perform(text);
+    }
+}
+
+int main(int count, char **arguments) {
+    alarm(30);
+    signal(SIGUSR1, on_signal);
+    for (int i = 1; i < count; i++) situated(arguments[i]);
+    return 0;
+}

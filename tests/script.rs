@@ -1,0 +1,146 @@
+//! Scripts of calls (tests/probes/calls.c), each run plain and under the library in a network namespace of its own,
+//! with another process as the peer that also reads the options back from the kernel (tests/probes/readback.c).
+//!
+//! What the calls answer must be the same both times. A line `@look s SO_KEEPALIVE=1` states what is to be found under
+//! the library; the same line without it must find something else, so that no such line can hold by accident.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::support;
+
+/// The network namespaces that every script runs in.
+pub(crate) const NEEDS: &[&str] = &["namespaces"];
+
+/// A script with its configuration.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Script {
+    environment: Vec<(String, String)>,
+    /// Requests to the outside before the program starts.
+    before: Vec<String>,
+    /// Which probe, if not `calls`.
+    probe: &'static str,
+    /// Its arguments.
+    calls: Vec<String>,
+    /// What each line on stderr must contain, in order.
+    says: Vec<String>,
+    /// Whether values that are the same without the library are what is tested.
+    same_looks: bool,
+}
+
+/// The lines of a text without indentation, comments and empty ones.
+fn lines(text: &str) -> impl Iterator<Item = String> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned)
+}
+
+impl Script {
+    /// Calls, one a line.
+    pub(crate) fn new(calls: &str) -> Self {
+        Self { calls: lines(calls).collect(), ..Self::default() }
+    }
+
+    /// Another probe, one of whose arguments may be the `@look` that it is to print.
+    pub(crate) fn program(probe: &'static str, arguments: &[&str]) -> Self {
+        Self { probe, calls: arguments.iter().map(|&argument| argument.to_owned()).collect(), ..Self::default() }
+    }
+
+    /// The configuration.
+    pub(crate) fn toml(self, toml: &str) -> Self {
+        self.variable("SOCKOPT_CONFIG_TOML", toml)
+    }
+
+    /// One variable.
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Requests served before the program starts, one a line.
+    pub(crate) fn before(mut self, requests: &str) -> Self {
+        self.before.extend(lines(requests));
+        self
+    }
+
+    /// The one line that the library says, by what it must contain.
+    pub(crate) fn says(mut self, parts: &str) -> Self {
+        self.says.push(parts.to_owned());
+        self
+    }
+
+    /// The library is to leave these sockets alone.
+    pub(crate) fn same_looks(mut self) -> Self {
+        self.same_looks = true;
+        self
+    }
+
+    fn run(&self, wrapper: &[String], preload: bool, program: &[String]) -> (String, String) {
+        let mut command = support::plain("unshare");
+        command.arg("-Urn").arg(support::probe("readback")).args(&self.before).args(wrapper);
+        if wrapper.is_empty() {
+            command.arg("env");
+        }
+        if preload {
+            if !wrapper.is_empty() {
+                command.arg("-E");
+            }
+            command.arg(format!("LD_PRELOAD={}", support::library().display()));
+        }
+        self.environment.iter().for_each(|(name, value)| {
+            command.env(name, value);
+        });
+        finish(command.args(program))
+    }
+
+    fn words(&self) -> Vec<String> {
+        let probe = if self.probe.is_empty() { "calls" } else { self.probe };
+        let path = support::probe(probe).display().to_string();
+        [path].into_iter().chain(self.calls.iter().cloned()).collect()
+    }
+
+    /// Runs it both ways and compares; gives what was printed under the library.
+    pub(crate) fn check(&self) -> String {
+        let (plain, said) = self.run(&[], false, &self.words());
+        assert_eq!(said, "", "without the library");
+        let (preloaded, said) = self.run(&[], true, &self.words());
+        let context = || format!("{self:#?}\nwithout the library:\n{plain}\nunder it:\n{preloaded}{said}");
+        let is_look = |line: &&str| line.starts_with("@look");
+        let answers = |text: &str| text.lines().filter(|line| !is_look(line)).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(answers(&preloaded), answers(&plain), "{}", context());
+        let wanted: Vec<&str> = self.calls.iter().map(String::as_str).filter(is_look).collect();
+        assert_eq!(preloaded.lines().filter(is_look).collect::<Vec<_>>(), wanted, "{}", context());
+        for (found, wanted) in plain.lines().filter(is_look).zip(&wanted) {
+            assert_eq!(found == *wanted, self.same_looks, "{wanted} without the library\n{}", context());
+        }
+        assert_eq!(said.lines().count(), self.says.len(), "{}", context());
+        for (line, parts) in said.lines().zip(&self.says) {
+            assert!(parts.split('|').all(|part| line.contains(part)), "{parts}\n{line}");
+        }
+        preloaded
+    }
+
+    /// Under strace: the system calls of each call, in order, without the script's own.
+    pub(crate) fn traced(&self, name: &str, preload: bool, trace: &str) -> Vec<Vec<String>> {
+        let trace = self.trace(name, preload, trace, &self.words());
+        // What stands between two marks is one call; in between the script prints, or talks to the outside.
+        trace.split(|line| line.contains("0xabc")).skip(1).step_by(2).map(<[String]>::to_vec).collect()
+    }
+
+    /// Every line that strace writes.
+    pub(crate) fn trace(&self, name: &str, preload: bool, trace: &str, program: &[String]) -> Vec<String> {
+        let file: PathBuf = support::scratch(&format!("{name} {preload}").replace(['/', ' '], "-")).join("trace");
+        let wrapper = ["strace", "-f", "-s", "4", "-e", &format!("trace={trace}"), "-o", &file.display().to_string()];
+        self.run(&wrapper.map(str::to_owned), preload, program);
+        let text = fs::read_to_string(&file).expect("strace has written");
+        // Without the process id.
+        text.lines().filter_map(|line| line.split_once(' ')).map(|(_, line)| line.trim().to_owned()).collect()
+    }
+}
+
+/// Runs a command that must succeed; what it printed.
+pub(crate) fn finish(command: &mut Command) -> (String, String) {
+    let output = command.output().expect("unshare runs");
+    let (stdout, stderr) = support::text(&output);
+    assert!(output.status.success(), "{command:?}: {}\n{stdout}{stderr}", output.status);
+    (stdout, stderr)
+}

@@ -1,0 +1,184 @@
+//! What the tests share: the built products, probes in C, requirements, network namespaces.
+
+pub(crate) mod lab;
+
+use std::collections::HashMap;
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use libtest_mimic::{Failed, Trial};
+
+/// The repository.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// `libsockopt.so`, which cargo built beside this test.
+pub(crate) fn library() -> PathBuf {
+    let executable = env::current_exe().expect("the test has a path");
+    let library = executable.with_file_name("libsockopt.so");
+    assert!(library.is_file(), "{} was not built", library.display());
+    library
+}
+
+/// The `sockopt` command.
+pub(crate) fn sockopt() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_sockopt"))
+}
+
+/// A fresh folder of this test's own.
+pub(crate) fn scratch(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("a scratch folder");
+    folder
+}
+
+/// A command without any configuration of ours in its environment, and with nothing on its standard input.
+pub(crate) fn plain(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"SOCKOPT_") || name == "LD_PRELOAD" {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// The same under the library.
+pub(crate) fn preloaded(program: impl AsRef<OsStr>) -> Command {
+    let mut command = plain(program);
+    command.env("LD_PRELOAD", library());
+    command
+}
+
+/// A probe: `tests/probes/NAME.c`, compiled once.
+pub(crate) fn probe(name: &str) -> PathBuf {
+    static BUILT: OnceLock<Mutex<HashMap<String, PathBuf>>> = OnceLock::new();
+    let mut built = lock(BUILT.get_or_init(Mutex::default));
+    if let Some(path) = built.get(name) {
+        return path.clone();
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("probes");
+    fs::create_dir_all(&folder).expect("a folder for probes");
+    let path = folder.join(name);
+    let source = root().join("tests/probes").join(format!("{name}.c"));
+    let compiler =
+        Command::new("cc").args(["-O1", "-g", "-Wall", "-Werror", "-pthread", "-o"]).arg(&path).arg(&source).output();
+    let compiler = compiler.expect("cc is installed: Rust links with it");
+    assert!(compiler.status.success(), "{}: {}", source.display(), String::from_utf8_lossy(&compiler.stderr));
+    built.insert(name.to_owned(), path.clone());
+    path
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The two streams of a finished command, as text.
+pub(crate) fn text(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// Where programs are looked for. The distribution's come first: a wrapper in front of one would be what is tested.
+pub(crate) fn search_path() -> String {
+    format!("/usr/sbin:/usr/bin:/sbin:/bin:{}", env::var("PATH").unwrap_or_default())
+}
+
+/// A program, also one of PostgreSQL's, which Debian keeps apart.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let mut apart: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+        .map(|versions| versions.flatten().map(|version| version.path().join("bin")).collect())
+        .unwrap_or_default();
+    apart.sort();
+    let path = search_path();
+    let folders = apart.into_iter().rev().chain(env::split_paths(&path));
+    folders.map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// Whether the Python that the labs run has a module.
+fn has_module(name: &str) -> bool {
+    let find = format!("import sys, importlib.util as i; sys.exit(i.find_spec({name:?}) is None)");
+    Command::new("python3").env("PATH", search_path()).args(["-c", &find]).status().is_ok_and(|status| status.success())
+}
+
+/// Whether this user may make user and network namespaces.
+pub(crate) fn can_unshare() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        Command::new("unshare").args(["-Urn", "true"]).output().is_ok_and(|output| output.status.success())
+    })
+}
+
+/// Whether this user may make namespaces with more users than one: root may, others need newuidmap and a range.
+fn can_map_users() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        if is_root() {
+            let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+            let first: Vec<u64> = map.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+            return can_unshare() && first.first() == Some(&0) && first.get(2).is_some_and(|count| *count >= USERS);
+        }
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--user", "--map-root-user", "--map-auto", "setpriv", "--reuid=1", "--clear-groups", "true"]);
+        unshare.output().is_ok_and(|output| output.status.success())
+    })
+}
+
+/// What [`lab::Lab::with_users`] needs, where one is not root.
+pub(crate) const MORE_USERS: &str = "newuidmap and a range in /etc/subuid";
+
+/// How many users root maps.
+pub(crate) const USERS: u64 = 65_536;
+
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+/// A test.
+pub(crate) fn test(name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        run();
+        Ok(())
+    })
+}
+
+/// A test that needs programs (or `"namespaces"`, [`MORE_USERS`], `"python3 module …"`). Where one is missing it is ignored,
+/// with the reason in brackets; in CI it fails instead, since there everything is installed and nothing may be skipped.
+pub(crate) fn test_with(needs: &[&str], name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> Trial {
+    match missing(needs) {
+        Some(reason) if env::var_os("CI").is_some() => Trial::test(name, move || Err(Failed::from(reason))),
+        _ => test_where_possible(needs, name, run),
+    }
+}
+
+/// The same, ignored in CI as well where something is missing.
+pub(crate) fn test_where_possible(
+    needs: &[&str],
+    name: impl Into<String>,
+    run: impl FnOnce() + Send + 'static,
+) -> Trial {
+    let trial = test(name, run);
+    match missing(needs) {
+        None => trial,
+        Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
+    }
+}
+
+fn missing(needs: &[&str]) -> Option<String> {
+    let has = |need: &&&str| match (**need, need.strip_prefix("python3 module ")) {
+        ("namespaces", _) => can_unshare(),
+        (MORE_USERS, _) => can_map_users(),
+        (_, Some(module)) => has_module(module),
+        (program, None) => find(program).is_some(),
+    };
+    let missing: Vec<&str> = needs.iter().filter(|need| !has(need)).copied().collect();
+    (!missing.is_empty()).then(|| format!("needs {}", missing.join(", ")))
+}

@@ -19,7 +19,11 @@ pub(crate) fn trials() -> Vec<Trial> {
     for build in [Build::FaultyDebug, Build::FaultyRelease] {
         for (stage, says) in STAGES {
             let name = format!("faults::contained: {stage}, {build:?}");
-            trials.push(test_with(NEEDS, name, move || contained(build, stage, says)));
+            trials.push(test_with(NEEDS, name, move || contained(build, stage, says, EVERYTHING, &CALLS)));
+        }
+        for stage in ["connected", "getsockopt", "close"] {
+            let name = format!("faults::contained: {stage}, {build:?}");
+            trials.push(test_with(NEEDS, name, move || contained(build, stage, PANIC, ENDS, &ENDING)));
         }
         for stage in ["compile", "exhaust compile"] {
             let name = format!("faults::said_once: {stage} in 64 threads, {build:?}");
@@ -122,6 +126,24 @@ const CALLS: [&str; 20] = [
     "IN connect u unspec",
 ];
 
+const ENDS: &str = "[defaults]\nconnect_timeout = \"3s\"\nlinger = \"reset-when-drained\"\n";
+
+/// The stages that come later in a connection's life, in their order.
+const ENDING: [&str; 11] = [
+    "socket s inet stream",
+    "IN connect s 127.0.0.1:4000",
+    "IN close s",
+    "socket s inet stream",
+    "IN connect s 127.0.0.1:4000",
+    "IN get s SO_LINGER",
+    // From here on nothing may be set.
+    "socket t inet stream",
+    "IN connect t unspec",
+    "IN connect t 127.0.0.1:4000",
+    "get t SO_LINGER",
+    "IN close t",
+];
+
 /// A program in a network of its own, with the outside in front.
 fn outside(before: &[&str], library: Option<&Path>, environment: &[(&str, &str)], program: &[String]) -> Output {
     let mut command = plain("unshare");
@@ -133,14 +155,13 @@ fn outside(before: &[&str], library: Option<&Path>, environment: &[(&str, &str)]
 /// After a panic in a stage: the same answers and exit status as without the library, no options, one line. In the
 /// main thread, in another and in a signal handler. Seen to fail without set_errno in guard::contained, and with a
 /// give_up that leaves STATE as it is; `report` without any change: that panic is said, and STATE stays ON.
-fn contained(build: Build, stage: &str, says: &str) {
+fn contained(build: Build, stage: &str, says: &str, toml: &str, calls: &[&str]) {
     for situation in ["", "thread ", "signal "] {
-        let calls = CALLS.map(|call| call.replace("IN ", situation));
+        let calls = calls.iter().map(|call| call.replace("IN ", situation));
         let program: Vec<String> = [probe("calls").display().to_string()].into_iter().chain(calls).collect();
         let run = |library: Option<&Path>, stage: &str| {
             let level = if stage == "log" { "debug" } else { "error" };
-            let environment =
-                [("SOCKOPT_CONFIG_TOML", EVERYTHING), ("SOCKOPT_TEST_FAULT", stage), ("SOCKOPT_LOG", level)];
+            let environment = [("SOCKOPT_CONFIG_TOML", toml), ("SOCKOPT_TEST_FAULT", stage), ("SOCKOPT_LOG", level)];
             outside(&["@listen 127.0.0.1:4000"], library, &environment, &program)
         };
         let (without, library) = (run(None, ""), built(build));

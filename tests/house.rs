@@ -40,10 +40,12 @@ const MAY_BE_UNSAFE: [&str; 5] = [
 ];
 
 /// What libsockopt.so interposes.
-const HOOKS: [&str; 23] = [
+const HOOKS: [&str; 27] = [
+    "_Fork",
     "accept",
     "accept4",
     "bind",
+    "clone",
     "close",
     "close_range",
     "connect",
@@ -53,6 +55,7 @@ const HOOKS: [&str; 23] = [
     "fcntl",
     "fcntl64",
     "fork",
+    "forkpty",
     "getaddrinfo",
     "gethostbyname",
     "gethostbyname2",
@@ -64,6 +67,7 @@ const HOOKS: [&str; 23] = [
     "sendmsg",
     "sendto",
     "setsockopt",
+    "socket",
 ];
 
 fn read(path: impl AsRef<Path>) -> String {

@@ -3,9 +3,11 @@
 
 mod advice;
 mod command;
+mod connecting;
 mod dead_peers;
 mod decisions;
 mod documents;
+mod drained;
 mod errors;
 mod executables;
 mod explain;
@@ -35,9 +37,11 @@ fn main() {
     let trials: Vec<Trial> = [
         advice::trials(),
         command::trials(),
+        connecting::trials(),
         dead_peers::trials(),
         decisions::trials(),
         documents::trials(),
+        drained::trials(),
         errors::trials(),
         executables::trials(),
         explain::trials(),

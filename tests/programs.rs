@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 
 use crate::support::lab::{Lab, Options, PATIENCE, Place::Here, Running, Socket, State, java_arguments, needs};
-use crate::support::{MORE_USERS, library, scratch, sockopt, test, test_where_possible, test_with, text};
+use crate::support::{MORE_USERS, library, scratch, sockopt, test, test_with, text};
 
 /// A program in the table of README.md.
 struct Entry {
@@ -127,9 +127,7 @@ impl Entry {
         needs.sort_unstable();
         let name = format!("programs::{}", self.name);
         let Entry { name: folder, program, version, does, scene, .. } = self;
-        // Its package is large: CI does without.
-        let make = if program == "JMeter" { test_where_possible } else { test_with };
-        make(
+        test_with(
             &needs,
             name,
             Box::new(move || {

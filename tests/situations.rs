@@ -481,7 +481,7 @@ fn plain_calls(before: &str, steps: &str) -> BTreeSet<i64> {
 
 /// The numbers of the system calls that README.md lists for a filter: all, or those after loading.
 fn documented(is_loaded: bool) -> Vec<i64> {
-    const NUMBERS: [(&str, i64); 23] = [
+    const NUMBERS: [(&str, i64); 25] = [
         ("setsockopt", libc::SYS_setsockopt),
         ("getsockopt", libc::SYS_getsockopt),
         ("getsockname", libc::SYS_getsockname),
@@ -489,6 +489,8 @@ fn documented(is_loaded: bool) -> Vec<i64> {
         ("ioctl", libc::SYS_ioctl),
         ("fcntl", libc::SYS_fcntl),
         ("waitid", libc::SYS_waitid),
+        ("getrusage", libc::SYS_getrusage),
+        ("rt_sigaction", libc::SYS_rt_sigaction),
         ("rt_sigprocmask", libc::SYS_rt_sigprocmask),
         ("rt_sigpending", libc::SYS_rt_sigpending),
         ("rt_sigtimedwait", libc::SYS_rt_sigtimedwait),

@@ -58,6 +58,15 @@ impl Loaded {
             || self.configuration.variables.iter().any(|variable| variable.name == "SOCKOPT_PROCESS")
     }
 
+    /// Whether a socket's end may be of interest; the text is not parsed, and may spell it with escapes.
+    #[must_use]
+    pub fn may_reset_when_drained(&self) -> bool {
+        const WORD: &str = "drained";
+        let is_meant = |source: &Source| source.text.contains(WORD) || source.text.contains('\\');
+        self.configuration.document.as_ref().is_some_and(is_meant)
+            || self.configuration.variables.iter().any(|variable| variable.text.contains(WORD))
+    }
+
     /// Whether rules may name hosts, so that [`search_domains`] are worth their price.
     #[must_use]
     pub fn may_name_hosts(&self) -> bool {
@@ -240,4 +249,69 @@ pub fn process(executable: Option<&Path>, arguments: impl Iterator<Item = OsStri
     let names = executable.map(Path::as_os_str).into_iter().chain(words.first().map(OsString::as_os_str));
     let command: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     Process { names: names.filter_map(base_name).collect(), command: command.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy::{Connection, Endpoint, compile};
+
+    fn environment(pairs: &[(&str, &str)]) -> Loaded {
+        from_environment(pairs.iter().map(|(name, value)| (name.into(), value.into())))
+    }
+
+    #[test]
+    fn what_the_environment_asks_for() {
+        let text = "[[rule]]\nto = [\"10.0.0.0/8\", \"redis.example\"]\nnodelay = true\n";
+        let loaded = environment(&[
+            ("PATH", "/bin"),
+            ("SOCKOPT_CONFIG_TOML", text),
+            ("SOCKOPT_USER_TIMEOUT", "5s"),
+            ("SOCKOPT_LOG", "debug"),
+            ("SOCKOPT_LOG_FILE", "/tmp/log"),
+            ("SOCKOPT_STRICT", "1"),
+            ("SOCKOPT_CHECKED", "ff"),
+        ]);
+        assert_eq!(
+            (loaded.level, loaded.strict, loaded.disabled, loaded.checked),
+            (Level::Debug, true, false, Some(255))
+        );
+        assert_eq!(loaded.log_file.as_deref(), Some(Path::new("/tmp/log")));
+        assert!(loaded.failures.is_empty() && loaded.is_configured() && loaded.may_name_hosts());
+        assert!(!loaded.asks_for_process());
+        let names: Vec<&str> = loaded.configuration.variables.iter().map(|source| source.name.as_str()).collect();
+        assert!(names.contains(&"SOCKOPT_USER_TIMEOUT") && !names.contains(&"PATH"), "{names:?}");
+        assert_eq!(loaded.configuration.document.map(|source| source.text).as_deref(), Some(text));
+    }
+
+    #[test]
+    fn what_is_refused_or_off() {
+        let loaded = environment(&[("SOCKOPT_CONFIG", "sockopt.toml"), ("SOCKOPT_LOG_FILE", "log")]);
+        assert_eq!(loaded.failures.len(), 2, "{:?}", loaded.failures);
+        assert!(loaded.is_configured() && loaded.log_file.is_none());
+        let loaded = environment(&[("SOCKOPT_DISABLE", "1"), ("SOCKOPT_CONFIG_TOML", "[[rule]]")]);
+        assert!(loaded.disabled && !loaded.is_configured());
+    }
+
+    #[test]
+    fn the_reference_configuration_from_text_to_decision() {
+        let text = include_str!("../../config/sockopt.toml");
+        // What is ready to be switched on is: `#key = value`.
+        let is_off = |line: &&str| line.starts_with('#') && !line.starts_with("# ") && !line.starts_with("#:");
+        let on = |line: &str| if is_off(&line) && line != "#" { line[1..].to_owned() } else { line.to_owned() };
+        let text: Vec<String> = text.lines().map(on).filter(|line| !line.starts_with("dead_peer_timeout")).collect();
+        let loaded = environment(&[("SOCKOPT_CONFIG_TOML", &text.join("\n"))]);
+        let rules = compile(&loaded.configuration, &Process::default()).rules.expect("rules");
+        let peer = Endpoint::new([127, 0, 0, 1].into(), 80);
+        assert!(rules.setting_count() > 20);
+        let _ = rules.decide(&Connection::Outbound { peer }).profile();
+    }
+
+    #[test]
+    fn processes_and_their_names() {
+        let words = ["./run", "-jar", "a b"].map(OsString::from);
+        let found = process(Some(Path::new("/usr/bin/java")), words.into_iter());
+        assert_eq!(found.names, ["java", "run"]);
+        assert_eq!(found.command, "./run -jar a b");
+    }
 }

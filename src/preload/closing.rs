@@ -1,12 +1,13 @@
 //! `linger = "reset-when-drained"`: what happens before a descriptor ends.
 //!
-//! That a descriptor may be such a socket is a hint (listeners.rs); the rule, the state of the connection and who else
-//! may have it are asked of the kernel when it ends. Whatever is not certain is closed as the program meant.
+//! That a descriptor may be such a socket is a hint (listeners.rs): it was seen to be made in this process, by socket or
+//! accept, and nobody was seen to get it as well since. The rule, the state of the connection and the children that may
+//! have it are asked of the kernel when it ends. Whatever is not certain is closed as the program meant.
 
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicIsize, Ordering::Relaxed};
 
-use libc::c_uint;
+use libc::{c_uint, pid_t};
 use policy::options::Family;
 use policy::{Connection, Decision, Endpoint, Moment, Moments};
 use socket::apply::{Outcome, apply};
@@ -20,10 +21,37 @@ use crate::{fault, guard, log};
 const CONNECTED: Moments = Moments::of(&[Moment::Close]);
 const ACCEPTED: Moments = Moments::of(&[Moment::CloseAccepted]);
 
-/// The process that the hints are of: a child of vfork looks at its parent's.
+/// Whether the rules may ask for it; before they are compiled, by the look of their text.
+static WANTED: AtomicBool = AtomicBool::new(false);
+/// The process that the hints are of: a child of vfork looks at its parent's. 0 before there are any.
 static OWNER: AtomicI32 = AtomicI32::new(0);
 /// Whether there is any hint, so that fork and the like have something to forget.
 static IN_USE: AtomicBool = AtomicBool::new(false);
+
+/// What the children that have ended had cost when they were looked at last (`ffi::ended_children`).
+static ENDED: AtomicIsize = AtomicIsize::new(0);
+
+/// Says whether the end of any socket is of interest.
+pub(crate) fn want(yes: bool) {
+    if yes && !WANTED.swap(true, Relaxed) {
+        ENDED.store(ffi::ended_children() as isize, Relaxed);
+    } else if !yes {
+        WANTED.store(false, Relaxed);
+    }
+}
+
+/// Notes a new socket, which nobody else has yet.
+#[inline]
+pub(crate) fn is_made(fd: c_int) {
+    if WANTED.load(Relaxed) {
+        listeners::forget(fd);
+        if OWNER.load(Relaxed) == 0 {
+            OWNER.store(ffi::process_id(), Relaxed);
+        }
+        IN_USE.store(true, Relaxed);
+        listeners::note(fd, Note::Own);
+    }
+}
 
 /// Notes what a socket is about to be connected for; whether its end is of interest.
 pub(crate) fn connecting(active: &Active, fd: c_int, decision: &Decision<'_>) -> bool {
@@ -32,7 +60,14 @@ pub(crate) fn connecting(active: &Active, fd: c_int, decision: &Decision<'_>) ->
         active.in_use.store(true, Relaxed);
     }
     if active.rules.moments().intersects(CONNECTED) {
-        note(fd, is_meant, Note::ResetConnected);
+        listeners::strike_note(fd, Note::ResetConnected);
+        if is_meant {
+            take_over();
+            // Not one that came from somewhere else, and none that was copied before, or since it was connected first.
+            if listeners::notes(fd).has(Note::Own) {
+                listeners::note(fd, Note::ResetConnected);
+            }
+        }
     }
     is_meant
 }
@@ -41,22 +76,19 @@ pub(crate) fn connecting(active: &Active, fd: c_int, decision: &Decision<'_>) ->
 pub(crate) fn accepted(active: &Active, fd: c_int) {
     if active.rules.moments().intersects(ACCEPTED) {
         active.in_use.store(true, Relaxed);
-        note(fd, true, Note::ResetAccepted);
+        take_over();
+        IN_USE.store(true, Relaxed);
+        listeners::note(fd, Note::ResetAccepted);
     }
 }
 
-fn note(fd: c_int, is_meant: bool, note: Note) {
-    listeners::strike_end(fd);
-    if !is_meant {
-        return;
-    }
+/// The hints are this process's from here on.
+fn take_over() {
     let own = ffi::process_id();
-    if OWNER.swap(own, Relaxed) != own {
+    if ![0, own].contains(&OWNER.swap(own, Relaxed)) {
         // After a fork that was not seen: what came with it is shared.
         listeners::strike_all_ends();
     }
-    IN_USE.store(true, Relaxed);
-    listeners::note(fd, note);
 }
 
 /// Before a descriptor ends: one load and one branch for those that nothing is known of.
@@ -83,9 +115,36 @@ pub(crate) fn is_replaced(from: c_int, to: c_int) {
     }
 }
 
+/// Whether the program is to be told that SO_LINGER is {1, 0}: the rule decides about the socket's end, and that is what it
+/// has under `linger = "reset"`. Java asks in its close and, told otherwise, sends a FIN before it: the peer's may then be
+/// faster than the close, which comes too late for a reset. In the kernel nothing is set before the end, so no exit loses
+/// a byte.
+#[inline]
+pub(crate) fn says_reset(fd: c_int) -> bool {
+    let notes = listeners::notes(fd);
+    notes.is_about_end() && guard::contained(|| is_enforced(fd, notes))
+}
+
+#[cold]
+fn is_enforced(fd: c_int, notes: Notes) -> bool {
+    fault::point("getsockopt");
+    let Some(active) = active() else { return false };
+    let Some((_, decision, moments)) = decided(active, fd, notes) else { return false };
+    decision.profile().enforce() && decision.bypass(moments).is_none()
+}
+
 /// Before a range of descriptors ends, close_range(2).
 pub(crate) fn range_ends(first: c_uint, last: c_uint, flags: c_int) {
-    if flags as c_uint & libc::CLOSE_RANGE_CLOEXEC == 0 {
+    const KNOWN: c_uint = libc::CLOSE_RANGE_CLOEXEC | libc::CLOSE_RANGE_UNSHARE;
+    let flags = flags as c_uint;
+    if flags & !KNOWN != 0 {
+        return; // nothing is closed
+    }
+    if flags & libc::CLOSE_RANGE_UNSHARE != 0 {
+        // The other threads keep what this one closes.
+        all_are_shared();
+    }
+    if flags & libc::CLOSE_RANGE_CLOEXEC == 0 {
         listeners::each_in_range(first, last, ends);
     }
 }
@@ -98,7 +157,19 @@ pub(crate) fn is_copied(fd: c_int) {
     }
 }
 
-/// Before a fork, and after a message with descriptors: somebody else has what is open now.
+/// After a fork, in both processes.
+pub(crate) fn has_forked(child: pid_t) {
+    if child == 0 {
+        // Nothing is left of the parent's hints, and the child has no children yet.
+        OWNER.store(0, Relaxed);
+        ENDED.store(0, Relaxed);
+    } else {
+        // What another thread has made while this one was at it.
+        all_are_shared();
+    }
+}
+
+/// Before and after a fork, and after a message with descriptors: somebody else has what is open now.
 pub(crate) fn all_are_shared() {
     if IN_USE.load(Relaxed) {
         listeners::strike_all_ends();
@@ -116,13 +187,11 @@ pub(crate) fn is_in_use() -> bool {
 fn reset(fd: c_int, notes: Notes) {
     fault::point("close");
     let Some(active) = active() else { return };
-    let Some(peer) = ffi::connected_peer(fd).ok().and_then(|address| address.endpoint().ok()) else { return };
-    let Some((connection, moments)) = asked(active, fd, peer, notes) else { return };
-    let decision = active.decide(&connection);
+    let Some((peer, decision, moments)) = decided(active, fd, notes) else { return };
     let Some(setting) = decision.settings(moments, Family::Any).next() else { return };
     let kept = if !ffi::is_drained(fd) {
         "not everything is acknowledged, or the peer closed first"
-    } else if OWNER.load(Relaxed) != ffi::process_id() || ffi::may_be_inherited(fd) {
+    } else if OWNER.load(Relaxed) != ffi::process_id() || may_be_inherited(fd) {
         "another process may have it"
     } else if apply(fd, setting) == Outcome::Done {
         return log::debug(format_args!("close fd {fd} {peer}: {decision}: reset"));
@@ -132,11 +201,29 @@ fn reset(fd: c_int, notes: Notes) {
     log::debug(format_args!("close fd {fd} {peer}: {decision}: not reset: {kept}"));
 }
 
-fn asked(active: &Active, fd: c_int, peer: Endpoint, notes: Notes) -> Option<(Connection, Moments)> {
+/// Whether a program that was started from here may have it, or one that such a program has left behind.
+fn may_be_inherited(fd: c_int) -> bool {
+    if ffi::is_closed_by_exec(fd) {
+        return false;
+    }
+    if ffi::has_children() {
+        return true;
+    }
+    let ended = ffi::ended_children() as isize;
+    let has_one_ended = ENDED.swap(ended, Relaxed) != ended;
+    if has_one_ended {
+        all_are_shared();
+    }
+    has_one_ended || ffi::forgets_children()
+}
+
+/// The peer, and what is decided about a socket with these notes.
+fn decided(active: &Active, fd: c_int, notes: Notes) -> Option<(Endpoint, Decision<'_>, Moments)> {
+    let peer = ffi::connected_peer(fd).ok()?.endpoint().ok()?;
     if notes.has(Note::ResetConnected) {
-        return Some((Connection::Outbound { peer }, CONNECTED));
+        return Some((peer, active.decide(&Connection::Outbound { peer }), CONNECTED));
     }
     let local =
         if active.rules.asks_for_listener() { listeners::listener_of(local_endpoint(fd)?)? } else { Endpoint::ANY };
-    Some((Connection::Inbound { local, peer }, ACCEPTED))
+    Some((peer, active.decide(&Connection::Inbound { local, peer }), ACCEPTED))
 }

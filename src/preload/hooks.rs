@@ -8,10 +8,11 @@
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
 use libc::{
-    MSG_FASTOPEN, SO_ERROR, SOL_SOCKET, addrinfo, hostent, mmsghdr, msghdr, pid_t, size_t, sockaddr, socklen_t, ssize_t,
+    MSG_FASTOPEN, SO_ERROR, SO_LINGER, SOL_SOCKET, addrinfo, hostent, linger, mmsghdr, msghdr, pid_t, size_t, sockaddr,
+    socklen_t, ssize_t, termios, winsize,
 };
 
-use crate::{closing, intercept, names, real, setup};
+use crate::{closing, intercept, listeners, names, real, setup};
 
 /// Holds a hook's type against libc's.
 macro_rules! is_type_of_libc {
@@ -21,6 +22,11 @@ macro_rules! is_type_of_libc {
         const _: unsafe extern "C" fn(c_int, c_int, ...) -> c_int = libc::fcntl;
     };
     (fcntl64($($type:ty),*) -> $return:ty) => {};
+    // The same; the child begins in a function of its own, and comes back to nobody.
+    (clone($($type:ty),*) -> $return:ty) => {
+        const _: unsafe extern "C" fn(extern "C" fn(*mut c_void) -> c_int, *mut c_void, c_int, *mut c_void, ...) -> c_int =
+            libc::clone;
+    };
     ($name:ident($($type:ty),*) -> $return:ty) => {
         const _: unsafe extern "C" fn($($type),*) -> $return = real::declared::$name;
     };
@@ -50,12 +56,24 @@ macro_rules! interpose {
     )*};
 }
 
+/// SO_LINGER of a socket that is closed by a reset, socket(7).
+const RESET: linger = linger { l_onoff: 1, l_linger: 0 };
+
+/// Whether clone(2) gives the child a table of descriptors of its own.
+const fn copies_descriptors(flags: c_int) -> bool {
+    flags & libc::CLONE_FILES == 0
+}
+
 /// Whether fcntl(2) copies the descriptor.
 const fn is_copy(command: c_int) -> bool {
     matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC)
 }
 
 interpose! {
+    // Whose end may be a reset: it is known from here on who has it.
+    fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
+        after made closing::is_made(made);
+    }
     fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int {
         before connecting = intercept::connect(fd, "connect", || socket::ffi::copy_address(address, length));
         always result intercept::has_connected(fd, connecting, i64::from(result));
@@ -77,9 +95,15 @@ interpose! {
     fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> c_int {
         answer intercept::is_enforced(fd, level, name, value, length).then_some(0);
     }
-    // How a program learns that a connect which it did not wait for has come to an end, connect(2).
+    // By SO_ERROR a program learns that a connect which it did not wait for has come to an end, connect(2). Who asks for
+    // SO_LINGER is about to close, and sees what the rule says of that.
     fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, length: *mut socklen_t) -> c_int {
-        after _done if level == SOL_SOCKET && name == SO_ERROR { intercept::may_have_connected(fd) };
+        after _done if level == SOL_SOCKET && name == SO_ERROR {
+            intercept::may_have_connected(fd);
+        } else if level == SOL_SOCKET && name == SO_LINGER && closing::says_reset(fd) {
+            // SAFETY: the kernel has taken both pointers.
+            unsafe { socket::ffi::overwrite(value, length, &RESET) };
+        };
     }
     // These connect where MSG_FASTOPEN is set, tcp(7).
     fn sendto(fd: c_int, data: *const c_void, size: size_t, flags: c_int, address: *const sockaddr, length: socklen_t) -> ssize_t {
@@ -108,22 +132,40 @@ interpose! {
     }
     fn dup2(from: c_int, to: c_int) -> c_int {
         before () = if from != to { closing::is_replaced(from, to) };
+        after _done listeners::copied(from, to);
     }
     fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int {
-        before () = closing::is_replaced(from, to);
+        before () = if from != to && flags & !libc::O_CLOEXEC == 0 { closing::is_replaced(from, to) };
+        after _done listeners::copied(from, to);
     }
     // Whoever else has a socket may still want it: it is not reset.
     fn dup(fd: c_int) -> c_int {
         before () = closing::is_copied(fd);
+        after copy listeners::copied(fd, copy);
     }
     fn fcntl(fd: c_int, command: c_int, argument: *mut c_void) -> c_int {
         before () = if is_copy(command) { closing::is_copied(fd) };
+        after copy if is_copy(command) { listeners::copied(fd, copy) };
     }
     fn fcntl64(fd: c_int, command: c_int, argument: *mut c_void) -> c_int {
         before () = if is_copy(command) { closing::is_copied(fd) };
+        after copy if is_copy(command) { listeners::copied(fd, copy) };
     }
     fn fork() -> pid_t {
         before () = closing::all_are_shared();
+        after child closing::has_forked(child);
+    }
+    fn _Fork() -> pid_t {
+        before () = closing::all_are_shared();
+        after child closing::has_forked(child);
+    }
+    fn forkpty(master: *mut c_int, name: *mut c_char, terminal: *const termios, size: *const winsize) -> pid_t {
+        before () = closing::all_are_shared();
+        after child closing::has_forked(child);
+    }
+    fn clone(work: *mut c_void, stack: *mut c_void, flags: c_int, argument: *mut c_void, parent: *mut c_void, tls: *mut c_void, child: *mut c_void) -> c_int {
+        before () = if copies_descriptors(flags) { closing::all_are_shared() };
+        after _child if copies_descriptors(flags) { closing::all_are_shared() };
     }
     // What the program is told of host names that rules are for.
     fn getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo, answer: *mut *mut addrinfo) -> c_int {

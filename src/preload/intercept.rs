@@ -56,6 +56,8 @@ pub(crate) fn connect(fd: c_int, call: &str, address: impl FnOnce() -> Option<Ad
                 make(active, fd, &decision, first, decision.settings(moments, family_to(peer)), call, peer);
                 return connecting.filter(|_| moments.contains(Moment::Connect));
             }
+            // Connect once more: by that as well a program learns that it is done.
+            Err(_) if listeners::connecting(fd).is_some() => return connecting,
             Err(_) if is_noted => log::debug(format_args!("{call} fd {fd} {peer}: {decision}: SO_LINGER at close")),
             Err(reason) => log::debug(format_args!("{call} fd {fd} {peer}: left alone: {reason}")),
         }
@@ -68,9 +70,19 @@ const CONNECTED: Moments = Moments::of(&[Moment::Connected]);
 /// Whether the socket is to have another user timeout while it connects; to be asked before anything is set.
 fn connecting(fd: c_int, peer: Endpoint, decision: &Decision<'_>) -> Option<Connecting> {
     let afterwards = decision.settings(CONNECTED, Family::Any).next()?;
-    let is_the_rules = afterwards.key != Key::ConnectTimeout;
-    let before = if is_the_rules { 0 } else { ffi::get_int(fd, afterwards.level, afterwards.name).unwrap_or(0) };
-    Some(Connecting { peer, before })
+    if afterwards.key != Key::ConnectTimeout {
+        return Some(Connecting { peer, before: 0 });
+    }
+    let current = ffi::get_int(fd, afterwards.level, afterwards.name).unwrap_or(0);
+    // Where it connects already, the value may be ours.
+    let before = listeners::connecting(fd).filter(|_| connect_timeout(decision) == Some(&Value::Int(current)));
+    Some(Connecting { peer, before: before.unwrap_or(current) })
+}
+
+/// What the user timeout is while connecting.
+fn connect_timeout<'a>(decision: &Decision<'a>) -> Option<&'a Value> {
+    let of_key = |setting: &&Setting| setting.key == Key::ConnectTimeout && setting.moments.contains(Moment::Connect);
+    decision.profile().settings().iter().find(of_key).map(|setting| &setting.value)
 }
 
 /// After connect, whatever came of it: the socket gets the user timeout that it is to have from here on, unless it is
@@ -80,10 +92,10 @@ pub(crate) fn has_connected(fd: c_int, connecting: Option<Connecting>, result: i
     let (Some(connecting), Some(active)) = (connecting, active()) else { return };
     guard::contained(|| {
         let still = result < 0 && matches!(ffi::errno().0, libc::EINPROGRESS | libc::EINTR | libc::EALREADY);
-        if still && connecting.before == 0 {
-            listeners::note(fd, Note::Connecting);
+        if still {
+            listeners::note_connecting(fd, connecting.before);
         } else {
-            // Nobody could tell later what the program had set itself.
+            listeners::strike_note(fd, Note::Connecting);
             settle_user_timeout(active, fd, connecting.peer, connecting.before);
         }
     });
@@ -92,13 +104,17 @@ pub(crate) fn has_connected(fd: c_int, connecting: Option<Connecting>, result: i
 /// After a program has asked for a socket's error.
 #[inline]
 pub(crate) fn may_have_connected(fd: c_int) {
-    if listeners::notes(fd).has(Note::Connecting)
+    if let Some(before) = listeners::connecting(fd)
         && let Some(active) = active()
     {
         guard::contained(|| {
-            let Some(peer) = ffi::connected_peer(fd).ok().and_then(|address| address.endpoint().ok()) else { return };
+            let peer = match ffi::connected_peer(fd) {
+                Err(_) if ffi::is_closed(fd) => ffi::peer_address(fd),
+                peer => peer,
+            };
+            let Some(peer) = peer.ok().and_then(|address| address.endpoint().ok()) else { return };
             listeners::strike_note(fd, Note::Connecting);
-            settle_user_timeout(active, fd, peer, 0);
+            settle_user_timeout(active, fd, peer, before);
         });
     }
 }
@@ -110,11 +126,9 @@ fn settle_user_timeout(active: &Active, fd: c_int, peer: Endpoint, before: c_int
     fault::point("connected");
     let decision = active.decide(&Connection::Outbound { peer });
     let Some(afterwards) = decision.settings(CONNECTED, Family::Any).next() else { return };
-    let of_key = |setting: &&Setting| setting.key == Key::ConnectTimeout && setting.moments.contains(Moment::Connect);
-    let connect_timeout = decision.profile().settings().iter().find(of_key).map(|setting| &setting.value);
     if afterwards.key == Key::ConnectTimeout || !decision.profile().enforce() {
         let current = ffi::get_int(fd, afterwards.level, afterwards.name).map(Value::Int);
-        if current.ok().as_ref() != connect_timeout {
+        if current.ok().as_ref() != connect_timeout(&decision) {
             return;
         }
     }
@@ -253,6 +267,7 @@ fn is_for_accepted(setting: &Setting) -> bool {
 /// After an accept that succeeded.
 #[inline]
 pub(crate) fn accepted(listener: c_int, fd: c_int) {
+    listeners::forget(fd);
     let Some(active) = active().filter(|active| active.rules.moments().intersects(INBOUND)) else { return };
     closing::accepted(active, fd);
     let known = listeners::on_accept(listener);
@@ -355,7 +370,12 @@ fn is_enforced_here(
     }
     // The rule's value in place of the program's: mostly it is there already, but the socket may have come by exec, or
     // the kernel may refuse the rule's value, and then the program's call is the program's.
-    if !setting.is_at_close() && apply(fd, setting) != Outcome::Done {
+    // While it connects, the user timeout is another one; the rule's comes when the connection stands.
+    let is_for_later = setting.is_at_close()
+        || setting.moments.contains(Moment::Connected)
+            && listeners::connecting(fd).is_some()
+            && ffi::connected_peer(fd).is_err();
+    if !is_for_later && apply(fd, setting) != Outcome::Done {
         return false;
     }
     match constants::option_name(level, name) {

@@ -2,11 +2,11 @@
 //! connections that may be reset when they are closed.
 //!
 //! Hints, indexed by descriptor and by port, without locks: they are set by listen and accept, and taken back by
-//! close, close_range, dup2 and dup3. A hint that is missing costs work: the kernel is asked again. Descriptors beyond the table
+//! close, close_range, dup2 and dup3, and by what gives a descriptor anew: dup, fcntl, accept. A hint that is missing costs work: the kernel is asked again. Descriptors beyond the table
 //! have none.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU16, AtomicUsize, Ordering::Relaxed};
 
 use policy::Endpoint;
 
@@ -34,7 +34,7 @@ const PER_PEER: u16 = 3;
 /// From here on, this much less is the number of connections that still wait.
 const WAITING: u16 = 3;
 /// Above what may wait: no listener, but notes about a connection.
-const NOTES: u16 = 0xfff8;
+const NOTES: u16 = 0xfff0;
 
 /// A note about the connection behind a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +46,14 @@ pub(crate) enum Note {
     ResetAccepted = 2,
     /// It was connecting when connect returned.
     Connecting = 4,
+    /// It was made here by socket, and nobody else has had it since.
+    Own = 8,
 }
 
-/// Notes of either kind about its end.
-const ENDS: u16 = Note::ResetConnected as u16 | Note::ResetAccepted as u16;
+/// Notes that it may be reset when it is closed.
+const RESETS: u16 = Note::ResetConnected as u16 | Note::ResetAccepted as u16;
+/// What is struck out when somebody else has it.
+const ENDS: u16 = RESETS | Note::Own as u16;
 
 /// The notes about one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,7 +68,7 @@ impl Notes {
     }
     /// Whether its end is of interest.
     pub(crate) fn is_about_end(self) -> bool {
-        self.0 & ENDS != 0
+        self.0 & RESETS != 0
     }
     fn known(self) -> u16 {
         if self.0 == 0 { NOTHING } else { NOTES | self.0 }
@@ -96,15 +100,51 @@ pub(crate) fn notes(fd: i32) -> Notes {
 pub(crate) fn note(fd: i32, note: Note) {
     let Some(slot) = slot(fd) else { return };
     END.fetch_max(fd as usize + 1, Relaxed);
-    slot.store(Notes(Notes::of(slot.load(Relaxed)).0 | note as u16).known(), Relaxed);
+    // In one step: another thread's fork may strike in this moment.
+    let noted = |known| Some(Notes(Notes::of(known).0 | note as u16).known());
+    let _ = slot.fetch_update(Relaxed, Relaxed, noted);
+}
+
+/// Of a connection that [`Note::Connecting`] is about: the user timeout that the program itself had set before. Its pages
+/// are not touched where no rule has a connect_timeout.
+static USER_TIMEOUTS: [AtomicI32; DESCRIPTORS] = [const { AtomicI32::new(0) }; DESCRIPTORS];
+
+/// Notes a connection that is still being made.
+pub(crate) fn note_connecting(fd: i32, user_timeout: i32) {
+    let Some(own) = usize::try_from(fd).ok().and_then(|index| USER_TIMEOUTS.get(index)) else { return };
+    own.store(user_timeout, Relaxed);
+    note(fd, Note::Connecting);
+}
+
+/// The user timeout that the program itself had set on a connection that is still being made.
+#[inline]
+pub(crate) fn connecting(fd: i32) -> Option<i32> {
+    if !notes(fd).has(Note::Connecting) {
+        return None;
+    }
+    usize::try_from(fd).ok().and_then(|index| USER_TIMEOUTS.get(index)).map(|own| own.load(Relaxed))
+}
+
+/// A descriptor was copied: nothing that was known of its number is about the copy. By the copy too the program may learn
+/// that the connection stands.
+#[inline]
+pub(crate) fn copied(from: i32, to: i32) {
+    if from == to {
+        return;
+    }
+    forget(to);
+    if let Some(user_timeout) = connecting(from) {
+        note_connecting(to, user_timeout);
+    }
 }
 
 fn strike(fd: i32, bits: u16) {
-    if let Some(slot) = slot(fd)
-        && Notes::of(slot.load(Relaxed)).0 & bits != 0
-    {
-        slot.store(Notes(Notes::of(slot.load(Relaxed)).0 & !bits).known(), Relaxed);
-    }
+    let Some(slot) = slot(fd) else { return };
+    let struck = |known| {
+        let notes = Notes::of(known).0;
+        (notes & bits != 0).then(|| Notes(notes & !bits).known())
+    };
+    let _ = slot.fetch_update(Relaxed, Relaxed, struck);
 }
 
 /// Takes a note back.

@@ -277,7 +277,7 @@ pub(crate) fn known_by(ip: IpAddr) -> HostSet {
 }
 
 /// The newest look-up of an address counts, even if no rule names it any more.
-fn learn(ip: IpAddr, hosts: &HostSet) {
+pub(crate) fn learn(ip: IpAddr, hosts: &HostSet) {
     let address = key(ip);
     let set = set_of(address);
     let time = CLOCK.fetch_add(1, Relaxed) + 1;

@@ -9,11 +9,11 @@ use load::Loaded;
 use once_cell::race::OnceBox;
 use policy::error::digest;
 use policy::variables::{self, Level};
-use policy::{Connection, Decision, Moments, Process, Rules, compile};
+use policy::{Connection, Decision, Moment, Moments, Process, Rules, compile};
 use socket::ffi;
 
 use crate::isolated::{self, Failure, Memory, Room};
-use crate::{fault, guard, log, names, real};
+use crate::{closing, fault, guard, log, names, real};
 
 /// The configuration in force.
 pub(crate) struct Active {
@@ -169,6 +169,7 @@ fn find() -> u8 {
         if let Some(found) = FOUND.get().filter(|_| first) {
             log::configure(level, found.log_file.as_ref());
             names::want(may_name_hosts);
+            closing::want(found.loaded.may_reset_when_drained());
             ROOM.store(room.map_or(ptr::null_mut(), Box::into_raw), Ordering::Release);
         }
         first
@@ -278,6 +279,7 @@ fn compile_into(found: &'static Found, kept: Memory) -> Option<u8> {
     }
     kept.keep();
     names::want(rules.names_hosts());
+    closing::want(rules.moments().intersects(Moments::of(&[Moment::Close, Moment::CloseAccepted])));
     let next = ACTIVE.get().map_or(OFF, state);
     let _ = STATE.compare_exchange(READ, next, Ordering::AcqRel, Ordering::Acquire);
     fault::point("report");

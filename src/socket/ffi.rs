@@ -101,6 +101,18 @@ pub fn get_bytes(fd: c_int, level: c_int, name: c_int, value: &mut [u8]) -> Resu
     checked(result).map(|_| length as usize)
 }
 
+/// Puts another value in place of the one that getsockopt(2) gave the program, in as many bytes.
+///
+/// # Safety
+/// getsockopt(2) must have succeeded with these pointers.
+pub unsafe fn overwrite<T: Copy>(value: *mut c_void, length: *const libc::socklen_t, with: &T) {
+    // SAFETY: the kernel has written the length, and so many bytes of the value.
+    unsafe {
+        let length = (ptr::read_unaligned(length) as usize).min(mem::size_of::<T>());
+        ptr::copy_nonoverlapping(ptr::from_ref(with).cast::<u8>(), value.cast(), length);
+    }
+}
+
 /// getsockopt(2) of an integer option.
 ///
 /// # Errors
@@ -128,42 +140,80 @@ pub fn accept_queue(fd: c_int) -> Result<u32, Errno> {
 /// acknowledged, and the peer has not closed first. False for whatever is not TCP.
 #[must_use]
 pub fn is_drained(fd: c_int) -> bool {
-    // Values and offsets of the kernel's ABI, include/net/tcp_states.h and include/uapi/linux/tcp.h (since 4.6).
+    // include/net/tcp_states.h; the state is the first byte of struct tcp_info.
     const ESTABLISHED: u8 = 1;
     const FIN_WAIT1: u8 = 4;
     const FIN_WAIT2: u8 = 5;
-    const UNACKED: usize = 24;
-    const NOTSENT: usize = 144;
-    let mut info = [0_u8; NOTSENT + 4];
-    if get_bytes(fd, libc::SOL_TCP, libc::TCP_INFO, &mut info) != Ok(info.len()) {
+    let mut state = [0_u8; 1];
+    if get_bytes(fd, libc::SOL_TCP, libc::TCP_INFO, &mut state) != Ok(state.len()) {
         return false;
     }
-    let word = |at: usize| info.get(at..at + 4).is_some_and(|word| word == [0; 4]);
-    match info[0] {
-        ESTABLISHED | FIN_WAIT2 => word(UNACKED) && word(NOTSENT),
+    // Not tcp_info's figures: of Multipath TCP they are those of one path, and more may be under way on others.
+    let Ok(queued) = queued(fd, libc::TIOCOUTQ) else { return false };
+    match state {
+        [ESTABLISHED | FIN_WAIT2] => queued == 0,
         // The FIN counts as a byte; nothing but it is unacknowledged then.
-        FIN_WAIT1 => {
-            let mut queued: c_int = 0;
-            // SAFETY: ioctl(2) SIOCOUTQ, tcp(7), writes one int.
-            unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut queued) == 0 && queued <= 1 }
-        }
+        [FIN_WAIT1] => queued <= 1,
         _ => false,
     }
 }
 
-/// Whether a program that this process started may have the descriptor as well: it is not closed by exec, and there is
-/// a child. (Those made by fork are the caller's to know.)
+/// Whether a TCP socket has no connection: it never had, could not, or has no more. False for whatever is not TCP.
 #[must_use]
-pub fn may_be_inherited(fd: c_int) -> bool {
+pub fn is_closed(fd: c_int) -> bool {
+    // include/net/tcp_states.h
+    const CLOSE: u8 = 7;
+    let mut state = [0_u8];
+    get_bytes(fd, libc::SOL_TCP, libc::TCP_INFO, &mut state) == Ok(1) && state == [CLOSE]
+}
+
+/// Bytes of the send queue, by one of the two requests of tcp(7).
+fn queued(fd: c_int, request: libc::Ioctl) -> Result<u32, Errno> {
+    let mut bytes: c_int = 0;
+    // SAFETY: both requests write one int.
+    let result = unsafe { libc::ioctl(fd, request, &raw mut bytes) };
+    checked(result.into()).map(|_| u32::try_from(bytes).unwrap_or(0))
+}
+
+/// Whether exec closes a descriptor, fcntl(2). One that is not open, too.
+#[must_use]
+pub fn is_closed_by_exec(fd: c_int) -> bool {
     // SAFETY: fcntl(2) F_GETFD takes no argument.
     let flags = unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_GETFD) };
-    if flags < 0 || flags & libc::c_long::from(libc::FD_CLOEXEC) != 0 {
-        return false;
-    }
+    flags < 0 || flags & libc::c_long::from(libc::FD_CLOEXEC) != 0
+}
+
+/// Whether this process has a child, waitid(2).
+#[must_use]
+pub fn has_children() -> bool {
     let any = libc::WEXITED | libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
     // SAFETY: waitid(2) without a place for its answer; nothing is reaped.
     let result = unsafe { libc::syscall(libc::SYS_waitid, libc::P_ALL, 0, 0, any, 0) };
     !(result < 0 && errno() == Errno(libc::ECHILD))
+}
+
+/// A figure that grows with each child that has ended and was waited for: the page faults of them all, getrusage(2).
+#[must_use]
+pub fn ended_children() -> libc::c_long {
+    /// `ru_minflt` in struct rusage, which is longs.
+    const FAULTS: usize = 8;
+    let mut usage: [libc::c_long; 18] = [0; 18];
+    // SAFETY: getrusage(2) fills one struct rusage, of that size.
+    unsafe { libc::syscall(libc::SYS_getrusage, libc::RUSAGE_CHILDREN, usage.as_mut_ptr()) };
+    usage[FAULTS]
+}
+
+/// Whether children that end leave no trace (SIGCHLD is ignored, or SA_NOCLDWAIT), sigaction(2).
+#[must_use]
+pub fn forgets_children() -> bool {
+    // The kernel's structure: handler, flags, restorer, mask.
+    let mut action = [0_usize; 4];
+    // SAFETY: rt_sigaction(2) with null changes nothing and fills one structure with a mask of the size that is passed.
+    unsafe {
+        libc::syscall(libc::SYS_rt_sigaction, libc::SIGCHLD, 0, action.as_mut_ptr(), size_of::<SignalSet>());
+    }
+    let [handler, flags, ..] = action;
+    handler == libc::SIG_IGN || flags & libc::SA_NOCLDWAIT as usize != 0
 }
 
 /// The peer of a connection that stands, getpeername(2).
@@ -210,13 +260,7 @@ pub unsafe fn passed_descriptors(message: *const libc::msghdr) -> bool {
 pub fn send_queue(fd: c_int) -> Result<(u32, u32), Errno> {
     /// linux/sockios.h; libc has them not. SIOCOUTQ is TIOCOUTQ.
     const SIOCOUTQNSD: libc::Ioctl = 0x894B;
-    let queued = |request| {
-        let mut bytes: c_int = 0;
-        // SAFETY: both requests write one int.
-        let result = unsafe { libc::ioctl(fd, request, &raw mut bytes) };
-        checked(result.into()).map(|_| u32::try_from(bytes).unwrap_or(0))
-    };
-    Ok((queued(libc::TIOCOUTQ)?, queued(SIOCOUTQNSD)?))
+    Ok((queued(fd, libc::TIOCOUTQ)?, queued(fd, SIOCOUTQNSD)?))
 }
 
 /// Which task pidfd_open(2) is to open.
@@ -485,10 +529,8 @@ pub fn block(list: &[c_int]) {
 #[must_use]
 pub fn wait_for(list: &[c_int], at_most: Duration) -> Option<c_int> {
     let set = signals(list);
-    let time = libc::timespec {
-        tv_sec: libc::time_t::try_from(at_most.as_secs()).unwrap_or(libc::time_t::MAX),
-        tv_nsec: at_most.subsec_nanos() as _,
-    };
+    let time =
+        libc::timespec { tv_sec: at_most.as_secs().min(i32::MAX as u64) as _, tv_nsec: at_most.subsec_nanos() as _ };
     // SAFETY: rt_sigtimedwait(2) reads a set of the size that is passed, and a time.
     let signal =
         unsafe { libc::syscall(libc::SYS_rt_sigtimedwait, &raw const set, 0, &raw const time, size_of::<SignalSet>()) };
@@ -646,6 +688,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "asks the kernel, by rt_sigprocmask(2)")]
     fn unreadable_addresses_are_refused() {
         let page = 4096_usize;
         for bad in [0, 1, page - 1, usize::MAX, usize::MAX - 7, 0xffff_8000_0000_0000] {
@@ -657,6 +700,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "asks the kernel, by rt_sigprocmask(2)")]
     fn an_address_that_ends_in_an_unmapped_page_is_refused() {
         let page = 4096_usize;
         // SAFETY: a fresh mapping of two pages, of which the second is taken away again.

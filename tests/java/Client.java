@@ -68,6 +68,10 @@ public class Client {
                     return upload(host, port);
                 case "many":
                     return many(host, port);
+                case "probe":
+                    return probe(host, port);
+                case "torn":
+                    return torn(host, port);
                 default:
                     return "no such mode";
             }
@@ -172,6 +176,40 @@ public class Client {
         sockets.get(0).getOutputStream().write(request(host));
         sockets.get(0).getInputStream().readAllBytes();
         return sockets.size() + " connections";
+    }
+
+    /** 300 requests, each on a connection of its own. */
+    private static String probe(String host, int port) throws Exception {
+        for (int i = 0; i < 300; i++) {
+            URL url = new URL("http", host, port, "/");
+            HttpURLConnection connection = (HttpURLConnection) url.openConnection(Proxy.NO_PROXY);
+            connection.getInputStream().readAllBytes();
+            connection.disconnect();
+        }
+        return "done";
+    }
+
+    /** 100 connections, each closed while another thread waits for something to read. */
+    private static String torn(String host, int port) throws Exception {
+        for (int i = 0; i < 100; i++) {
+            Socket socket = new Socket(host, port);
+            socket.getOutputStream().write(request(host));
+            Thread reader = new Thread(() -> {
+                try {
+                    socket.getInputStream().readAllBytes();
+                } catch (Exception e) {
+                    // "Socket closed"
+                }
+            });
+            reader.start();
+            while (socket.getInputStream().available() > 0) {
+                Thread.sleep(1);
+            }
+            Thread.sleep(5);
+            socket.close();
+            reader.join();
+        }
+        return "done";
     }
 
     private static String last(byte[] answer) {

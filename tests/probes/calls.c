@@ -9,13 +9,22 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <spawn.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 
 enum { UNTOUCHED = ENOTUNIQ, WORDS = 16 };
 
 static int variables[128];
 static char *in_signal;
+static pid_t started;
+
+static void on_alarm(int number) {
+    (void)number;
+}
 
 static void mark(void) {
     getsockopt(-1, 0xabc, 0, NULL, NULL);
@@ -84,6 +93,17 @@ static long call(int count, char **w) {
     if (!strcmp(name, "socket"))
         return variables[(int)*w[1]] = socket(family_of(w[2]), type_of(w[3]), count > 4 ? atoi(w[4]) : 0);
     if (!strcmp(name, "use")) return variables[(int)*w[1]] = atoi(w[2]);
+    if (!strcmp(name, "clock")) { /* Milliseconds. */
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    }
+    if (!strcmp(name, "interrupt")) { /* By a signal, so many milliseconds later. */
+        struct sigaction action = {.sa_handler = on_alarm};
+        struct itimerval timer = {.it_value = {atoi(w[1]) / 1000, atoi(w[1]) % 1000 * 1000}};
+        sigaction(SIGALRM, &action, NULL);
+        return setitimer(ITIMER_REAL, &timer, NULL);
+    }
     int fd = count > 1 ? fd_of(w[1]) : -1;
     if (!strcmp(name, "bind")) {
         length = address(w[2], &to);
@@ -104,6 +124,7 @@ static long call(int count, char **w) {
     }
     if (!strcmp(name, "close")) return close(fd);
     if (!strcmp(name, "close_range")) return close_range(fd, fd, 0);
+    if (!strcmp(name, "copy")) return variables[(int)*w[2]] = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     if (!strcmp(name, "shutdown")) return shutdown(fd, SHUT_WR);
     if (!strcmp(name, "dup")) return variables[(int)*w[2]] = dup(fd);
     if (!strcmp(name, "dup2")) return dup2(fd, fd_of(w[2]));
@@ -112,6 +133,12 @@ static long call(int count, char **w) {
     if (!strcmp(name, "poll")) {
         struct pollfd one = {fd, POLLIN | POLLOUT, 0};
         return poll(&one, 1, atoi(w[2]));
+    }
+    if (!strcmp(name, "epoll")) {
+        struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET};
+        int epoll = epoll_create1(EPOLL_CLOEXEC);
+        epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
+        return epoll_wait(epoll, &event, 1, atoi(w[2]));
     }
     if (!strcmp(name, "set")) { /* set FD OPTION VALUE [LENGTH [PLACE]] */
         option(w[2], &level, &number);
@@ -127,6 +154,32 @@ static long call(int count, char **w) {
     }
     if (!strcmp(name, "send")) return send(fd, w[2], strlen(w[2]), MSG_NOSIGNAL);
     if (!strcmp(name, "recv")) return recv(fd, value, sizeof value, 0);
+    if (!strcmp(name, "give")) { /* give FD NEW: passes it on, and takes it at the other end. */
+        int ends[2];
+        char control[CMSG_SPACE(sizeof fd)] = "";
+        struct iovec data = {value, 1};
+        struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        *header = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof fd)};
+        memcpy(CMSG_DATA(header), &fd, sizeof fd);
+        if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) || sendmsg(ends[0], &message, 0) != 1) return -1;
+        if (recvmsg(ends[1], &message, MSG_CMSG_CLOEXEC) != 1) return -1;
+        memcpy(&variables[(int)*w[2]], CMSG_DATA(header), sizeof fd);
+        return variables[(int)*w[2]];
+    }
+    if (!strcmp(name, "start")) { /* A program that has all that exec keeps. */
+        char *words[] = {"sleep", "9", NULL}, *none[] = {NULL};
+        posix_spawn_file_actions_t actions;
+        posix_spawn_file_actions_init(&actions);
+        for (int i = 0; i < 3; i++) posix_spawn_file_actions_addclose(&actions, i);
+        int failed = posix_spawnp(&started, "sleep", &actions, NULL, words, none);
+        usleep(100 * 1000);
+        return failed;
+    }
+    if (!strcmp(name, "take")) { /* take NEW FD: what that program has at FD's number. */
+        int pidfd = syscall(SYS_pidfd_open, started, 0);
+        return variables[(int)*w[1]] = syscall(SYS_pidfd_getfd, pidfd, fd_of(w[2]), 0);
+    }
     if (!strcmp(name, "pass")) { /* A listener at ADDRESS, from the outside. */
         snprintf(value, sizeof value, "pass %s", w[2]);
         return variables[(int)*w[1]] = outside(value);
@@ -206,5 +259,6 @@ int main(int count, char **arguments) {
     alarm(30);
     signal(SIGUSR1, on_signal);
     for (int i = 1; i < count; i++) situated(arguments[i]);
+    if (started) kill(started, SIGKILL);
     return 0;
 }

@@ -83,6 +83,23 @@ static void look(int process, char *words) {
     close(pidfd);
 }
 
+/* Connections with this port at either end that have ended for one side at least, and are still there. */
+static void ended(int port) {
+    static const char *files[] = {"/proc/net/tcp", "/proc/net/tcp6"};
+    int count = 0;
+    for (int i = 0; i < 2; i++) {
+        char line[512];
+        FILE *file = fopen(files[i], "r");
+        while (file && fgets(line, sizeof line, file)) {
+            unsigned local, remote, state;
+            if (sscanf(line, " %*d: %*[0-9A-F]:%x %*[0-9A-F]:%x %x", &local, &remote, &state) == 3)
+                count += ((int)local == port || (int)remote == port) && state != TCP_ESTABLISHED && state != TCP_LISTEN;
+        }
+        if (file) fclose(file);
+    }
+    dprintf(1, "@ended %d=%d\n", port, count);
+}
+
 /* Answers every request with two bytes, until this process ends. */
 static void http(int fd) {
     static const char reply[] = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
@@ -117,6 +134,8 @@ static void serve(int process, char *request) {
         dial(to, more, 0);
     } else if (!strncmp(request, "pass ", 5)) {
         answer_with = listener(to, 64);
+    } else if (!strncmp(request, "ended ", 6)) {
+        ended(atoi(to));
     } else if (!strncmp(request, "http ", 5)) {
         http(listener(to, 64));
     } else {

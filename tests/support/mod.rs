@@ -7,9 +7,13 @@ use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 
@@ -142,10 +146,22 @@ pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
-/// A test.
+/// How long a test may take: several times what the longest does, on a machine that has much else to do.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// A test. One that hangs fails, and the others go on; what it has started ends with this process ([`lab`]).
 pub(crate) fn test(name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> Trial {
     Trial::test(name, move || {
-        run();
+        let (sender, done) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            // Dropped as well when it panics.
+            let _done: Sender<()> = sender;
+            run();
+        });
+        if done.recv_timeout(LONGEST) == Err(RecvTimeoutError::Timeout) {
+            return Err(Failed::from(format!("still runs after {LONGEST:?}")));
+        }
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic));
         Ok(())
     })
 }
@@ -154,21 +170,9 @@ pub(crate) fn test(name: impl Into<String>, run: impl FnOnce() + Send + 'static)
 /// with the reason in brackets; in CI it fails instead, since there everything is installed and nothing may be skipped.
 pub(crate) fn test_with(needs: &[&str], name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> Trial {
     match missing(needs) {
+        None => test(name, run),
         Some(reason) if env::var_os("CI").is_some() => Trial::test(name, move || Err(Failed::from(reason))),
-        _ => test_where_possible(needs, name, run),
-    }
-}
-
-/// The same, ignored in CI as well where something is missing.
-pub(crate) fn test_where_possible(
-    needs: &[&str],
-    name: impl Into<String>,
-    run: impl FnOnce() + Send + 'static,
-) -> Trial {
-    let trial = test(name, run);
-    match missing(needs) {
-        None => trial,
-        Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
+        Some(reason) => test(name, run).with_kind(reason).with_ignored_flag(true),
     }
 }
 

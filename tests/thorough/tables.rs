@@ -1,0 +1,170 @@
+//! The tables that threads share without a lock (src/preload/names.rs, listeners.rs), by themselves and hammered: never
+//! half of one answer and half of another, never nothing where there is something.
+//!
+//! In every `cargo test`, on this machine's memory; under Miri, which also lets a thread read what is no longer newest
+//! wherever the orderings in the source allow it, in tests/thorough/run.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use policy::{Endpoint, HostSet};
+
+#[path = "../../src/preload/listeners.rs"]
+#[allow(dead_code, reason = "not every function is about threads")]
+mod listeners;
+#[path = "../../src/preload/names.rs"]
+#[allow(dead_code, reason = "what reads the program's memory belongs to the hooks")]
+mod names;
+
+// What names.rs needs of the library, and the tables do not.
+mod setup {
+    pub(crate) struct Active {
+        pub(crate) rules: policy::Rules,
+        pub(crate) search: &'static [String],
+    }
+    pub(crate) fn active() -> Option<&'static Active> {
+        None
+    }
+}
+mod guard {
+    pub(crate) fn contained<R: Copy + Default>(work: impl FnOnce() -> R + Copy) -> R {
+        work()
+    }
+}
+mod fault {
+    pub(crate) fn point(_name: &str) {}
+}
+mod log {
+    pub(crate) fn debug(_text: std::fmt::Arguments<'_>) {}
+}
+
+use listeners::Known;
+
+const ROUNDS: u32 = if cfg!(miri) { 12 } else { 200_000 };
+const WRITERS: u32 = 3;
+const READERS: u32 = 2;
+
+/// One of many sets that say by themselves whether they are whole: how many numbers there are follows from each.
+fn hosts(address: u32, version: u32) -> HostSet {
+    let mut set = HostSet::NONE;
+    let first = (address * 64 + version % 64) * 32;
+    (0..1 + first / 32 % HostSet::MOST as u32).for_each(|id| set.insert(first + id));
+    set
+}
+
+fn check(address: u32, known: &HostSet) {
+    let Some(first) = known.ids().first() else { return };
+    assert_eq!(first / 32 / 64, address, "what another address is known by");
+    assert_eq!(*known, hosts(address, first / 32 % 64), "torn");
+}
+
+/// Addresses with the same `group` share a set of rows: its number comes from the one half of the address, turned, and
+/// the other.
+fn ip(group: u64, number: u32) -> IpAddr {
+    let high = u64::from(number) << 20 | 0x2001_0db8 << 32;
+    Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(high.rotate_left(32) ^ group)).into()
+}
+
+/// Runs writers, and readers until they are done.
+fn race(write: impl Fn(u32, u32) + Sync, read: impl Fn() + Sync) {
+    let (begun, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let together = || {
+        begun.fetch_add(1, Ordering::Relaxed);
+        while begun.load(Ordering::Relaxed) < (WRITERS + READERS) as usize {
+            thread::yield_now();
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..READERS {
+            scope.spawn(|| {
+                together();
+                while !done.load(Ordering::Relaxed) {
+                    read();
+                }
+            });
+        }
+        let (together, write) = (&together, &write);
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                scope.spawn(move || {
+                    together();
+                    (0..ROUNDS).for_each(|round| write(writer, round));
+                })
+            })
+            .collect();
+        writers.into_iter().for_each(|writer| writer.join().expect("a writer"));
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Two addresses, one looked up with the same outcome by all, the other with a new one each time: both are known
+/// throughout. Seen to fail with a `learn` that always writes the row that its address is in.
+#[test]
+fn what_is_known_stays_known() {
+    let (same, other) = (ip(1, 1), ip(2, 2));
+    names::learn(same, &hosts(1, 0));
+    names::learn(other, &hosts(2, 0));
+    race(
+        |writer, round| {
+            names::learn(same, &hosts(1, 0));
+            names::learn(other, &hosts(2, writer + round * WRITERS));
+        },
+        || {
+            assert_eq!(names::known_by(same), hosts(1, 0));
+            let known = names::known_by(other);
+            assert_ne!(known, HostSet::NONE);
+            check(2, &known);
+        },
+    );
+}
+
+/// More addresses than there are rows for: each is known by what is its own, whole, or by nothing. Seen to fail under
+/// Miri without the fence in `Row::read`.
+#[test]
+fn rows_that_are_taken_over() {
+    const ADDRESSES: u32 = 24;
+    race(
+        |writer, round| {
+            let address = 100 + (round * 7 + writer * 5) % ADDRESSES;
+            names::learn(ip(3, address), &hosts(address, round));
+        },
+        || (100..100 + ADDRESSES).for_each(|address| check(address, &names::known_by(ip(3, address)))),
+    );
+    let known = (100..100 + ADDRESSES).filter(|address| names::known_by(ip(3, *address)) != HostSet::NONE).count();
+    assert!((8..=16).contains(&known), "{known} of them are known");
+}
+
+/// Connections that waited are counted off by all threads that accept: none is missed.
+#[test]
+fn waiting_connections() {
+    const WAITING: u16 = if cfg!(miri) { 40 } else { 20_000 };
+    let fd = 7;
+    listeners::remember(fd, Known::Waiting(WAITING));
+    let accepted = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..WRITERS {
+            scope.spawn(|| {
+                while let Known::Waiting(_) = listeners::on_accept(fd) {
+                    accepted.fetch_add(1, Ordering::Relaxed);
+                }
+                assert_eq!(listeners::on_accept(fd), Known::Settled);
+            });
+        }
+    });
+    assert!(accepted.into_inner() >= usize::from(WAITING));
+}
+
+/// What threads find out about one port adds up.
+#[test]
+fn ports() {
+    let all = [[0, 0, 0, 0], [127, 0, 0, 1]].map(|ip| Endpoint::new(ip.into(), 80));
+    let v6 = Endpoint::new(Ipv6Addr::UNSPECIFIED.into(), 80);
+    thread::scope(|scope| {
+        for local in all.into_iter().chain([v6]) {
+            scope.spawn(move || listeners::remember_port(local));
+        }
+    });
+    assert_eq!(listeners::listener_of(all[1]), Some(all[0]));
+    assert_eq!(listeners::listener_of(Endpoint::new(Ipv6Addr::LOCALHOST.into(), 80)), Some(v6));
+}

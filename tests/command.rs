@@ -25,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
         test("command::check::shows_five_errors_with_carets", check_shows_five_errors_with_carets),
         test("command::check::says_that_a_file_is_fine", check_says_that_a_file_is_fine),
+        test("command::stdout_that_takes_nothing", stdout_that_takes_nothing),
         test("command::check::files_that_cannot_be_taken", check_files_that_cannot_be_taken),
         test_with(&["mkfifo"], "command::check::does_not_wait_for_a_fifo", check_does_not_wait_for_a_fifo),
         test_with(&["strace"], "command::check::file_that_changes_meanwhile", check_file_that_changes_meanwhile),
@@ -222,6 +223,31 @@ fn check_shows_five_errors_with_carets() {
     assert!(!stderr.contains('\u{1b}'), "colours in a pipe: {stderr}");
 }
 
+/// A report that is lost is no success; one that nobody wants any more is.
+/// Seen to fail: with every failed write ignored.
+fn stdout_that_takes_nothing() {
+    let file = root().join("config/sockopt.toml");
+    let file = file.to_string_lossy();
+    let dry = ["run", "--dry-run", "--ttl=9", "true"];
+    for arguments in
+        [&["check", &file][..], &["check", "--json", &file], &["explain", "192.0.2.1"], &["show", "self"], &dry]
+    {
+        let own = std::process::id().to_string();
+        let arguments = arguments.iter().map(|word| if *word == "self" { &own } else { *word });
+        let shell = "exec \"$0\" \"$@\" > /dev/full";
+        let mut command = plain("sh");
+        command.env("SOCKOPT_LIBRARY", library()).args(["-c", shell]).arg(sockopt()).args(arguments.clone());
+        let (code, _, stderr) = outcome(&mut command);
+        assert_eq!(code, Some(1), "{command:?}: {stderr}");
+        assert_eq!(stderr.matches("error: stdout cannot be written: ").count(), 1, "{stderr}");
+        let shell = "{ \"$0\" \"$@\"; echo $? >&2; } | true";
+        let mut command = plain("sh");
+        command.env("SOCKOPT_LIBRARY", library()).args(["-c", shell]).arg(sockopt()).args(arguments);
+        let (_, _, stderr) = outcome(&mut command);
+        assert!(stderr.ends_with("0\n") && !stderr.contains("error:"), "{command:?}: {stderr}");
+    }
+}
+
 fn check_says_that_a_file_is_fine() {
     let folder = scratch("check fine");
     let several = write(&folder, "a file.toml", "[[rule]]\nto = \":1\"\nnodelay = true\n\n[[rule]]\nnodelay = true\n");
@@ -381,6 +407,7 @@ fn run_refuses_unknown_options() {
         let (code, stdout, stderr) = outcome(run().args([given, "echo", "started"]));
         assert_eq!((code, stdout.as_str()), (Some(2), ""), "{given}: {stderr}");
         assert!(stderr.contains("unexpected argument") && stderr.contains(hint), "{given}: {stderr}");
+        assert!(stderr.contains("\n  help: to pass") && !stderr.contains("tip:"), "another voice: {stderr}");
     }
 }
 
@@ -553,6 +580,10 @@ fn run_dry() {
     assert!(stdout.starts_with(&first), "{stdout}");
     assert!(stdout.contains("SOCKOPT_PROCESS='a b'\nSOCKOPT_LOG=debug\nSOCKOPT_CONGESTION='it'\\''s'\n"), "{stdout}");
     assert!(stderr.starts_with("note: /") && stderr.contains("/touch is dynamically linked with glibc"), "{stderr}");
+    // The options are for another.
+    assert!(stderr.contains("\nnote: nothing is set in touch itself: "), "{stderr}");
+    let (_, _, stderr) = outcome(run().args(["--dry-run", "--ttl=9", "--process=touch", "touch"]));
+    assert!(!stderr.contains("nothing is set"), "{stderr}");
     // A shell takes it.
     let shell = format!("set -a; {stdout} exec env");
     let (_, printed, stderr) = outcome(plain("sh").args(["-c", &shell]));

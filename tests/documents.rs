@@ -105,7 +105,25 @@ fn long_help_has_everything() {
     for subcommand in subcommands() {
         let help = printed(&[&subcommand, "--help"]);
         assert!(help.contains("\nExit status:\n  0  "), "{subcommand}: {help}");
+        // Of each its own.
+        assert_eq!(help.contains("\n  127  "), subcommand == "run", "{subcommand}: {help}");
+        assert_eq!(
+            help.contains("\n  78"),
+            ["run", "check", "explain", "apply"].contains(&&*subcommand),
+            "{subcommand}: {help}"
+        );
         assert!(help.lines().all(|line| line.chars().count() <= 80), "{subcommand}: too wide\n{help}");
+    }
+    assert!(printed(&["explain", "--help"]).contains("\nExamples:\n  sockopt explain --config "));
+    // What stands in columns at the end is not broken.
+    for subcommand in subcommands().iter().map(String::as_str).chain([""]) {
+        let end = |columns: &str| {
+            let arguments = [subcommand, "--help"].into_iter().filter(|word| !word.is_empty());
+            let (_, help, _) = outcome(plain(sockopt()).env("COLUMNS", columns).args(arguments));
+            let from = help.find("\nVerdicts:\n").or_else(|| help.find("\nExit status:\n")).expect("an end");
+            help.get(from..).map(str::to_owned)
+        };
+        assert_eq!(end("80"), end("300"), "{subcommand}");
     }
     let help = printed(&["--help"]);
     for part in
@@ -128,6 +146,9 @@ fn completions_name_every_option() {
             }
         }
     }
+    // Of which there is a page.
+    let (_, _, stderr) = outcome(plain(sockopt()).args(["man", "unknown"]));
+    assert!(stderr.contains(&format!("[possible values: {}]", subcommands().join(", "))), "{stderr}");
     let (code, _, stderr) = outcome(plain(sockopt()).args(["completions", "tcsh"]));
     assert_eq!(code, Some(2), "{stderr}");
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
+use crate::command::{client, outcome, run};
 use crate::support::lab::{CLIENT_ALIVE, Lab, PATIENCE, Place, SERVER, SERVER_ALIVE, needs, send_lines};
 use crate::support::{plain, scratch, sockopt, test, test_with, text};
 
@@ -20,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test_with(&needs([]), "explain::cut_connections_end_when_it_says", cut_connections_end_when_it_says),
         test_with(&needs([]), "explain::by_the_sysctls_of_the_machine", by_the_sysctls_of_the_machine),
         test("explain::calls_with_their_origin", calls_with_their_origin),
+        test_with(&["bash"], "explain::calls_in_the_order_of_the_library", calls_in_the_order_of_the_library),
         test("explain::why_rules_do_not_match", why_rules_do_not_match),
         test("explain::listeners_and_clients", listeners_and_clients),
         test("explain::fits_80_columns", fits_80_columns),
@@ -319,13 +321,13 @@ fn calls_with_their_origin() {
     assert!(said.starts_with("connect to 10.1.2.3:443: rule \"gateway\", sockopt.toml:7\n"), "{said}");
     assert_eq!(
         between(&said, "option setsockopt before connect from", "a peer"),
-        "dead_peer_timeout SOL_SOCKET SO_KEEPALIVE 1 rule, sockopt.toml:11\n\
-         SOL_TCP TCP_KEEPIDLE 5\n\
+        "dead_peer_timeout SOL_TCP TCP_KEEPIDLE 5 rule, sockopt.toml:11\n\
+         SOL_SOCKET SO_KEEPALIVE 1\n\
          SOL_TCP TCP_KEEPINTVL 3\n\
          SOL_TCP TCP_KEEPCNT 3\n\
          SOL_TCP TCP_USER_TIMEOUT 14000\n\
          linger SOL_SOCKET SO_LINGER {1, 0} rule, sockopt.toml:12\n\
-         nodelay SOL_TCP TCP_NODELAY 1 SOCKOPT_NODELAY\n\
+         nodelay SOL_TCP TCP_NODELAY 1 --nodelay\n\
          \n",
         "{said}"
     );
@@ -342,6 +344,29 @@ fn calls_with_their_origin() {
     assert!(said.contains("user_timeout = \"system\" (rule, sockopt.toml:24): left to the program\n"), "{said}");
     let calls = between(&said, "option setsockopt before connect from", "user_timeout");
     assert!(calls.ends_with("raw SOL_TCP 99 7 rule, sockopt.toml:25\n\n"), "{said}");
+}
+
+/// Seen to fail with the order of the catalogue.
+fn calls_in_the_order_of_the_library() {
+    let options = ["--dead-peer-timeout=15s", "--linger=reset", "--ttl=9", "--enforce"];
+    for enforce in ["true", "false"] {
+        let given = || options.iter().map(|option| option.replace("enforce", &format!("enforce={enforce}")));
+        let report: Value = serde_json::from_str(&explain_without_file(given())).expect("JSON");
+        let calls = report["connections"][0]["steps"][0]["calls"].as_array().expect("a list").iter();
+        let told: Vec<&str> = calls.filter_map(|call| call["name"].as_str()).collect();
+        let mut bash = run();
+        bash.args(given()).args(["--log=debug", "bash"]);
+        let (code, _, stderr) = outcome(&mut client(bash));
+        let line = stderr.lines().find(|line| line.contains("debug: connect ")).unwrap_or_default();
+        let made: Vec<&str> = line.split_whitespace().filter_map(|word| Some(word.split_once('=')?.0)).collect();
+        assert!(code == Some(7) && told.len() == 7, "{stderr}");
+        assert_eq!(told, made, "{line}");
+    }
+}
+
+fn explain_without_file(options: impl Iterator<Item = String>) -> String {
+    let output = plain(sockopt()).args(["explain", "--json", "127.0.0.1:80"]).args(options).output();
+    text(&output.expect("sockopt can be started")).0
 }
 
 fn why_rules_do_not_match() {
@@ -366,7 +391,7 @@ fn why_rules_do_not_match() {
     let said = explain(&["--all", "--process", "java", "10.1.2.3"]);
     assert!(said.contains("note: no port is given: rules that name one do not match\n"), "{said}");
     let said = explain(&["--to", ":444", "--nodelay", "on", "10.1.2.3:443"]);
-    assert!(said.contains("for other destinations (SOCKOPT_TO)\n") && !said.contains("TCP_NODELAY"), "{said}");
+    assert!(said.contains("for other destinations (--to)\n") && !said.contains("TCP_NODELAY"), "{said}");
 }
 
 fn listeners_and_clients() {

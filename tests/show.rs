@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::support::lab::{
     CLIENT_ALIVE, Lab, PATIENCE, Place, SERVER, SERVER_ALIVE, SERVER_V6, java_arguments, needs, send_lines,
 };
-use crate::support::{plain, scratch, sockopt, test, test_with, text};
+use crate::support::{can_unshare, plain, scratch, sockopt, test, test_with, text};
 
 pub(crate) fn trials() -> Vec<Trial> {
     /// Name, what it needs besides a lab, how it is run.
@@ -45,6 +45,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         })
         .collect();
     trials.push(test("show::usage", usage));
+    let unseen = test_with(&["unshare", "mount"], "show::without_proc", without_proc);
+    trials.push(if can_unshare() { unseen } else { unseen.with_ignored_flag(true).with_kind("needs user namespaces") });
     let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
     let kind = if is_root { "" } else { "needs root, for there must be another user" };
     trials.push(test("show::of_another_user", another_user).with_ignored_flag(!is_root).with_kind(kind));
@@ -360,6 +362,13 @@ fn watches() {
     assert!(reports.len() >= 2, "{stdout}");
     assert!(reports.iter().all(|report| sockets(report)[0]["local"] == "127.0.0.1:8001"), "{stdout}");
 
+    // Whoever reads it has read enough.
+    let command = format!("timeout 20 {} show {} --watch=0.2 --json | head -n 1", sockopt().display(), program.pid);
+    let start = Instant::now();
+    let output = lab.command(Place::Here, &[], "sh").args(["-c", &command]).output().expect("nsenter");
+    assert_eq!(text(&output).0.lines().count(), 1, "{output:?}");
+    assert!(start.elapsed() < Duration::from_secs(10), "it goes on without a reader");
+
     // In place, on a terminal where not everything fits.
     let command = format!("timeout --foreground --preserve-status -s INT 1.5 {}", sockopt().display());
     let command = format!("stty cols 80 rows 6; {command} show {} --watch=0.2; echo status $?", program.pid);
@@ -532,6 +541,17 @@ fn without_the_system_call() {
     command.args(["-o", "/dev/null", "-e", "inject=kcmp:error=EPERM"]).arg(sockopt());
     let report = json(&command.args(["show", "--json", &program.pid]).output().expect("nsenter"));
     assert_eq!(sockets(&report).len(), 1);
+}
+
+/// Seen to fail: `--all` found nothing and was content, and of a process that runs it was said that there is none.
+fn without_proc() {
+    for process in ["--all", "1", "sh"] {
+        let shell = "mount -t tmpfs none /proc && exec \"$0\" show \"$1\"";
+        let output = plain("unshare").args(["-Urm", "sh", "-c", shell]).arg(sockopt()).arg(process).output();
+        let (code, stdout, stderr) = outcome(&output.expect("unshare"));
+        assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
+        assert_eq!(stderr, "error: processes cannot be seen: /proc is not mounted\n");
+    }
 }
 
 /// Processes and sockets that come and go: no error, and nothing that is not so.

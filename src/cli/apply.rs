@@ -49,7 +49,7 @@ pub(crate) fn command() -> Command {
 
 const EXIT_CODES: &str = "Exit status:
   0   done, or there was nothing to do
-  1   a process does not exist or may not be looked into, or the kernel refused everything
+  1   a process does not exist or may not be looked into, or all was refused
   2   wrong usage
   78  the configuration has errors";
 
@@ -473,7 +473,11 @@ fn notes(done: &[Done<'_>]) {
         if let Some(Timer { purpose: Purpose::Retransmit | Purpose::WindowProbe, remaining_ms: ms @ 1_000.. }) =
             socket.timer
         {
-            output::note(&format!("{}: takes effect at its next retransmission, in {}", socket.title(), ShownTime(ms)));
+            output::note(&format!(
+                "{}: takes effect at its next retransmission, in about {}",
+                socket.title(),
+                ShownTime(ms)
+            ));
         }
         if socket.waiting > 0 {
             output::note(&format!(

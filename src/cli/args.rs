@@ -33,10 +33,6 @@ pub(crate) fn command() -> Command {
         .subcommand(completions())
         .subcommand(man())
         .subcommand(schema())
-        .mut_subcommands(|subcommand| match subcommand.get_after_long_help() {
-            Some(_) => subcommand,
-            None => subcommand.after_long_help(exit::section(&exit::ALL)),
-        })
 }
 
 /// An option that stands for a variable that sets nothing: long name, variable, value's name, help, more help.
@@ -175,8 +171,8 @@ fn run() -> Command {
         .override_usage("sockopt run [OPTIONS] [--] PROGRAM [ARGUMENT]...")
         .after_long_help(format!(
             "{}\n  else that of the program, which run becomes\n\nExamples:\n  sockopt run --dead-peer-timeout 15s -- jmeter -n -t plan.jmx\n  sockopt run --keepalive \
-             60s,20s,4 --user-timeout auto --to :5432 -- psql -h db\n  sockopt run --config config/presets/\
-             dead-peer-15s.toml --dry-run -- java -jar app.jar",
+             60s,20s,4 --user-timeout auto --to :5432 -- psql -h db\n  sockopt run --config sockopt.toml --dry-run -- java -jar \
+             app.jar",
             exit::section(&[
                 (exit::OK, "with --dry-run: the program could be started"),
                 (exit::CANNOT_WORK, "the library is missing, or cannot take effect in the program"),
@@ -254,6 +250,9 @@ fn completions() -> Command {
         )
 }
 
+/// Those of [`command`], for `man`.
+const SUBCOMMANDS: [&str; 8] = ["run", "check", "explain", "show", "apply", "completions", "man", "schema"];
+
 fn man() -> Command {
     Command::new("man")
         .about("Print a manual page")
@@ -262,7 +261,13 @@ fn man() -> Command {
              such as /usr/local/share/man/man1. On a terminal, man(1) shows the page.",
         )
         .after_long_help(exit::section(&documents::CODES))
-        .arg(Arg::new("subcommand").value_name("SUBCOMMAND").help("The subcommand; without it, sockopt itself"))
+        .arg(
+            Arg::new("subcommand")
+                .value_name("SUBCOMMAND")
+                .help("The subcommand; without it, sockopt itself")
+                .value_parser(PossibleValuesParser::new(SUBCOMMANDS))
+                .hide_possible_values(true),
+        )
         .arg(
             Arg::new("out")
                 .long("out")
@@ -296,6 +301,12 @@ fn check() -> Command {
             "Reports every error of a configuration, each with its place and what would be right; if there is none, \
              advice: what it does that may not be meant, with the figures of this machine.",
         )
+        .after_long_help(exit::section(&[
+            (exit::OK, "no errors"),
+            (exit::ADVICE, "with --deny-advice: there is advice or a warning"),
+            (exit::USAGE, "wrong usage"),
+            (exit::CONFIGURATION, "the configuration has errors, or cannot be read"),
+        ]))
         .arg(
             Arg::new("deny-advice")
                 .long("deny-advice")
@@ -307,7 +318,7 @@ fn check() -> Command {
             Arg::new("file")
                 .value_name("FILE")
                 .value_hint(ValueHint::FilePath)
-                .help("The configuration file; without it, what a program would get from here: SOCKOPT_CONFIG, SOCKOPT_CONFIG_TOML or /etc/sockopt/sockopt.toml, and the SOCKOPT_… shortcuts")
+                .help("The configuration file; without it, what a program would get from here: SOCKOPT_CONFIG, SOCKOPT_CONFIG_TOML or /etc/sockopt/sockopt.toml, and the SOCKOPT_... shortcuts")
                 .value_parser(value_parser!(OsString)),
         )
 }

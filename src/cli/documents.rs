@@ -28,7 +28,7 @@ pub(crate) fn after_help() -> String {
 Environment:
   SOCKOPT_CONFIG       configuration file, absolute path
   SOCKOPT_CONFIG_TOML  the configuration itself, where no file is named
-  SOCKOPT_...          any option but raw in capitals: SOCKOPT_DEAD_PEER_TIMEOUT=15s
+  SOCKOPT_...          any option but raw: SOCKOPT_DEAD_PEER_TIMEOUT=15s
   SOCKOPT_TO           the option variables only for these destinations
   SOCKOPT_PROCESS      the option variables only in these processes
   SOCKOPT_LOG          off, error, warn, info or debug
@@ -39,7 +39,7 @@ Environment:
   NO_COLOR             no colours, even on a terminal
 
 Files:
-  {DEFAULT_FILE}  read where neither SOCKOPT_CONFIG nor SOCKOPT_CONFIG_TOML is set",
+  {DEFAULT_FILE}  read where no variable names another",
         exit::section(&exit::ALL)
     )
 }
@@ -123,16 +123,8 @@ pub(crate) fn man(matches: &ArgMatches) -> u8 {
     if let Some(folder) = matches.get_one::<OsString>("out").map(Path::new) {
         return written(write_pages(&command, folder), &folder.display().to_string());
     }
-    let page = match matches.get_one::<String>("subcommand") {
-        None => &command,
-        Some(name) => match command.find_subcommand(name) {
-            Some(subcommand) => subcommand,
-            None => {
-                output::error(&format!("sockopt has no subcommand {name}"), Some("sockopt --help lists them"));
-                return exit::USAGE;
-            }
-        },
-    };
+    let named = matches.get_one::<String>("subcommand").and_then(|name| command.find_subcommand(name));
+    let page = named.unwrap_or(&command);
     match render(page) {
         Ok(page) if io::stdout().is_terminal() && is_shown(&page) => exit::OK,
         Ok(page) => written(io::stdout().lock().write_all(&page), "stdout"),

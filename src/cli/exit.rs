@@ -17,14 +17,14 @@ pub(crate) const CANNOT_START: u8 = 126;
 /// There is no such program.
 pub(crate) const NOT_FOUND: u8 = 127;
 
-/// Every code, for the help of the command as a whole and for those subcommands that say nothing else.
+/// Every code, for the help of the command as a whole: each subcommand lists its own.
 pub(crate) const ALL: [(u8, &str); 6] = [
     (OK, "all is well"),
-    (CANNOT_WORK, "the library is missing, or cannot take effect in the program"),
+    (CANNOT_WORK, "it cannot be done; SUBCOMMAND --help says what that is for each"),
     (USAGE, "wrong usage"),
     (CONFIGURATION, "the configuration has errors"),
-    (CANNOT_START, "the program cannot be started"),
-    (NOT_FOUND, "the program was not found"),
+    (CANNOT_START, "run: the program was found and cannot be started"),
+    (NOT_FOUND, "run: the program was not found"),
 ];
 
 /// A section for the end of a help page, from which the manual page makes its own: a heading with a colon, then a line

@@ -34,7 +34,15 @@ pub(crate) fn command() -> Command {
              sets nothing. The times are the kernel's own formulas with this machine's net.ipv4.* and the rounding of \
              its timers.",
         )
-        .after_help(EXAMPLES)
+        .after_long_help(format!(
+            "{}\n\n{EXAMPLES}",
+            exit::section(&[
+                (exit::OK, "explained"),
+                (exit::NO_ADDRESS, "a name has no address"),
+                (exit::USAGE, "wrong usage"),
+                (exit::CONFIGURATION, "the configuration has errors"),
+            ])
+        ))
         .arg(
             Arg::new("host")
                 .value_name("HOST[:PORT]")
@@ -478,7 +486,12 @@ impl Context<'_> {
         let connection = Connection::Outbound { peer };
         let family = if peer.ip().is_ipv4() { Family::V4 } else { Family::V6 };
         let decision = self.rules.decide_named(&connection, &self.hosts);
-        let settings: Vec<&Setting> = decision.settings(CONNECT, family).collect();
+        let mut settings: Vec<&Setting> = decision.settings(CONNECT, family).collect();
+        // By the first of TCP's own the library asks whether the socket is TCP.
+        let first = settings.iter().position(|setting| setting.level == constants::SOL_TCP);
+        if let Some(front) = first.filter(|_| decision.profile().enforce()).and_then(|at| settings.get_mut(..=at)) {
+            front.rotate_right(1);
+        }
         let connected: Vec<&Setting> = decision.settings(Moments::of(&[Moment::Connected]), family).collect();
         let steps = vec![
             binding,
@@ -654,7 +667,7 @@ fn table(head: [&str; 3], rows: Vec<[String; 3]>) -> String {
 impl Place {
     fn text(&self) -> String {
         match self.layer {
-            "environment" => self.source.clone(),
+            "environment" => output::as_given(&self.source).into_owned(),
             layer => format!("{layer}, {}:{}", self.source, self.line),
         }
     }
@@ -693,7 +706,7 @@ impl Found {
             text += &format!("\n{}", self.times());
         }
         for note in &self.notes {
-            text += &format!("\nnote: {note}\n");
+            text += &format!("\nnote: {}\n", output::as_given(note));
         }
         text
     }

@@ -22,16 +22,17 @@ mod table;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let matches = args::command().get_matches();
-    match matches.subcommand() {
-        Some(("run", matches)) => run::run(matches).into(),
-        Some(("check", matches)) => check::check(matches).into(),
-        Some(("explain", matches)) => explain::explain(matches).into(),
-        Some(("apply", matches)) => apply::apply(matches).into(),
-        Some(("show", matches)) => show::show(matches).into(),
-        Some(("completions", matches)) => documents::completions(matches).into(),
-        Some(("man", matches)) => documents::man(matches).into(),
-        Some(("schema", _)) => schema::print().into(),
-        _ => exit::USAGE.into(),
-    }
+    let matches = args::command().try_get_matches().unwrap_or_else(|error| output::usage(&error));
+    let code = match matches.subcommand() {
+        Some(("run", matches)) => run::run(matches),
+        Some(("check", matches)) => check::check(matches),
+        Some(("explain", matches)) => explain::explain(matches),
+        Some(("apply", matches)) => apply::apply(matches),
+        Some(("show", matches)) => show::show(matches),
+        Some(("completions", matches)) => documents::completions(matches),
+        Some(("man", matches)) => documents::man(matches),
+        Some(("schema", _)) => schema::print(),
+        _ => exit::USAGE,
+    };
+    output::exit_code(code).into()
 }

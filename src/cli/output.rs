@@ -3,10 +3,13 @@
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use policy::variables::PREFIX;
 use policy::{Problem, Severity, Source};
+
+use crate::exit;
 
 /// Variables that this command line gave as options, with these: whoever wrote `--ttl` is not to read of SOCKOPT_TTL.
 static OPTIONS: OnceLock<Vec<(String, String)>> = OnceLock::new();
@@ -17,7 +20,7 @@ pub(crate) fn call_by_option(names: Vec<(String, String)>) {
 }
 
 /// A text with options in place of the variables that they gave.
-fn as_given(text: &str) -> Cow<'_, str> {
+pub(crate) fn as_given(text: &str) -> Cow<'_, str> {
     let options = OPTIONS.get().map_or(&[][..], Vec::as_slice);
     if options.is_empty() {
         return text.into();
@@ -44,30 +47,36 @@ pub(crate) fn problem(problem: &Problem, sources: &[Source]) {
     let Some(source) = sources.get(problem.source) else {
         return message(level, &problem.message, problem.help.as_deref());
     };
-    let (path, title) = (as_given(&source.name), as_given(&problem.message));
+    let path = as_given(&source.name);
+    let title = wrapped(&as_given(&problem.message), LONGEST_LEVEL);
+    let (line, _) = source.position(problem.span.end);
     let excerpt =
         Snippet::source(&source.text).path(path).annotation(AnnotationKind::Primary.span(problem.span.clone()));
     let mut group = level.primary_title(title).element(excerpt);
     if let Some(help) = &problem.help {
-        group = group.element(Level::HELP.message(as_given(help)));
+        // It stands behind as many blanks as the number of the last line shown has digits.
+        let before = line.to_string().len() + " = help: ".len();
+        group = group.element(Level::HELP.message(wrapped(&as_given(help), before)));
     }
     anstream::eprintln!("{}\n", Renderer::styled().render(&[group]));
 }
 
 fn message(level: Level<'static>, text: &str, help: Option<&str>) {
     for (level, text) in [(level, text)].into_iter().chain(help.map(|help| (Level::HELP, help))) {
-        let line = annotate_snippets::Group::with_title(level.primary_title(wrapped(&as_given(text))));
+        let line = annotate_snippets::Group::with_title(level.primary_title(wrapped(&as_given(text), LONGEST_LEVEL)));
         anstream::eprintln!("{}", Renderer::styled().render(&[line]));
     }
 }
 
-/// A text with line breaks between words, where it is shown on a terminal that would break them anywhere.
-fn wrapped(text: &str) -> String {
-    const LONGEST_LEVEL: usize = "warning: ".len();
+const LONGEST_LEVEL: usize = "warning: ".len();
+
+/// A text with line breaks between words, where it is shown on a terminal that would break them anywhere; so many columns
+/// stand before it.
+fn wrapped(text: &str, before: usize) -> String {
     let Some((terminal_size::Width(width), _)) = terminal_size::terminal_size_of(std::io::stderr()) else {
         return text.to_owned();
     };
-    let room = usize::from(width).saturating_sub(LONGEST_LEVEL);
+    let room = usize::from(width).saturating_sub(before);
     let (mut lines, mut used) = (String::with_capacity(text.len()), 0);
     for word in text.split(' ') {
         let length = word.chars().count();
@@ -96,9 +105,43 @@ pub(crate) fn note(text: &str) {
     message(Level::NOTE, text, None);
 }
 
-/// Writes a text with colours to stdout, without them where they are not wanted. Whoever stops reading has read enough.
+/// What clap has to say instead of the arguments: help, or what is wrong with them, with its tips in our voice.
+pub(crate) fn usage(error: &clap::Error) -> ! {
+    if error.use_stderr() {
+        let said = error.render().ansi().to_string();
+        anstream::eprint!("{}", said.replace("tip:\u{1b}", "help:\u{1b}"));
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
+}
+
+/// Writes a text with colours to stdout, without them where they are not wanted.
 pub(crate) fn print(text: &str) {
-    let _ = anstream::stdout().lock().write_all(text.as_bytes());
+    let mut stdout = anstream::stdout().lock();
+    written(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
+}
+
+/// Whether stdout takes no more, and whether that is a fault: whoever stops reading has read enough, a disk may be full.
+static IS_CLOSED: AtomicBool = AtomicBool::new(false);
+static HAS_FAILED: AtomicBool = AtomicBool::new(false);
+
+/// What became of something written to stdout; a fault is said once.
+pub(crate) fn written(result: io::Result<()>) {
+    let Err(why) = result else { return };
+    if !IS_CLOSED.swap(true, Relaxed) && why.kind() != io::ErrorKind::BrokenPipe {
+        HAS_FAILED.store(true, Relaxed);
+        error(&format!("stdout cannot be written: {why}"), None);
+    }
+}
+
+/// Whether nobody gets what is printed from now on.
+pub(crate) fn is_closed() -> bool {
+    IS_CLOSED.load(Relaxed)
+}
+
+/// The exit code of a subcommand, which is no good one if what it printed is lost.
+pub(crate) fn exit_code(code: u8) -> u8 {
+    if code == exit::OK && HAS_FAILED.load(Relaxed) { exit::CANNOT_WORK } else { code }
 }
 
 /// The columns of the terminal that stdout is; none if it is none.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use policy::matcher::Pattern;
 use policy::{Connection, Endpoint, Process};
+use rustix::process::geteuid;
 use socket::current::Current;
 use socket::describe;
 use socket::namespace::{Namespace, Timer};
@@ -82,6 +83,10 @@ impl Selection {
 
     /// Looks into every process that is meant.
     pub(crate) fn look(&self) -> Found {
+        if !Path::new("/proc/self").exists() {
+            let unseen = Trouble::fatal("processes cannot be seen: /proc is not mounted".into(), None);
+            return Found { processes: Vec::new(), troubles: vec![unseen] };
+        }
         let (chosen, troubles) = self.processes();
         let mut found = Found { processes: Vec::new(), troubles };
         let mut namespaces = Namespaces::default();
@@ -134,12 +139,16 @@ impl Trouble {
             Refused::NotPermitted => {
                 let yama = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
                 let help = match yama.trim() {
+                    "3" => "kernel.yama.ptrace_scope is 3 here: nobody may, until the next boot".to_owned(),
+                    _ if geteuid().is_root() => {
+                        "it takes CAP_SYS_PTRACE in the user namespace of that process: root in a container mostly lacks it"
+                            .to_owned()
+                    }
                     "" | "0" => {
                         "it must be a process of the same user that runs without further privileges; otherwise it takes \
                          CAP_SYS_PTRACE: run this by sudo"
                             .to_owned()
                     }
-                    "3" => "kernel.yama.ptrace_scope is 3 here: nobody may, until the next boot".to_owned(),
                     scope => format!("kernel.yama.ptrace_scope is {scope} here: it takes CAP_SYS_PTRACE: run this by sudo"),
                 };
                 Self::fatal(format!("{name}: its sockets may not be read (EPERM)"), Some(help))

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use clap::ArgMatches;
 use policy::error::digest;
-use policy::{Process, compile};
+use policy::{Moments, Process, compile};
 use socket::{Errno, ffi};
 
 use crate::executable::{Outlook, Verdict};
@@ -79,6 +79,12 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     {
         return exit::CANNOT_WORK;
     }
+    if is_dry && target.is_ok() && compiled.rules.is_ok_and(|rules| rules.moments() == Moments::NONE) {
+        let name = process.names.first().map_or("this program", String::as_str);
+        output::note(&format!(
+            "nothing is set in {name} itself: what is configured is for other processes, which it may start"
+        ));
+    }
     if is_built_in {
         output::note(&format!("no configuration: using dead_peer_timeout = \"{}\"", BUILT_IN.1));
     }
@@ -124,8 +130,7 @@ fn show(variables: &[(String, OsString)]) {
             line.push(b'\'');
         }
         line.push(b'\n');
-        // Whoever has closed the pipe wants no more of it.
-        let _ = out.write_all(&line);
+        output::written(out.write_all(&line));
     }
 }
 

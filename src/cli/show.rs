@@ -50,7 +50,7 @@ pub(crate) fn command() -> Command {
 }
 
 const LEGEND: &str = "Verdicts:
-  half-open?  unanswered for longer than the round trip explains: data, or probes
+  half-open?  data or probes unanswered for longer than the round trip explains
   unguarded   idle without keepalive: a vanished peer would never be noticed
   listening, connecting, closing, closed, ok
 
@@ -106,6 +106,9 @@ fn shown(matches: &ArgMatches) -> Result<u8, u8> {
             output::print(&json(&found, false));
         } else {
             screen.show(&found);
+        }
+        if output::is_closed() {
+            return Ok(exit::OK);
         }
         match ffi::wait_for(&WAKING, interval) {
             None | Some(libc::SIGWINCH) => {}
@@ -348,7 +351,7 @@ fn summary(found: &Found) -> String {
     let mut text = format!("\n{total} TCP socket{}: {}\n", if total == 1 { "" } else { "s" }, each.join(", "));
     let has = |word: &str| counts.iter().any(|(verdict, _)| verdict.word() == word);
     let explained = [
-        ("half-open?", "unanswered for longer than the round trip explains: data, or probes"),
+        ("half-open?", "data or probes unanswered for longer than the round trip explains"),
         ("unguarded", "idle without keepalive: a vanished peer would never be noticed"),
     ];
     for (word, meaning) in explained.iter().filter(|(word, _)| has(word)) {
@@ -392,7 +395,7 @@ impl Screen {
         self.is_used = true;
         let body = text.replace('\n', "\x1b[K\n");
         let mut stdout = stdout.lock();
-        let _ = write!(stdout, "{first}\x1b[H{body}\x1b[J").and_then(|()| stdout.flush());
+        output::written(write!(stdout, "{first}\x1b[H{body}\x1b[J").and_then(|()| stdout.flush()));
     }
 }
 

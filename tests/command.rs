@@ -25,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
         test("command::check::shows_five_errors_with_carets", check_shows_five_errors_with_carets),
         test("command::check::says_that_a_file_is_fine", check_says_that_a_file_is_fine),
+        test_with(&["script"], "command::check::breaks_lines_between_words", check_breaks_lines_between_words),
         test("command::stdout_that_takes_nothing", stdout_that_takes_nothing),
         test("command::check::files_that_cannot_be_taken", check_files_that_cannot_be_taken),
         test_with(&["mkfifo"], "command::check::does_not_wait_for_a_fifo", check_does_not_wait_for_a_fifo),
@@ -221,6 +222,25 @@ fn check_shows_five_errors_with_carets() {
         assert!(excerpt.contains("help: "), "{excerpt}");
     }
     assert!(!stderr.contains('\u{1b}'), "colours in a pipe: {stderr}");
+}
+
+/// Seen to fail: messages that the terminal broke within a word.
+fn check_breaks_lines_between_words() {
+    let folder = scratch("check-terminal");
+    let text = "[[rule]]\nto = \":80\"\ndead_peer_timeout = \"15s\"\nsend_buffer = \"4MiB\"\n";
+    write(&folder, "long.toml", text);
+    for columns in [80, 200] {
+        let command = format!("stty cols {columns} rows 50; {} check long.toml", sockopt().display());
+        let (code, shown, stderr) =
+            outcome(plain("script").current_dir(&folder).env("NO_COLOR", "1").args(["-qec", &command, "/dev/null"]));
+        assert_eq!(code, Some(0), "{shown}{stderr}");
+        let too_long: Vec<&str> = shown.lines().filter(|line| line.trim_end().chars().count() > columns).collect();
+        assert!(too_long.is_empty(), "more than {columns} columns: {too_long:#?}");
+        let one_line = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(one_line.contains("on what looks like bulk transfer (send_buffer): a living reader"), "{shown}");
+        let first = shown.lines().find(|line| line.starts_with("advice: ")).unwrap_or_default().trim_end();
+        assert_eq!(first.ends_with(" s"), columns == 200, "{shown}");
+    }
 }
 
 /// A report that is lost is no success; one that nobody wants any more is.

@@ -3,12 +3,12 @@
 //! What is judged is what a socket would get: `[defaults]`, a rule and the environment, one over the other. Each advice
 //! stands at the option that brings it about, with the figure that it rests on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
 use crate::catalog::Key;
-use crate::compile::{Compiler, Configuration, Origin, overlay};
+use crate::compile::{Compiler, Configuration, Effective, overlay};
 use crate::constants::{self, SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
 use crate::document::{Direction, Document, Given, RuleForm};
 use crate::error::{Problem, Problems, Source};
@@ -50,12 +50,12 @@ pub struct Congestion {
 pub fn advise(configuration: &Configuration, machine: &Machine) -> Vec<Problem> {
     let mut unheard = Problems::default();
     let documents = usize::from(configuration.document.is_some());
-    let sources: Vec<Source> = configuration.document.iter().chain(&configuration.variables).cloned().collect();
+    let sources = configuration.sources();
     let document = match &configuration.document {
         Some(source) => Document::read(&source.text, 0, &mut unheard),
         None => Document::default(),
     };
-    let shortcuts = variables::read(&sources, documents, &mut unheard);
+    let shortcuts = variables::read(&configuration.variables, documents, &mut unheard);
     let mut adviser = Adviser {
         document: &document,
         shortcuts: &shortcuts,
@@ -74,9 +74,6 @@ struct Adviser<'a> {
     sources: &'a [Source],
     problems: Problems,
 }
-
-/// The options of a socket, with their places.
-type Effective<'a> = BTreeMap<Key, (Origin, &'a Given)>;
 
 impl Adviser<'_> {
     fn advise(&mut self) {

@@ -1,7 +1,5 @@
 //! Makes [`Rules`] of a document and the environment's shortcuts, collecting every error.
 
-use std::collections::BTreeMap;
-
 use wildmatch::WildMatch;
 
 use crate::catalog::{
@@ -43,6 +41,14 @@ pub struct Configuration {
     pub variables: Vec<Source>,
 }
 
+impl Configuration {
+    /// A copy of all that problems refer to, in the order of their numbers.
+    #[must_use]
+    pub fn sources(&self) -> Vec<Source> {
+        self.document.iter().chain(&self.variables).cloned().collect()
+    }
+}
+
 /// The outcome of [`compile`].
 #[derive(Debug)]
 pub struct Compiled {
@@ -57,25 +63,36 @@ pub struct Compiled {
 /// Compiles a configuration for a process.
 #[must_use]
 pub fn compile(configuration: &Configuration, process: &Process) -> Compiled {
+    let (rules, warnings) = compile_alone(configuration, process);
+    Compiled { rules, warnings, sources: configuration.sources() }
+}
+
+/// [`compile`] without the sources, which are as large as the configuration and seldom asked for: the rules, and what is
+/// probably not meant.
+///
+/// # Errors
+/// What is wrong.
+#[must_use]
+pub fn compile_alone(configuration: &Configuration, process: &Process) -> (Result<Rules, Vec<Problem>>, Vec<Problem>) {
     let mut problems = Problems::default();
     let documents = usize::from(configuration.document.is_some());
-    let sources: Vec<Source> = configuration.document.iter().chain(&configuration.variables).cloned().collect();
-    let document = configuration
+    let mut document = configuration
         .document
         .as_ref()
         .map_or_else(Document::default, |source| Document::read(&source.text, 0, &mut problems));
-    let mut shortcuts = variables::read(&sources, documents, &mut problems);
+    let mut shortcuts = variables::read(&configuration.variables, documents, &mut problems);
     if shortcuts.process.as_ref().is_some_and(|globs| !process_matches(globs, process)) {
         shortcuts.layer = Layer::default();
     }
     if document.is_torn {
         let (errors, warnings) = problems.into_sorted();
-        return Compiled { rules: Err(errors), warnings, sources };
+        return (Err(errors), warnings);
     }
+    let forms = std::mem::take(&mut document.rules);
     let mut compiler = Compiler { document: &document, shortcuts: &shortcuts, problems: &mut problems, next_id: 0 };
-    let rules = compiler.rules(process, &sources);
+    let rules = compiler.rules(forms, process, configuration.document.as_ref());
     let (errors, warnings) = problems.into_sorted();
-    Compiled { rules: if errors.is_empty() { Ok(rules) } else { Err(errors) }, warnings, sources }
+    (if errors.is_empty() { Ok(rules) } else { Err(errors) }, warnings)
 }
 
 pub(crate) fn process_matches(globs: &[String], process: &Process) -> bool {
@@ -93,28 +110,45 @@ pub enum Origin {
     Environment,
 }
 
-/// The options in force, key by key: each layer over those below it. What accepted sockets are not to get is left out.
+/// The options in force, key by key in the order of the keys.
+pub(crate) struct Effective<'a>(Vec<(Key, (Origin, &'a Given))>);
+
+impl<'a> Effective<'a> {
+    pub(crate) fn get(&self, key: &Key) -> Option<&(Origin, &'a Given)> {
+        self.iter().find(|(known, _)| known == key).map(|(_, given)| given)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(Key, (Origin, &'a Given))> {
+        self.0.iter()
+    }
+}
+
+/// Each layer over those below it. What accepted sockets are not to get is left out.
 pub(crate) fn overlay<'a>(
     document: &'a Document,
     form: Option<&'a RuleForm>,
     shortcuts: Option<&'a Layer>,
-) -> BTreeMap<Key, (Origin, &'a Given)> {
+) -> Effective<'a> {
     let accepts = form.is_some_and(|form| matches!(form.direction(), Direction::Listeners | Direction::Accepted));
     let layers = [
         (Origin::Defaults, Some(&document.defaults)),
         (Origin::Rule, form.map(|form| &form.layer)),
         (Origin::Environment, shortcuts),
     ];
-    let mut effective = BTreeMap::new();
+    let most = layers.iter().filter_map(|(_, layer)| *layer).map(|layer| layer.0.len()).sum();
+    let mut effective: Vec<(Key, (Origin, &Given))> = Vec::with_capacity(most);
     for (origin, layer) in layers {
         for given in layer.into_iter().flat_map(|layer| &layer.0) {
             // A reset on everything that a server accepts is to be asked for by the rule itself.
             if !(accepts && given.key == Key::Linger && origin != Origin::Rule) {
-                effective.insert(given.key, (origin, given));
+                match effective.binary_search_by_key(&given.key, |(key, _)| *key) {
+                    Ok(at) => effective[at].1 = (origin, given),
+                    Err(at) => effective.insert(at, (given.key, (origin, given))),
+                }
             }
         }
     }
-    effective
+    Effective(effective)
 }
 
 pub(crate) struct Compiler<'a> {
@@ -125,11 +159,11 @@ pub(crate) struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    fn rules(&mut self, process: &Process, sources: &[Source]) -> Rules {
-        let text = sources.first().map_or("", |source| source.text.as_str());
+    fn rules(&mut self, forms: Vec<RuleForm>, process: &Process, source: Option<&Source>) -> Rules {
+        let text = source.map_or("", |source| source.text.as_str());
         let (mut line, mut counted) = (1, 0);
-        let mut rules = Vec::with_capacity(self.document.rules.len());
-        for form in &self.document.rules {
+        let mut rules = Vec::with_capacity(forms.len());
+        for form in forms {
             // Rules are in the order of the file, so each line break is counted once.
             line += text.get(counted..form.span.start).map_or(0, |skipped| skipped.matches('\n').count());
             counted = form.span.start;
@@ -139,14 +173,14 @@ impl Compiler<'_> {
                     .as_ref()
                     .is_none_or(|globs| globs.iter().any(|glob| WildMatch::new(glob).matches(&process.command)));
             rules.push(Rule {
-                name: form.title(),
+                profiles: self.profiles(Some(&form)),
                 line,
                 direction: form.direction(),
                 applies,
-                to: form.to.clone().map(Vec::into_boxed_slice),
-                listen: form.listen.clone().map(Vec::into_boxed_slice),
-                from: form.from.clone().map(Vec::into_boxed_slice),
-                profiles: self.profiles(Some(form)),
+                name: form.name.unwrap_or_else(|| format!("rule {}", form.number)).into(),
+                to: form.to.map(Vec::into_boxed_slice),
+                listen: form.listen.map(Vec::into_boxed_slice),
+                from: form.from.map(Vec::into_boxed_slice),
             });
         }
         let base = self.profiles(None);
@@ -162,7 +196,7 @@ impl Compiler<'_> {
             (None, false) => Profiles { plain: self.profile(form, true), shortcuts: None },
             (Some(_), false) => {
                 let plain = self.profile(form, false);
-                Profiles { plain, shortcuts: outbound.then(|| self.profile(form, true)) }
+                Profiles { plain, shortcuts: outbound.then(|| self.profile(form, true).into()) }
             }
         }
     }
@@ -189,7 +223,7 @@ impl Compiler<'_> {
             Some(Choice::Value(value)) => Some(value.clone()),
             _ => None,
         };
-        for (&key, &(origin, given)) in &effective {
+        for &(key, (origin, given)) in effective.iter() {
             let mut moments = key.entry().moments;
             if key == Key::UserTimeout && connect_timeout.is_some() {
                 // The same kernel option: this value's time comes when the connection stands.

@@ -99,11 +99,6 @@ impl RuleForm {
         }
     }
 
-    /// Its name, or `rule N`.
-    pub(crate) fn title(&self) -> String {
-        self.name.clone().unwrap_or_else(|| format!("rule {}", self.number))
-    }
-
     pub(crate) fn direction(&self) -> Direction {
         match (&self.to, &self.listen, &self.from) {
             (Some(_), ..) => Direction::Outbound,
@@ -128,6 +123,9 @@ const CONDITIONS: [&str; 6] = ["name", "to", "listen", "from", "process", "comma
 impl Document {
     /// Reads TOML text; what is wrong goes to `problems`.
     pub(crate) fn read(text: &str, source: usize, problems: &mut Problems) -> Self {
+        if let Some(document) = Self::by_pieces(text, PIECE, source, problems) {
+            return document;
+        }
         let (root, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
             return Self::of(&root, source, problems);
@@ -147,19 +145,65 @@ impl Document {
         Self { is_torn: true, ..Self::default() }
     }
 
+    /// Reads text in pieces of at least so many bytes, so that one small tree after the other fits in the same memory.
+    /// None where that would not be the same as reading all of it at once, or is no less.
+    fn by_pieces(text: &str, least: usize, source: usize, problems: &mut Problems) -> Option<Self> {
+        let (mut document, mut found) = (Self::default(), Problems::default());
+        let mut reader = Reader::new(source, &mut found);
+        let mut known: Vec<String> = Vec::new();
+        // What is reserved and not used costs nothing; most rules are longer than this.
+        document.rules.reserve(text.len() / 64);
+        while reader.base < text.len() {
+            let rest = text.get(reader.base..)?;
+            let starts_with_rule = rest.starts_with("[[rule]]");
+            // A piece ends where a rule begins: text that is whole up to there goes on with a new table. Where the line
+            // is within something else, a string or a list, that has no end in this piece, which is an error of syntax.
+            let least = if starts_with_rule { least } else { 0 };
+            let from = (least..rest.len()).find(|at| rest.is_char_boundary(*at)).unwrap_or(rest.len());
+            let end = rest.get(from..)?.find("\n[[rule]]").map_or(rest.len(), |at| from + at + 1);
+            if end == text.len() {
+                return None;
+            }
+            let (root, errors) = DeTable::parse_recoverable(rest.get(..end)?);
+            if !errors.is_empty() {
+                return None;
+            }
+            for key in root.get_ref().keys().map(|key| key.get_ref().as_ref()) {
+                match key {
+                    "rule" if starts_with_rule => {}
+                    // It may be no list of tables that others are added to, or be continued.
+                    "rule" => return None,
+                    // It may be there twice, or be continued.
+                    other if known.iter().any(|known| known == other) => return None,
+                    other => known.push(other.to_owned()),
+                }
+            }
+            document.take(&root, &mut reader);
+            reader.base += end;
+        }
+        problems.append(found);
+        Some(document)
+    }
+
     /// Reads what is no error of syntax.
     fn of(root: &Spanned<DeTable<'_>>, source: usize, problems: &mut Problems) -> Self {
-        let mut reader = Reader { source, problems };
         let mut document = Self::default();
+        document.take(root, &mut Reader::new(source, problems));
+        document
+    }
+
+    /// Adds what a piece has.
+    fn take(&mut self, root: &Spanned<DeTable<'_>>, reader: &mut Reader<'_>) {
         for (name, value) in root.get_ref() {
             match (name.get_ref().as_ref(), value.get_ref()) {
-                ("defaults", DeValue::Table(table)) => document.defaults = defaults(&mut reader, table),
+                ("defaults", DeValue::Table(table)) => self.defaults = defaults(reader, table),
                 ("rule", DeValue::Array(rules)) => {
+                    self.rules.reserve(rules.len());
                     for item in rules.iter() {
                         match item.get_ref() {
                             DeValue::Table(table) => {
-                                let number = document.rules.len() + 1;
-                                document.rules.push(rule(&mut reader, number, item.span(), table));
+                                let number = self.rules.len() + 1;
+                                self.rules.push(rule(reader, number, item.span(), table));
                             }
                             other => reader.error(
                                 item.span(),
@@ -187,9 +231,11 @@ impl Document {
             }
         }
         // The map is in the order of the alphabet, `[[rule]]` of the file.
-        document
     }
 }
+
+/// Bytes of a piece: some rules, so that what is done once for each does not count.
+const PIECE: usize = 2048;
 
 /// How often lines with syntax errors are taken out before the rest counts as unreadable.
 const ROUNDS: usize = 4;
@@ -251,7 +297,7 @@ fn defaults(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Layer {
 }
 
 fn rule(reader: &mut Reader<'_>, number: usize, span: Range<usize>, table: &DeTable<'_>) -> RuleForm {
-    let mut form = RuleForm::empty(number, span);
+    let mut form = RuleForm::empty(number, reader.place(&span));
     for (name, value) in table {
         match name.get_ref().as_ref() {
             "name" => match value.get_ref() {
@@ -281,6 +327,7 @@ fn rule(reader: &mut Reader<'_>, number: usize, span: Range<usize>, table: &DeTa
         );
     }
     exclude_duplicates(reader, table);
+    form.layer.0.shrink_to_fit();
     form
 }
 
@@ -299,7 +346,7 @@ fn option(reader: &mut Reader<'_>, layer: &mut Layer, span: Range<usize>, name: 
         return reader.error(span, format!("unknown key \"{name}\""), help);
     };
     let choice = reader.choice(key.entry(), value.span(), Form::Toml(value.get_ref()));
-    layer.add(key, reader.source, value.span(), choice.unwrap_or(Choice::Refused));
+    layer.add(key, reader.source, reader.place(&value.span()), choice.unwrap_or(Choice::Refused));
 }
 
 /// `dead_peer_timeout` stands for the other two.
@@ -344,8 +391,9 @@ fn items<'t>(reader: &mut Reader<'_>, key: &str, value: &'t Spanned<DeValue<'t>>
 }
 
 fn patterns(reader: &mut Reader<'_>, key: &str, value: &Spanned<DeValue<'_>>) -> Vec<Pattern> {
-    let mut found = Vec::new();
-    for (span, text) in items(reader, key, value) {
+    let items = items(reader, key, value);
+    let mut found = Vec::with_capacity(items.len());
+    for (span, text) in items {
         match Pattern::parse(text) {
             Ok(pattern) if key != "to" && pattern.host().is_some() => {
                 let help = "\"to\" takes names that the program itself looks up; nothing is looked up for this";
@@ -384,4 +432,65 @@ pub(crate) fn refuse_glob(reader: &mut Reader<'_>, key: &str, span: Range<usize>
 /// Whether a key is an option that an environment variable can hold.
 pub(crate) fn has_variable(key: Key) -> bool {
     key.entry().accepts != Accepts::Raw
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything that was read, and what is wrong with it.
+    fn read(text: &str, least: Option<usize>) -> Option<String> {
+        let mut problems = Problems::default();
+        let document = match least {
+            Some(least) => Document::by_pieces(text, least, 3, &mut problems)?,
+            None => Document::of(&DeTable::parse_recoverable(text).0, 3, &mut problems),
+        };
+        Some(format!("{document:?} {:?}", problems.into_sorted()))
+    }
+
+    #[test]
+    fn pieces_are_what_the_whole_is() {
+        let rule = "[[rule]]\nname = 'r'\nto = [':80', 'é']\nkeepalive = { time = '5s', intervall = 3 }\n";
+        let sub = "[[rule]]\nfrom = '10.0.0.0/8'\n[rule.keepalive]\ntime = 5\n";
+        let defaults = "# é\nother = 1\n[defaults]\r\nlinger = 'rest'\r\n";
+        for text in [
+            format!("{defaults}{rule}{rule}"),
+            format!("{rule}{sub}{rule}{sub}"),
+            format!("\u{feff}{rule}{rule}"),
+            format!("{rule}{defaults}{rule}"),
+            format!("{rule}[[rule]] # more\n[[rule]]"),
+        ] {
+            for least in [0, 1, 30, 117, 118] {
+                if let Some(pieces) = read(&text, Some(least)) {
+                    assert_eq!(Some(pieces), read(&text, None), "{least} {text}");
+                } else {
+                    assert!(least > 30 || text.starts_with('\u{feff}'), "{least} {text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_sum_of_its_pieces_is_not_read_so() {
+        for text in [
+            // In a string, a list, a comment's line that is none.
+            "name = \"\"\"\n[[rule]]\n\"\"\"\n[[rule]]\nx = 1\n",
+            "x = [\n[[rule]]\n]\n",
+            "x = [\n'a',\n[[rule]]\n[[rule]]\n",
+            // Twice, or of another kind.
+            "rule = []\n[[rule]]\nname = 'a'\n",
+            "[rule]\nx = 1\n[[rule]]\nname = 'a'\n",
+            "rule.x = 1\n[[rule]]\nname = 'a'\n",
+            "[[rule]]\n[defaults]\nx = 1\n[[rule]]\n[defaults]\ny = 1\n",
+            "[defaults.keepalive]\n[[rule]]\n[defaults]\ny = 1\n",
+            "[[rule]]\nname = 'a'\n[rule]\nx = 1\n[[rule]]\n",
+            "[[rule]]\nname = 'a'\nname = 'b'\n[[rule]]\n",
+            "[[rule]]x\n[[rule]]\n",
+            // Nothing to take apart.
+            "[defaults]\n",
+            "[[rule]]\nname = 'a'\n",
+        ] {
+            assert_eq!(read(text, Some(0)), None, "{text}");
+        }
+    }
 }

@@ -155,6 +155,11 @@ impl Problems {
         self.0.push(Problem { severity, source, span, message, help });
     }
 
+    /// Those of another collection too.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     /// All of them, in the order of the text, errors and the rest apart.
     pub(crate) fn into_sorted(mut self) -> (Vec<Problem>, Vec<Problem>) {
         let place = |problem: &Problem| (problem.source, problem.span.start, problem.span.end);

@@ -167,8 +167,8 @@ impl Explainer {
     pub fn new(configuration: &Configuration, process: &Process, asked: &Asked) -> Self {
         let mut problems = Problems::default();
         let read = |source: &Source| Document::read(&source.text, 0, &mut Problems::default());
-        let sources: Vec<Source> = configuration.document.iter().chain(&configuration.variables).cloned().collect();
-        let shortcuts = variables::read(&sources, usize::from(configuration.document.is_some()), &mut problems);
+        let first = usize::from(configuration.document.is_some());
+        let shortcuts = variables::read(&configuration.variables, first, &mut problems);
         let document = configuration.document.as_ref().map(read).unwrap_or_default();
         let text = configuration.document.as_ref().map(|source| source.text.clone()).unwrap_or_default();
         Self { text, document, shortcuts, process: process.clone(), asked: asked.clone() }
@@ -194,7 +194,7 @@ impl Explainer {
         let form = self.document.rules.iter().find(|form| self.mismatch(form, connection).is_none());
         let environment = self.environment(connection) == Environment::InForce;
         let effective = overlay(&self.document, form, environment.then_some(&self.shortcuts.layer));
-        let given = |(key, (origin, given)): (Key, (Origin, &crate::document::Given))| Given {
+        let given = |&(key, (origin, given)): &(Key, (Origin, &crate::document::Given))| Given {
             key,
             written: given.written,
             origin,
@@ -202,7 +202,7 @@ impl Explainer {
             span: given.span.clone(),
             is_left: given.choice == Choice::System,
         };
-        effective.into_iter().map(given).collect()
+        effective.iter().map(given).collect()
     }
 
     /// Whether the environment's options are for a connection.

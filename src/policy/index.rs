@@ -148,15 +148,18 @@ impl<B: Bits> Networks<B> {
     fn new(mut patterns: Vec<(u8, B, (u16, u16, Number))>, ranges: &mut Vec<Range>) -> Self {
         // Stable: the numbers of one network still rise.
         patterns.sort_by_key(|(length, bits, _)| (*length, *bits));
-        let mut lengths: Vec<u8> = patterns.iter().map(|(length, ..)| *length).collect();
-        lengths.dedup();
-        let networks = patterns.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1));
-        let networks = networks.filter_map(|network| {
-            let &(length, bits, _) = network.first()?;
-            let ports: Vec<_> = network.iter().map(|pattern| pattern.2).collect();
-            Some(((length, bits), add_ranges(ranges, &ports)))
-        });
-        Self { table: networks.collect(), lengths: lengths.into_boxed_slice() }
+        let lengths: Vec<u8> =
+            patterns.chunk_by(|a, b| a.0 == b.0).flat_map(<[_]>::first).map(|(length, ..)| *length).collect();
+        let networks = || patterns.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1));
+        let mut table = HashMap::with_capacity_and_hasher(networks().count(), BuildHasherDefault::default());
+        let mut ports = Vec::new();
+        for network in networks() {
+            let Some(&(length, bits, _)) = network.first() else { continue };
+            ports.clear();
+            ports.extend(network.iter().map(|pattern| pattern.2));
+            table.insert((length, bits), add_ranges(ranges, &ports));
+        }
+        Self { table, lengths: lengths.into_boxed_slice() }
     }
 
     /// The smallest number of all networks that have the address.

@@ -26,7 +26,7 @@ pub mod variables;
 pub mod verdict;
 
 pub use catalog::{CATALOG, Entry, Key};
-pub use compile::{Compiled, Configuration, Origin, Process, compile};
+pub use compile::{Compiled, Configuration, Origin, Process, compile, compile_alone};
 pub use connection::{Connection, Endpoint};
 pub use error::{Problem, Severity, Source};
 pub use hosts::{HostSet, Name};

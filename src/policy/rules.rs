@@ -39,13 +39,13 @@ impl Profile {
 pub(crate) struct Profiles {
     pub(crate) plain: Profile,
     /// None where there are no shortcuts, or where they are for every socket and already in `plain`.
-    pub(crate) shortcuts: Option<Profile>,
+    pub(crate) shortcuts: Option<Box<Profile>>,
 }
 
 /// A rule, ready to be matched.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    pub(crate) name: String,
+    pub(crate) name: Box<str>,
     pub(crate) line: usize,
     pub(crate) direction: Direction,
     /// Whether `process` and `command` let this process through.
@@ -251,18 +251,20 @@ impl Rules {
         });
         let hosts = Hosts::new(to.chain(scope.into_iter().flatten().map(|pattern| (None, pattern))));
         let mut moments = Moments::NONE;
-        let mut enforced = Vec::new();
+        let mut enforced: Vec<(i32, i32)> = Vec::new();
         let profiles = live().map(|(_, rule)| &rule.profiles).chain([&base]);
-        for profile in profiles.flat_map(|profiles| [Some(&profiles.plain), profiles.shortcuts.as_ref()]).flatten() {
+        for profile in profiles.flat_map(|profiles| [Some(&profiles.plain), profiles.shortcuts.as_deref()]).flatten() {
             moments = moments | profile.moments;
             if profile.enforce {
                 // connect_timeout is no user timeout of the rule's.
                 let settings = profile.settings.iter().filter(|setting| setting.key != Key::ConnectTimeout);
-                enforced.extend(settings.map(|setting| (setting.level, setting.name)));
+                for option in settings.map(|setting| (setting.level, setting.name)) {
+                    if let Err(at) = enforced.binary_search(&option) {
+                        enforced.insert(at, option);
+                    }
+                }
             }
         }
-        enforced.sort_unstable();
-        enforced.dedup();
         let scope = scope.map(|to| Index::new(to.iter().map(|pattern| (0, pattern))));
         let enforced = enforced.into_boxed_slice();
         Self {
@@ -313,7 +315,7 @@ impl Rules {
             }
             _ => false,
         };
-        let profile = profiles.shortcuts.as_ref().filter(|_| in_scope).unwrap_or(&profiles.plain);
+        let profile = profiles.shortcuts.as_deref().filter(|_| in_scope).unwrap_or(&profiles.plain);
         Decision { rule, profile }
     }
 
@@ -401,6 +403,6 @@ impl Rules {
     /// What is set on a socket that no rule matches.
     #[must_use]
     pub fn defaults(&self) -> &Profile {
-        self.base.shortcuts.as_ref().unwrap_or(&self.base.plain)
+        self.base.shortcuts.as_deref().unwrap_or(&self.base.plain)
     }
 }

@@ -122,12 +122,25 @@ impl fmt::Display for Form<'_> {
 /// Where a value stands, and where its problems go.
 pub(crate) struct Reader<'p> {
     pub(crate) source: usize,
+    /// Where in the source that begins which spans are of.
+    pub(crate) base: usize,
     pub(crate) problems: &'p mut Problems,
+    /// The last promise with what keeps it: dear to compute, and most rules make the same.
+    detected: Option<(u64, Option<Detection>)>,
 }
 
-impl Reader<'_> {
+impl<'p> Reader<'p> {
+    pub(crate) fn new(source: usize, problems: &'p mut Problems) -> Self {
+        Self { source, base: 0, problems, detected: None }
+    }
+
     pub(crate) fn error(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
-        self.problems.error(self.source, span, message, help.into());
+        self.problems.error(self.source, self.place(&span), message, help.into());
+    }
+
+    /// The bytes of the source.
+    pub(crate) fn place(&self, span: &Range<usize>) -> Range<usize> {
+        self.base + span.start..self.base + span.end
     }
 
     /// Reads the value of a key; None once a problem was reported.
@@ -154,7 +167,11 @@ impl Reader<'_> {
             Accepts::DeadPeerTimeout => {
                 let (least, longest) = (detect::LEAST_DEAD_PEER_TIMEOUT, detect::LONGEST_DEAD_PEER_TIMEOUT);
                 let promise = self.duration(key, span, form, 1, least, longest, "")?;
-                detect::within(promise).map(Choice::Detect)
+                let (_, detection) = match self.detected {
+                    Some(known) if known.0 == promise => known,
+                    _ => *self.detected.insert((promise, detect::within(promise))),
+                };
+                detection.map(Choice::Detect)
             }
             Accepts::Linger => match form.text() {
                 Some("off") => Some(Choice::Value(Value::Linger { on: false, seconds: 0 })),
@@ -261,14 +278,18 @@ impl Reader<'_> {
         max: u64,
         also: &str,
     ) -> Option<u64> {
-        let accepted = format!("accepted: {also}{} to {}", Shown(min * unit), Shown(max * unit));
+        let accepted = || format!("accepted: {also}{} to {}", Shown(min * unit), Shown(max * unit));
         let Some(text) = form.text() else {
             let fits = |seconds: &i64| {
                 let micros = u64::try_from(*seconds).ok().and_then(|seconds| seconds.checked_mul(1_000_000));
                 micros.is_some_and(|micros| (min * unit..=max * unit).contains(&micros))
             };
             let example = form.integer().filter(fits).map(|n| format!(", for example \"{n}s\"")).unwrap_or_default();
-            self.error(span, format!("{key} takes a duration with a unit, not {form}"), format!("{accepted}{example}"));
+            self.error(
+                span,
+                format!("{key} takes a duration with a unit, not {form}"),
+                format!("{}{example}", accepted()),
+            );
             return None;
         };
         let message = match units::microseconds(text) {
@@ -284,16 +305,16 @@ impl Reader<'_> {
             Err(Malformed::NotWhole) => format!("{key} = \"{text}\" is not a whole number"),
             Err(Malformed::UnknownUnit | Malformed::NotANumber) => format!("{key} = \"{text}\" is not a duration"),
         };
-        self.error(span, message, format!("{accepted}; units: us, ms, s, m, h, d"));
+        self.error(span, message, format!("{}; units: us, ms, s, m, h, d", accepted()));
         None
     }
 
     fn size(&mut self, key: &str, span: Range<usize>, form: Form<'_>, min: u64, max: u64, also: &str) -> Option<u64> {
-        let accepted = format!("accepted: {also}{} to {}", ShownBytes(min), ShownBytes(max));
+        let accepted = || format!("accepted: {also}{} to {}", ShownBytes(min), ShownBytes(max));
         let Some(text) = form.text() else {
             let fits = |bytes: &i64| u64::try_from(*bytes).is_ok_and(|bytes| (min..=max).contains(&bytes));
             let example = form.integer().filter(fits).map(|n| format!(", for example \"{n}B\"")).unwrap_or_default();
-            self.error(span, format!("{key} takes a size with a unit, not {form}"), format!("{accepted}{example}"));
+            self.error(span, format!("{key} takes a size with a unit, not {form}"), format!("{}{example}", accepted()));
             return None;
         };
         let message = match units::bytes(text) {
@@ -303,7 +324,7 @@ impl Reader<'_> {
             Err(Malformed::NotWhole) => format!("{key} = \"{text}\" is not a whole number"),
             Err(Malformed::UnknownUnit | Malformed::NotANumber) => format!("{key} = \"{text}\" is not a size"),
         };
-        self.error(span, message, format!("{accepted}; units: B, KiB, MiB, GiB, kB, MB, GB"));
+        self.error(span, message, format!("{}; units: B, KiB, MiB, GiB, kB, MB, GB", accepted()));
         None
     }
 

@@ -69,12 +69,12 @@ pub(crate) struct Shortcuts {
     pub(crate) process: Option<Vec<String>>,
 }
 
-/// Reads the shortcuts among `variables`, whose index in `sources` is their place.
-pub(crate) fn read(sources: &[Source], first: usize, problems: &mut Problems) -> Shortcuts {
+/// Reads the shortcuts among `variables`, which are sources from the number `first` on.
+pub(crate) fn read(variables: &[Source], first: usize, problems: &mut Problems) -> Shortcuts {
     let mut shortcuts = Shortcuts::default();
     let mut dead_peer = None;
     let known: Vec<String> = known_names().collect();
-    for (index, variable) in sources.iter().enumerate().skip(first) {
+    for (index, variable) in (first..).zip(variables) {
         let value = variable.text.as_str();
         let whole = 0..value.len();
         let Some(name) = variable.name.strip_prefix(PREFIX) else { continue };
@@ -82,7 +82,7 @@ pub(crate) fn read(sources: &[Source], first: usize, problems: &mut Problems) ->
         if value.trim().is_empty() {
             continue;
         }
-        let mut reader = Reader { source: index, problems };
+        let mut reader = Reader::new(index, problems);
         match name {
             "TO" => shortcuts.to = Some(patterns(&mut reader, value)),
             "PROCESS" => shortcuts.process = Some(globs(&mut reader, value)),
@@ -127,7 +127,7 @@ pub(crate) fn read(sources: &[Source], first: usize, problems: &mut Problems) ->
     }
     for name in ["SOCKOPT_TO", "SOCKOPT_PROCESS"] {
         let given = |(_, variable): &(usize, &Source)| variable.name == name && !variable.text.trim().is_empty();
-        let alone = sources.iter().enumerate().skip(first).find(given).filter(|_| shortcuts.layer.0.is_empty());
+        let alone = (first..).zip(variables).find(given).filter(|_| shortcuts.layer.0.is_empty());
         if let Some((index, variable)) = alone {
             let help = "it limits option variables such as SOCKOPT_DEAD_PEER_TIMEOUT; rules of a file have their own conditions";
             problems.warning(index, 0..variable.text.len(), format!("{name} alone has no effect"), help);
@@ -135,7 +135,7 @@ pub(crate) fn read(sources: &[Source], first: usize, problems: &mut Problems) ->
     }
     // The same exclusion as within one table of the file.
     if dead_peer.is_some() {
-        for (index, variable) in sources.iter().enumerate().skip(first) {
+        for (index, variable) in (first..).zip(variables) {
             if matches!(variable.name.as_str(), "SOCKOPT_KEEPALIVE" | "SOCKOPT_USER_TIMEOUT")
                 && !variable.text.trim().is_empty()
             {

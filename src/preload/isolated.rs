@@ -31,9 +31,33 @@ pub(crate) struct Memory {
     start: usize,
     length: usize,
     next: Cell<usize>,
+    /// By size, the piece that was given back last; it begins with the one before.
+    free: [Cell<usize>; SIZES],
 }
 
 const PAGE: usize = 4096;
+
+/// Pieces are multiples of this, aligned to it.
+const GRAIN: usize = 16;
+/// Sizes of pieces that are used again, up to 128 KiB.
+const SIZES: usize = 48;
+
+/// What a piece of so many bytes occupies: one of few sizes, four to each power of two, so that one that was given back
+/// is likely to fit again. The number of the size, unless the piece is too large to be used again.
+fn occupied(size: usize) -> (usize, Option<usize>) {
+    let grains = size.div_ceil(GRAIN).max(1);
+    // Up to 8 grains each number is a size.
+    let Some(shift) = grains.ilog2().checked_sub(2).filter(|_| grains > 8) else {
+        return (grains * GRAIN, Some(grains - 1));
+    };
+    // Between two powers of two in quarters: 10, 12, 14, 16, then 20, 24, 28, 32.
+    let quarters = (grains - 1 >> shift) + 1;
+    let number = 4 * shift as usize + quarters - 1;
+    match number {
+        ..SIZES => ((quarters << shift) * GRAIN, Some(number)),
+        _ => (grains * GRAIN, None),
+    }
+}
 
 impl Memory {
     /// Reserves address space; pages come with their first use (mmap(2), MAP_NORESERVE).
@@ -42,12 +66,16 @@ impl Memory {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a fresh mapping at a place of the kernel's choice.
         let start = unsafe { libc::mmap(ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
-        (start != libc::MAP_FAILED).then(|| Self { start: start as usize, length, next: Cell::new(start as usize) })
+        (start != libc::MAP_FAILED).then(|| Self::at(start as usize, length))
+    }
+
+    fn at(start: usize, length: usize) -> Self {
+        Self { start, length, next: Cell::new(start), free: [const { Cell::new(0) }; SIZES] }
     }
 
     /// The first so many bytes, whole pages, as a piece of their own.
     fn split_off(&mut self, length: usize) -> Self {
-        let piece = Self { start: self.start, length, next: Cell::new(self.start) };
+        let piece = Self::at(self.start, length);
         self.start += length;
         self.length -= length;
         self.next.set(self.start);
@@ -59,8 +87,18 @@ impl Memory {
     }
 
     fn take(&self, layout: Layout) -> *mut u8 {
+        let (size, number) = occupied(layout.size());
+        if let Some(free) = number.and_then(|number| self.free.get(number))
+            && layout.align() <= GRAIN
+            && free.get() != 0
+        {
+            let piece = free.get() as *mut usize;
+            // SAFETY: `give_back` wrote there which was the one before, and nobody has had it since.
+            free.set(unsafe { *piece });
+            return piece.cast();
+        }
         let start = self.next.get().checked_next_multiple_of(layout.align());
-        match start.and_then(|start| Some((start, start.checked_add(layout.size())?))) {
+        match start.and_then(|start| Some((start, start.checked_add(size)?))) {
             Some((start, end)) if end <= self.end() => {
                 self.next.set(end);
                 start as *mut u8
@@ -69,9 +107,40 @@ impl Memory {
         }
     }
 
-    /// The piece handed out last is taken back, or grows where it is: most are short-lived.
-    fn is_last(&self, piece: *mut u8, size: usize) -> bool {
-        piece as usize + size == self.next.get()
+    /// Whether a piece was handed out here, and is of those that can be used again.
+    fn is_ours(&self, piece: *mut u8, layout: Layout) -> bool {
+        (self.start..self.end()).contains(&(piece as usize)) && layout.align() <= GRAIN
+    }
+
+    /// Keeps a piece for whoever asks for this size next: the same few pages serve again and again.
+    ///
+    /// # Safety
+    /// Nobody uses it any more.
+    unsafe fn give_back(&self, piece: *mut u8, layout: Layout) {
+        if !self.is_ours(piece, layout) {
+            return;
+        }
+        let (size, number) = occupied(layout.size());
+        if piece as usize + size == self.next.get() {
+            self.next.set(piece as usize);
+        } else if let Some(free) = number.and_then(|number| self.free.get(number)) {
+            // SAFETY: a piece of ours, of a grain at least and aligned to one, that is the caller's to give.
+            unsafe { piece.cast::<usize>().write(free.replace(piece as usize)) };
+        }
+    }
+
+    /// Whether a piece can have another size where it is: because it has room, or is the last.
+    fn resize(&self, piece: *mut u8, layout: Layout, size: usize) -> bool {
+        let ((old, _), (new, _)) = (occupied(layout.size()), occupied(size));
+        let end = (piece as usize).checked_add(new).filter(|end| *end <= self.end());
+        match end {
+            _ if !self.is_ours(piece, layout) => false,
+            Some(end) if piece as usize + old == self.next.get() => {
+                self.next.set(end);
+                true
+            }
+            _ => new == old,
+        }
     }
 
     /// Makes `work` allocate here.
@@ -122,10 +191,15 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// Reserves it.
-    pub(crate) fn reserve(scratch: usize, outcome: usize) -> Option<Self> {
+    /// Reserves it. Where several megabytes will be filled, the kernel is asked for pages of that size: most of the
+    /// time goes into page faults otherwise.
+    pub(crate) fn reserve(scratch: usize, outcome: usize, is_filled: bool) -> Option<Self> {
         let outcome = outcome.checked_next_multiple_of(PAGE)?;
         let mut whole = Memory::reserve(scratch.checked_add(outcome)?.checked_add(PAGE + STACK)?)?;
+        if is_filled {
+            // SAFETY: our own mapping. Where the kernel has no such pages, it says so, and all is as it was.
+            unsafe { libc::madvise(whole.start as *mut libc::c_void, whole.length, libc::MADV_HUGEPAGE) };
+        }
         let stack = whole.split_off(PAGE + STACK);
         let outcome = whole.split_off(outcome);
         // SAFETY: the lowest page of the piece that is for the stack.
@@ -211,21 +285,19 @@ unsafe impl GlobalAlloc for Allocator {
     }
 
     unsafe fn dealloc(&self, piece: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        if let Some(memory) = unsafe { CURRENT.get().as_ref() }
-            && memory.is_last(piece, layout.size())
-        {
-            memory.next.set(piece as usize);
+        // SAFETY: as above; the caller has no more use for the piece.
+        unsafe {
+            if let Some(memory) = CURRENT.get().as_ref() {
+                memory.give_back(piece, layout);
+            }
         }
     }
 
     unsafe fn realloc(&self, piece: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: as above.
         if let Some(memory) = unsafe { CURRENT.get().as_ref() }
-            && memory.is_last(piece, layout.size())
-            && piece as usize + size <= memory.end()
+            && memory.resize(piece, layout, size)
         {
-            memory.next.set(piece as usize + size);
             return piece;
         }
         // SAFETY: the caller's layout with another size, which it vouches for; the pieces do not overlap.
@@ -233,6 +305,7 @@ unsafe impl GlobalAlloc for Allocator {
             let grown = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
             if !grown.is_null() {
                 ptr::copy_nonoverlapping(piece, grown, layout.size().min(size));
+                self.dealloc(piece, layout);
             }
             grown
         }

@@ -9,7 +9,7 @@ use load::Loaded;
 use once_cell::race::OnceBox;
 use policy::error::digest;
 use policy::variables::{self, Level};
-use policy::{Connection, Decision, Moment, Moments, Process, Rules, compile};
+use policy::{Connection, Decision, Moment, Moments, Process, Rules, compile_alone};
 use socket::ffi;
 
 use crate::isolated::{self, Failure, Memory, Room};
@@ -110,10 +110,13 @@ const READING: Need = Need { generous: (64 << 20, 0), enough: (2 << 20, 0) };
 /// For compiling, and a sixteenth of it for the outcome.
 const COMPILING: Need = Need { generous: (2 << 20, 1024), enough: (256 << 10, 160) };
 
+/// Bytes of a configuration whose outcome has some megabytes.
+const LARGE: usize = 512 << 10;
+
 impl Need {
     fn room((least, per_byte): (usize, usize), text: usize) -> Option<Room> {
         let scratch = least.saturating_add(text.saturating_mul(per_byte));
-        Room::reserve(scratch, scratch / 4)
+        Room::reserve(scratch, scratch / 4, text >= LARGE)
     }
 
     fn reserve_generously(&self, text: usize) -> Option<Room> {
@@ -244,16 +247,17 @@ fn set_up() -> Option<&'static Active> {
 fn compile_into(found: &'static Found, kept: Memory) -> Option<u8> {
     fault::point("compile");
     fault::point("exhaust compile");
-    let compiled = compile(&found.loaded.configuration, &found.process);
+    let configuration = &found.loaded.configuration;
+    let (rules, warnings) = compile_alone(configuration, &found.process);
     let failures = &found.loaded.failures;
-    let rules = match compiled.rules {
+    let rules = match rules {
         Ok(rules) if failures.is_empty() => rules,
         rules => {
             if STATE.compare_exchange(READ, OFF, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 failures.iter().for_each(|failure| log::error(format_args!("{failure}")));
-                let errors = rules.err().unwrap_or_default();
+                let (errors, sources) = (rules.err().unwrap_or_default(), configuration.sources());
                 for problem in errors.iter().take(MOST_ERRORS) {
-                    log::problem(Level::Error, format_args!("{}", problem.one_line(&compiled.sources)));
+                    log::problem(Level::Error, format_args!("{}", problem.one_line(&sources)));
                 }
                 if let Some(more @ 1..) = errors.len().checked_sub(MOST_ERRORS) {
                     log::error(format_args!("and {more} more; `sockopt check` shows them"));
@@ -283,9 +287,12 @@ fn compile_into(found: &'static Found, kept: Memory) -> Option<u8> {
     let next = ACTIVE.get().map_or(OFF, state);
     let _ = STATE.compare_exchange(READ, next, Ordering::AcqRel, Ordering::Acquire);
     fault::point("report");
-    let is_new = found.loaded.checked != Some(digest(&compiled.warnings, &compiled.sources));
-    for problem in compiled.warnings.iter().filter(|_| is_new) {
-        log::problem(Level::Warn, format_args!("{}", problem.one_line(&compiled.sources)));
+    if !warnings.is_empty() {
+        let sources = configuration.sources();
+        let is_new = found.loaded.checked != Some(digest(&warnings, &sources));
+        for problem in warnings.iter().filter(|_| is_new) {
+            log::problem(Level::Warn, format_args!("{}", problem.one_line(&sources)));
+        }
     }
     report(found, &rules);
     None

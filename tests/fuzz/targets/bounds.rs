@@ -1,4 +1,4 @@
-//! The memory of set-up: it takes back next to nothing, so what counts is all that is ever allocated.
+//! The memory of set-up: pieces are used again, which is not counted on here: what counts is all that is ever allocated.
 
 use allocation_counter::measure;
 use policy::Configuration;

@@ -21,11 +21,18 @@ const NONE: Number = Number::MAX;
 pub(crate) struct Index {
     /// Patterns without an address.
     any: Ports,
+    /// Where their ranges are many, which every look-up asks: for each [`BLOCK`] of ports the first that reaches into it.
+    blocks: Box<[u16]>,
     v4: Networks<u32>,
     v6: Networks<u128>,
     /// The ranges of all ports, those of one network together.
     ranges: Box<[Range]>,
 }
+
+/// Bits of a port within its block.
+const BLOCK: u16 = 3;
+/// So many ranges are searched by halves.
+const FEW: usize = 64;
 
 /// Ports up to `last` from the end of the range before, and the rule that they are for.
 #[derive(Debug, Clone, Copy)]
@@ -34,11 +41,24 @@ struct Range {
     number: Number,
 }
 
-/// Where the ranges of a network lie.
-#[derive(Debug, Clone, Copy, Default)]
+/// Where the ranges of a network lie; without a count, the rule that all of its ports are for, which saves most look-ups
+/// a cache line.
+#[derive(Debug, Clone, Copy)]
 struct Ports {
     start: u32,
     count: u32,
+}
+
+impl Ports {
+    const fn all_for(number: Number) -> Self {
+        Self { start: number, count: 0 }
+    }
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self::all_for(NONE)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -116,15 +136,28 @@ impl Index {
         }
         let mut ranges = Vec::new();
         let any = add_ranges(&mut ranges, &any);
+        let mut blocks = Vec::new();
+        if ranges.len() > FEW {
+            let mut reaching = 0;
+            blocks = (0..=u16::MAX)
+                .step_by(1 << BLOCK)
+                .map(|port| {
+                    while ranges.get(reaching).is_some_and(|range| range.last < port) {
+                        reaching += 1;
+                    }
+                    reaching as u16
+                })
+                .collect();
+        }
         let v4 = Networks::new(v4, &mut ranges);
         let v6 = Networks::new(v6, &mut ranges);
-        Self { any, v4, v6, ranges: ranges.into_boxed_slice() }
+        Self { any, blocks: blocks.into_boxed_slice(), v4, v6, ranges: ranges.into_boxed_slice() }
     }
 
     /// The smallest number whose pattern matches.
     pub(crate) fn first(&self, endpoint: Endpoint) -> Option<u32> {
         let port = endpoint.port();
-        let any = self.number(self.any, port);
+        let any = self.any(port);
         let first = match endpoint.ip() {
             IpAddr::V4(ip) => self.v4.first(u32::from(ip), any, |ports| self.number(ports, port)),
             IpAddr::V6(ip) => self.v6.first(u128::from(ip), any, |ports| self.number(ports, port)),
@@ -132,11 +165,21 @@ impl Index {
         (first != NONE).then_some(first)
     }
 
+    fn any(&self, port: u16) -> Number {
+        let Some(&reaching) = self.blocks.get(usize::from(port >> BLOCK)) else { return self.number(self.any, port) };
+        // These are the first of all.
+        let ranges = self.ranges.get(usize::from(reaching)..).unwrap_or_default();
+        ranges.iter().find(|range| port <= range.last).map_or(NONE, |range| range.number)
+    }
+
     fn number(&self, ports: Ports, port: u16) -> Number {
+        if ports.count == 0 {
+            return ports.start;
+        }
         let start = ports.start as usize;
         let ranges = self.ranges.get(start..start + ports.count as usize).unwrap_or_default();
         let at = match ranges.len() {
-            0..=4 => ranges.iter().position(|range| port <= range.last).unwrap_or(ranges.len()),
+            ..=4 => ranges.iter().position(|range| port <= range.last).unwrap_or(ranges.len()),
             _ => ranges.partition_point(|range| range.last < port),
         };
         ranges.get(at).map_or(NONE, |range| range.number)
@@ -172,10 +215,11 @@ impl<B: Bits> Networks<B> {
 /// Cuts port ranges, in the order of their rules, into ranges that do not overlap, each with its first rule.
 fn add_ranges(ranges: &mut Vec<Range>, patterns: &[(u16, u16, Number)]) -> Ports {
     let start = ranges.len();
-    if let [(0, u16::MAX, number)] = *patterns {
+    match *patterns {
+        [] => return Ports::default(),
         // Most networks, without a port.
-        ranges.push(Range { last: u16::MAX, number });
-        return Ports { start: start as u32, count: 1 };
+        [(0, u16::MAX, number)] => return Ports::all_for(number),
+        _ => {}
     }
     // Where some range begins, or has ended: nothing changes in between.
     let mut cuts: Vec<u32> =
@@ -275,5 +319,26 @@ impl PairIndex {
             ranges.iter().find(meant).map(|pair| pair.number)
         });
         known.min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_ranges_of_ports() {
+        let ports = (1..=900).chain((2_000..60_000).step_by(777)).chain([65_535]);
+        let texts = ports.map(|port| format!(":{port}")).chain([":100-3000".into(), ":50000-50100".into()]);
+        let patterns: Vec<Pattern> = texts.map(|text| Pattern::parse(&text).expect("a pattern")).collect();
+        for count in [1, 60, 64, 70, patterns.len()] {
+            let patterns = patterns.iter().rev().take(count);
+            let index = Index::new((0..).zip(patterns.clone()));
+            for port in 0..=u16::MAX {
+                let endpoint = Endpoint::new(std::net::Ipv4Addr::LOCALHOST.into(), port);
+                let first = patterns.clone().position(|pattern| pattern.matches(endpoint));
+                assert_eq!(index.first(endpoint).map(|number| number as usize), first, "{count} {port}");
+            }
+        }
     }
 }

@@ -315,7 +315,9 @@ impl Rules {
             }
             _ => false,
         };
-        let profile = profiles.shortcuts.as_deref().filter(|_| in_scope).unwrap_or(&profiles.plain);
+        // Whoever is in no scope has not looked at the rule yet: among many it is in no cache.
+        let shortcuts = if in_scope { profiles.shortcuts.as_deref() } else { None };
+        let profile = shortcuts.unwrap_or(&profiles.plain);
         Decision { rule, profile }
     }
 

@@ -72,7 +72,6 @@ pub fn compile(configuration: &Configuration, process: &Process) -> Compiled {
 ///
 /// # Errors
 /// What is wrong.
-#[must_use]
 pub fn compile_alone(configuration: &Configuration, process: &Process) -> (Result<Rules, Vec<Problem>>, Vec<Problem>) {
     let mut problems = Problems::default();
     let documents = usize::from(configuration.document.is_some());

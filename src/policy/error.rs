@@ -156,8 +156,12 @@ impl Problems {
     }
 
     /// Those of another collection too.
-    pub(crate) fn append(&mut self, other: Self) {
-        self.0.extend(other.0);
+    pub(crate) fn append(&mut self, mut other: Self) {
+        if self.0.is_empty() {
+            *self = other;
+        } else {
+            self.0.append(&mut other.0);
+        }
     }
 
     /// All of them, in the order of the text, errors and the rest apart.

@@ -14,7 +14,7 @@ const SYMBOLS: [(&str, &str); 7] = [
     (
         "GLIBC_2.2.5",
         "__errno_location __fxstat64 __xstat64 _exit abort bcmp calloc dl_iterate_phdr dladdr dlsym environ free \
-         getcwd getenv getpeername getpid getsockname getsockopt getuid ioctl lseek lseek64 malloc memcmp memmove memset mmap mmap64 mprotect \
+         getcwd getenv getpeername getpid getsockname getsockopt getuid ioctl lseek lseek64 madvise malloc memcmp memmove memset mmap mmap64 mprotect \
          munmap open open64 poll posix_memalign pthread_setcanceltype read readlink realloc sigaltstack strerror_r strlen \
          syscall sysconf write writev",
     ),

@@ -51,7 +51,7 @@ fn occupied(size: usize) -> (usize, Option<usize>) {
         return (grains * GRAIN, Some(grains - 1));
     };
     // Between two powers of two in quarters: 10, 12, 14, 16, then 20, 24, 28, 32.
-    let quarters = (grains - 1 >> shift) + 1;
+    let quarters = ((grains - 1) >> shift) + 1;
     let number = 4 * shift as usize + quarters - 1;
     match number {
         ..SIZES => ((quarters << shift) * GRAIN, Some(number)),

@@ -481,7 +481,7 @@ fn plain_calls(before: &str, steps: &str) -> BTreeSet<i64> {
 
 /// The numbers of the system calls that README.md lists for a filter: all, or those after loading.
 fn documented(is_loaded: bool) -> Vec<i64> {
-    const NUMBERS: [(&str, i64); 25] = [
+    const NUMBERS: [(&str, i64); 26] = [
         ("setsockopt", libc::SYS_setsockopt),
         ("getsockopt", libc::SYS_getsockopt),
         ("getsockname", libc::SYS_getsockname),
@@ -498,6 +498,7 @@ fn documented(is_loaded: bool) -> Vec<i64> {
         ("mmap", libc::SYS_mmap),
         ("mprotect", libc::SYS_mprotect),
         ("munmap", libc::SYS_munmap),
+        ("madvise", libc::SYS_madvise),
         ("getpid", libc::SYS_getpid),
         ("fstat", libc::SYS_fstat),
         ("write", libc::SYS_write),

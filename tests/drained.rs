@@ -237,6 +237,11 @@ fn scripts() -> Vec<(&'static str, Script)> {
         ),
         ("shut down before", script("shutdown s\nclose s\n@ended 4000=0")),
         ("connected anew", script("connect s unspec\nconnect s 127.0.0.1:4000\nclose s\n@ended 4000=0")),
+        // Seen to fail: without asking for SO_LINGER in `closing::reset`.
+        ("a linger time of the program's own, which has the last word", {
+            script("set s SO_LINGER 1,9\nclose s\n@ended 4000=2").toml(&format!("{RULE}enforce = false")).same_looks()
+        }),
+        ("no linger time, enforce = false", script("close s\n@ended 4000=0").toml(&format!("{RULE}enforce = false"))),
         ("a linger time of the program's own", script("set s SO_LINGER 1,9\nclose s\n@ended 4000=0")),
         ("a listener's clients", {
             let calls = "socket l inet stream\nbind l 127.0.0.1:4000\nlisten l 8\n@dial 127.0.0.1:4000\naccept c l\nrecv c\nclose c\n@ended 4000=0\n\

@@ -193,6 +193,9 @@ fn reset(fd: c_int, notes: Notes) {
         "not everything is acknowledged, or the peer closed first"
     } else if OWNER.load(Relaxed) != ffi::process_id() || may_be_inherited(fd) {
         "another process may have it"
+    } else if !decision.profile().enforce() && ffi::get_int(fd, setting.level, setting.name) != Ok(0) {
+        // struct linger begins with l_onoff.
+        "the program has an SO_LINGER of its own"
     } else if apply(fd, setting) == Outcome::Done {
         return log::debug(format_args!("close fd {fd} {peer}: {decision}: reset"));
     } else {

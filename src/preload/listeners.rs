@@ -2,8 +2,8 @@
 //! connections that may be reset when they are closed.
 //!
 //! Hints, indexed by descriptor and by port, without locks: they are set by listen and accept, and taken back by
-//! close, close_range, dup2 and dup3, and by what gives a descriptor anew: dup, fcntl, accept. A hint that is missing costs work: the kernel is asked again. Descriptors beyond the table
-//! have none.
+//! close, close_range, dup2 and dup3, and by what gives a descriptor anew: dup, fcntl, accept. A hint that is missing
+//! costs work: the kernel is asked again. Descriptors beyond the table have none.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU16, AtomicUsize, Ordering::Relaxed};

@@ -19,6 +19,9 @@ pub const DEFAULT_FILE: &str = "/etc/sockopt/sockopt.toml";
 /// The same for system calls.
 pub const DEFAULT_FILE_C: &std::ffi::CStr = c"/etc/sockopt/sockopt.toml";
 
+/// What every way to write `linger = "reset-when-drained"` has, but for escapes.
+const DRAINED: &str = "drained";
+
 /// No rule set that people write comes near.
 const LARGEST_FILE: u64 = 16 << 20;
 
@@ -61,10 +64,9 @@ impl Loaded {
     /// Whether a socket's end may be of interest; the text is not parsed, and may spell it with escapes.
     #[must_use]
     pub fn may_reset_when_drained(&self) -> bool {
-        const WORD: &str = "drained";
-        let is_meant = |source: &Source| source.text.contains(WORD) || source.text.contains('\\');
+        let is_meant = |source: &Source| source.text.contains(DRAINED) || source.text.contains('\\');
         self.configuration.document.as_ref().is_some_and(is_meant)
-            || self.configuration.variables.iter().any(|variable| variable.text.contains(WORD))
+            || self.configuration.variables.iter().any(|variable| variable.text.contains(DRAINED))
     }
 
     /// Whether rules may name hosts, so that [`search_domains`] are worth their price.
@@ -76,9 +78,29 @@ impl Loaded {
     }
 }
 
-/// Reads what the environment names. Relative paths are refused: a program's current directory is not ours.
+/// Whether a variable (`NAME=VALUE`) may as well be read when the first socket is made: it names no file, asks for
+/// nothing before that, and whether its rules ask for the process, name hosts or reset connections when they are drained
+/// is known without reading it: they do not.
+#[must_use]
+pub fn can_wait(variable: &[u8]) -> bool {
+    let mut parts = variable.splitn(2, |byte| *byte == b'=');
+    let (name, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    match name.strip_prefix(PREFIX.as_bytes()) {
+        Some(b"CONFIG" | b"CONFIG_TOML" | b"PROCESS" | b"STRICT" | b"TO") => false,
+        _ => !value.windows(DRAINED.len()).any(|word| word == DRAINED.as_bytes()),
+    }
+}
+
+/// Reads what the environment names, and the system's file where it names none. Relative paths are refused: a program's
+/// current directory is not ours.
 #[must_use]
 pub fn from_environment(environment: impl Iterator<Item = (OsString, OsString)>) -> Loaded {
+    from_variables(environment, Some(Path::new(DEFAULT_FILE)))
+}
+
+/// The same with another file, or none, where none is named.
+#[must_use]
+pub fn from_variables(environment: impl Iterator<Item = (OsString, OsString)>, default_file: Option<&Path>) -> Loaded {
     let mut loaded = Loaded::default();
     let raw: Vec<(OsString, OsString)> =
         environment.filter(|(name, _)| name.as_bytes().starts_with(PREFIX.as_bytes())).collect();
@@ -112,9 +134,9 @@ pub fn from_environment(environment: impl Iterator<Item = (OsString, OsString)>)
     let document = match (value("CONFIG"), value("CONFIG_TOML")) {
         (Some(_), _) => file.map(|path| read_file(&path)),
         (None, Some(toml)) => Some(Ok(Source { name: "SOCKOPT_CONFIG_TOML".into(), text: toml.into() })),
-        (None, None) => match read_file(Path::new(DEFAULT_FILE)) {
-            Err(Unreadable { why: Why::Errno(Errno(libc::ENOENT | libc::ENOTDIR)), .. }) => None,
-            found => Some(found),
+        (None, None) => match default_file.map(read_file) {
+            Some(Err(Unreadable { why: Why::Errno(Errno(libc::ENOENT | libc::ENOTDIR)), .. })) => None,
+            found => found,
         },
     };
     match document.transpose() {
@@ -282,6 +304,34 @@ mod tests {
         let names: Vec<&str> = loaded.configuration.variables.iter().map(|source| source.name.as_str()).collect();
         assert!(names.contains(&"SOCKOPT_USER_TIMEOUT") && !names.contains(&"PATH"), "{names:?}");
         assert_eq!(loaded.configuration.document.map(|source| source.text).as_deref(), Some(text));
+    }
+
+    #[test]
+    fn what_can_wait_asks_for_nothing_before() {
+        for (name, value) in [
+            ("DEAD_PEER_TIMEOUT", "15s"),
+            ("LINGER", "reset"),
+            ("LOG", "debug"),
+            ("LOG_FILE", "/tmp/log"),
+            ("DISABLE", "1"),
+            ("NO_SUCH", "thing"),
+        ] {
+            assert!(can_wait(format!("{PREFIX}{name}={value}").as_bytes()), "{name}");
+            let loaded = environment(&[(&format!("{PREFIX}{name}"), value)]);
+            assert!(!loaded.asks_for_process() && !loaded.may_name_hosts() && !loaded.may_reset_when_drained());
+            assert!(!loaded.strict && loaded.failures.is_empty() && loaded.configuration.document.is_none());
+        }
+        for at_once in [
+            "CONFIG=/etc/x",
+            "CONFIG_TOML=",
+            "STRICT=1",
+            "PROCESS=java",
+            "TO=redis.example:6379",
+            "LINGER=reset-when-drained",
+        ] {
+            assert!(!can_wait(format!("{PREFIX}{at_once}").as_bytes()), "{at_once}");
+        }
+        assert!(can_wait(b"SOCKOPT_LOG"), "without a value");
     }
 
     #[test]

@@ -11,7 +11,8 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use corosensei::stack::{Stack, StackPointer};
 use corosensei::{CoroutineResult, ScopedCoroutine, Yielder};
@@ -74,7 +75,7 @@ impl Memory {
     }
 
     /// The first so many bytes, whole pages, as a piece of their own.
-    fn split_off(&mut self, length: usize) -> Self {
+    pub(crate) fn split_off(&mut self, length: usize) -> Self {
         let piece = Self::at(self.start, length);
         self.start += length;
         self.length -= length;
@@ -195,23 +196,51 @@ impl Room {
     /// time goes into page faults otherwise.
     pub(crate) fn reserve(scratch: usize, outcome: usize, is_filled: bool) -> Option<Self> {
         let outcome = outcome.checked_next_multiple_of(PAGE)?;
-        let mut whole = Memory::reserve(scratch.checked_add(outcome)?.checked_add(PAGE + STACK)?)?;
+        let whole = Memory::reserve(scratch.checked_add(outcome)?.checked_add(PAGE + STACK)?)?;
         if is_filled {
             // SAFETY: our own mapping. Where the kernel has no such pages, it says so, and all is as it was.
             unsafe { libc::madvise(whole.start as *mut libc::c_void, whole.length, libc::MADV_HUGEPAGE) };
         }
+        // SAFETY: the lowest page of the piece that is for the stack.
+        let guarded = unsafe { libc::mprotect(whole.start as *mut libc::c_void, PAGE, libc::PROT_NONE) } == 0;
+        guarded.then(|| Self::of(whole, outcome))
+    }
+
+    fn of(mut whole: Memory, outcome: usize) -> Self {
         let stack = whole.split_off(PAGE + STACK);
         let outcome = whole.split_off(outcome);
-        // SAFETY: the lowest page of the piece that is for the stack.
-        let guarded = unsafe { libc::mprotect(stack.start as *mut libc::c_void, PAGE, libc::PROT_NONE) } == 0;
-        guarded.then(|| Self { stack: SetUpStack(stack), scratch: whole, outcome })
+        Self { stack: SetUpStack(stack), scratch: whole, outcome }
     }
 }
 
-/// Takes what [`Box::into_raw`] gave.
-pub(crate) fn reclaim(room: *mut Room) -> Option<Room> {
-    // SAFETY: null, or a box that nobody else has: it was swapped out of where it lay.
-    (!room.is_null()).then(|| *unsafe { Box::from_raw(room) })
+/// A room that waits for the first who needs it.
+pub(crate) struct Reserved {
+    start: AtomicUsize,
+    length: AtomicUsize,
+    outcome: AtomicUsize,
+}
+
+impl Reserved {
+    pub(crate) const fn none() -> Self {
+        Self { start: AtomicUsize::new(0), length: AtomicUsize::new(0), outcome: AtomicUsize::new(0) }
+    }
+
+    /// Puts an unused room there, if nobody ever did.
+    pub(crate) fn put(&self, room: Room) {
+        let Room { stack: SetUpStack(stack), scratch, outcome } = room;
+        if self.length.compare_exchange(0, scratch.end() - stack.start, Relaxed, Relaxed).is_ok() {
+            self.outcome.store(outcome.length, Relaxed);
+            self.start.store(stack.start, Release);
+            let _kept = [stack, scratch, outcome].map(std::mem::forget);
+        }
+    }
+
+    /// Takes it, for the first.
+    pub(crate) fn take(&self) -> Option<Room> {
+        let start = self.start.swap(0, Acquire);
+        let whole = || Memory::at(start, self.length.load(Relaxed));
+        (start != 0).then(|| Room::of(whole(), self.outcome.load(Relaxed)))
+    }
 }
 
 // SAFETY: base and limit are the ends of one mapping that lives as long as the value, and page-aligned.

@@ -139,8 +139,9 @@ fn next(name: &'static str) -> *mut c_void {
     unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr().cast()) }
 }
 
-/// Whether the environment has a variable whose name begins so; std would copy all of it to tell.
-pub(crate) fn environment_has(prefix: &str) -> bool {
+/// Calls for each variable (`NAME=VALUE`) that begins so; std would copy all of them. For load time alone: later the
+/// program may change them.
+pub(crate) fn each_variable(prefix: &str, mut call: impl FnMut(&[u8])) {
     unsafe extern "C" {
         static environ: *const *const std::ffi::c_char;
     }
@@ -149,11 +150,11 @@ pub(crate) fn environment_has(prefix: &str) -> bool {
     unsafe {
         let mut entry = environ;
         while !entry.is_null() && !(*entry).is_null() {
-            if std::ffi::CStr::from_ptr(*entry).to_bytes().starts_with(prefix.as_bytes()) {
-                return true;
+            let variable = std::ffi::CStr::from_ptr(*entry).to_bytes();
+            if variable.starts_with(prefix.as_bytes()) {
+                call(variable);
             }
             entry = entry.add(1);
         }
     }
-    false
 }

@@ -1,18 +1,17 @@
 //! What the library works by in this process: read when it is loaded, compiled when the first socket needs it.
 
-use std::ffi::CString;
-use std::os::unix::ffi::OsStrExt;
-use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use load::Loaded;
 use once_cell::race::OnceBox;
 use policy::error::digest;
 use policy::variables::{self, Level};
 use policy::{Connection, Decision, Moment, Moments, Process, Rules, compile_alone};
-use socket::ffi;
+use socket::{Errno, ffi};
 
-use crate::isolated::{self, Failure, Memory, Room};
+use crate::isolated::{self, Failure, Memory, Reserved, Room};
 use crate::{closing, fault, guard, log, names, real};
 
 /// The configuration in force.
@@ -47,6 +46,29 @@ struct Found {
 }
 
 impl Found {
+    /// None where there is nothing to be set up.
+    fn of(loaded: Loaded) -> Option<Self> {
+        if loaded.disabled || (!loaded.is_configured() && loaded.configuration.variables.is_empty()) {
+            return None;
+        }
+        let log_file = loaded.log_file.as_ref().and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
+        let process = if loaded.asks_for_process() { load::this_process() } else { Process::default() };
+        let search = if loaded.may_name_hosts() { load::search_domains() } else { Vec::new() };
+        Some(Self { loaded, log_file, process, search })
+    }
+
+    /// Makes it the one that counts; false if there is one already.
+    fn publish(self) -> bool {
+        FOUND.set(Box::new(self)).is_ok()
+    }
+
+    /// Tells everybody who does not wait for the rules.
+    fn announce(&'static self) {
+        log::configure(self.loaded.level, self.log_file.as_ref());
+        names::want(self.loaded.may_name_hosts());
+        closing::want(self.loaded.may_reset_when_drained());
+    }
+
     /// Bytes of configuration.
     fn text(&self) -> usize {
         let configuration = &self.loaded.configuration;
@@ -62,6 +84,8 @@ const OFF: u8 = 1;
 const READ: u8 = 2;
 /// Compiled.
 const ON: u8 = 3;
+/// Variables alone, kept as they were at load time, and not read.
+const NOTED: u8 = 4;
 
 static STATE: AtomicU8 = AtomicU8::new(UNREAD);
 static FOUND: OnceBox<Found> = OnceBox::new();
@@ -116,7 +140,7 @@ const LARGE: usize = 512 << 10;
 impl Need {
     fn room((least, per_byte): (usize, usize), text: usize) -> Option<Room> {
         let scratch = least.saturating_add(text.saturating_mul(per_byte));
-        Room::reserve(scratch, scratch / 4, text >= LARGE)
+        Room::reserve(scratch, NOTES_READ + scratch / 4, text >= LARGE)
     }
 
     fn reserve_generously(&self, text: usize) -> Option<Room> {
@@ -130,26 +154,79 @@ impl Need {
 
 /// Room for compiling, reserved at load time: what the program allows itself later (RLIMIT_AS, a seccomp filter) does
 /// not keep set-up from its memory, and set-up does not show among the program's own calls. Taken by the first.
-static ROOM: AtomicPtr<Room> = AtomicPtr::new(ptr::null_mut());
+static ROOM: Reserved = Reserved::none();
+
+/// Our variables as they were at load time, a NUL behind each: most processes need no more of them, and reading them there
+/// would double what the library adds to the start of each.
+static NOTES: [AtomicU8; 2048] = [const { AtomicU8::new(0) }; 2048];
+static NOTES_END: AtomicUsize = AtomicUsize::new(0);
+/// What they take when they are read, should each have a letter only.
+const NOTES_READ: usize = 64 << 10;
+
+/// Whether our own failures end the process, SOCKOPT_STRICT.
+static STRICT: AtomicBool = AtomicBool::new(false);
 
 fn read() {
     if STATE.load(Ordering::Acquire) != UNREAD {
         return;
     }
-    let state = if is_asked_for() { find() } else { OFF };
+    let state = match asked() {
+        Asked::Nothing => OFF,
+        Asked::Later => {
+            expect_panics();
+            if let Some(room) = COMPILING.reserve_enough(NOTES_END.load(Ordering::Relaxed)) {
+                ROOM.put(room);
+            }
+            NOTED
+        }
+        Asked::Now => find(),
+    };
     let _ = STATE.compare_exchange(UNREAD, state, Ordering::AcqRel, Ordering::Acquire);
 }
 
-/// Whether there is anything to read; most processes end here. The loader ignores LD_PRELOAD with a path in privileged
+/// What is to be read at load time.
+enum Asked {
+    Nothing,
+    Later,
+    Now,
+}
+
+/// Looks for anything to read; most processes end here. The loader ignores LD_PRELOAD with a path in privileged
 /// programs; a bare name in a trusted folder is loaded, but the environment is still somebody else's.
-fn is_asked_for() -> bool {
-    !ffi::runs_privileged() && (real::environment_has(variables::PREFIX) || ffi::exists(load::DEFAULT_FILE_C))
+fn asked() -> Asked {
+    if ffi::runs_privileged() {
+        return Asked::Nothing;
+    }
+    // Should another library's constructor have two threads here: both write the same.
+    let (mut end, mut can_wait) = (0, true);
+    real::each_variable(variables::PREFIX, |variable| {
+        let free = NOTES.iter().skip(end);
+        free.zip(variable.iter().chain(&[0])).for_each(|(to, byte)| to.store(*byte, Ordering::Relaxed));
+        end += variable.len() + 1;
+        can_wait &= load::can_wait(variable) && end <= NOTES.len();
+        if variable.starts_with(b"SOCKOPT_STRICT=1") {
+            STRICT.store(true, Ordering::Relaxed);
+        }
+    });
+    NOTES_END.store(end, Ordering::Relaxed);
+    if !can_wait {
+        return Asked::Now;
+    }
+    match ffi::find(load::DEFAULT_FILE_C) {
+        Err(_) if end == 0 => Asked::Nothing,
+        Err(Errno(libc::ENOENT | libc::ENOTDIR)) => Asked::Later,
+        _ => Asked::Now,
+    }
+}
+
+/// Our own panics are reported by one line of ours, not by std's. Nothing can panic where nothing is asked for.
+fn expect_panics() {
+    std::panic::set_hook(Box::new(|_| {}));
 }
 
 /// Finds the configuration, in memory that is kept: the next state.
 fn find() -> u8 {
-    // Our own panics are reported by one line of ours, not by std's. Nothing can panic where nothing is asked for.
-    std::panic::set_hook(Box::new(|_| {}));
+    expect_panics();
     let Some(Room { stack, scratch: memory, .. }) = READING.reserve_generously(0) else {
         failed(Failure::Memory);
         return OFF;
@@ -157,29 +234,17 @@ fn find() -> u8 {
     let found = isolated::run(stack, &memory, || {
         fault::point("load");
         fault::point("exhaust load");
-        let loaded = load::from_environment(std::env::vars_os());
-        if loaded.disabled || (!loaded.is_configured() && loaded.configuration.variables.is_empty()) {
-            return false;
+        let Some(found) = Found::of(load::from_environment(std::env::vars_os())) else { return false };
+        let text = found.text();
+        if let Some(room) = COMPILING.reserve_enough(text) {
+            ROOM.put(room);
         }
-        let log_file = loaded.log_file.as_ref().and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
-        let process = if loaded.asks_for_process() { load::this_process() } else { Process::default() };
-        let level = loaded.level;
-        let may_name_hosts = loaded.may_name_hosts();
-        let search = if may_name_hosts { load::search_domains() } else { Vec::new() };
-        let found = Found { loaded, log_file, process, search };
-        let room = COMPILING.reserve_enough(found.text()).map(Box::new);
-        let first = FOUND.set(Box::new(found)).is_ok();
-        if let Some(found) = FOUND.get().filter(|_| first) {
-            log::configure(level, found.log_file.as_ref());
-            names::want(may_name_hosts);
-            closing::want(found.loaded.may_reset_when_drained());
-            ROOM.store(room.map_or(ptr::null_mut(), Box::into_raw), Ordering::Release);
-        }
-        first
+        found.publish()
     });
     match found {
         Ok(true) => {
             memory.keep();
+            FOUND.get().into_iter().for_each(Found::announce);
             READ
         }
         // Another thread was faster, or there is nothing.
@@ -197,6 +262,32 @@ fn find() -> u8 {
     }
 }
 
+/// Reads what was noted at load time, into memory that is kept.
+fn read_notes(kept: &mut Memory) -> Option<&'static Found> {
+    fault::point("load");
+    fault::point("exhaust load");
+    let piece = kept.split_off(NOTES_READ);
+    let is_first = piece.during(|| {
+        let notes: Vec<u8> = NOTES.iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
+        let notes = notes.get(..NOTES_END.load(Ordering::Relaxed)).unwrap_or_default();
+        let variables = notes.split(|byte| *byte == 0).filter_map(|variable| {
+            let name = variable.iter().position(|byte| *byte == b'=')?;
+            let (name, value) = variable.split_at(name);
+            Some((OsString::from_vec(name.to_vec()), OsString::from_vec(value.get(1..)?.to_vec())))
+        });
+        // The system's file was looked for at load time, and there was none.
+        Found::of(load::from_variables(variables, None)).is_some_and(Found::publish)
+    });
+    let found = FOUND.get();
+    if is_first {
+        piece.keep();
+        found.into_iter().for_each(Found::announce);
+    }
+    let _ =
+        STATE.compare_exchange(NOTED, if found.is_some() { READ } else { OFF }, Ordering::AcqRel, Ordering::Acquire);
+    found
+}
+
 /// Set-up that could not be carried out. Whoever ends it says so, once; a fault of ours ends it whoever else was
 /// faster, want of memory only where nobody was.
 fn failed(failure: Failure) {
@@ -204,13 +295,13 @@ fn failed(failure: Failure) {
         Failure::Panic => ("internal error", give_up()),
         Failure::Memory => {
             let turn_off = |from| STATE.compare_exchange(from, OFF, Ordering::AcqRel, Ordering::Acquire).is_ok();
-            ("no memory for the configuration", turn_off(UNREAD) || turn_off(READ))
+            ("no memory for the configuration", turn_off(UNREAD) || turn_off(NOTED) || turn_off(READ))
         }
     };
     if is_first {
         log::error(format_args!("{why}; the library is off in this process"));
         // Who asks for strictness does not want the program without its options either.
-        if real::environment_has("SOCKOPT_STRICT=1") {
+        if STRICT.load(Ordering::Relaxed) {
             ffi::exit_now(EX_CONFIG);
         }
     }
@@ -219,14 +310,19 @@ fn failed(failure: Failure) {
 /// Compiles what was found and reports it; of several threads that come here at once, one reports.
 fn set_up() -> Option<&'static Active> {
     read();
-    let found = FOUND.get().filter(|_| STATE.load(Ordering::Acquire) == READ);
-    let Some(found) = found else { return ACTIVE.get().filter(|_| STATE.load(Ordering::Acquire) != OFF) };
+    if !matches!(STATE.load(Ordering::Acquire), NOTED | READ) {
+        return ACTIVE.get().filter(|_| STATE.load(Ordering::Acquire) != OFF);
+    }
     let in_room = |room: Room| {
-        let Room { stack, scratch, outcome } = room;
-        isolated::run(stack, &scratch, || compile_into(found, outcome))
+        let Room { stack, scratch, mut outcome } = room;
+        isolated::run(stack, &scratch, || {
+            let found = FOUND.get().or_else(|| read_notes(&mut outcome))?;
+            compile_into(found, outcome)
+        })
     };
-    let reserved = isolated::reclaim(ROOM.swap(ptr::null_mut(), Ordering::AcqRel));
-    let generous = || COMPILING.reserve_generously(found.text()).ok_or(Failure::Memory).and_then(in_room);
+    let reserved = ROOM.take();
+    let text = || FOUND.get().map_or_else(|| NOTES_END.load(Ordering::Relaxed), Found::text);
+    let generous = || COMPILING.reserve_generously(text()).ok_or(Failure::Memory).and_then(in_room);
     let state = match reserved.map_or(Err(Failure::Memory), in_room) {
         // None was reserved, another thread has it, or it was too little.
         Err(Failure::Memory) => generous(),

@@ -573,11 +573,14 @@ pub fn append(path: &std::ffi::CStr, bytes: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Whether there is a file of this name, faccessat(2).
-#[must_use]
-pub fn exists(path: &std::ffi::CStr) -> bool {
+/// Asks for a file, faccessat(2).
+///
+/// # Errors
+/// Those of faccessat(2): ENOENT and ENOTDIR where there is none of this name.
+pub fn find(path: &std::ffi::CStr) -> Result<(), Errno> {
     // SAFETY: faccessat(2) reads the string up to its NUL.
-    unsafe { libc::syscall(libc::SYS_faccessat, libc::AT_FDCWD, path.as_ptr(), libc::F_OK) == 0 }
+    let found = unsafe { libc::syscall(libc::SYS_faccessat, libc::AT_FDCWD, path.as_ptr(), libc::F_OK) };
+    checked(found).map(drop)
 }
 
 unsafe extern "C-unwind" {

@@ -164,7 +164,8 @@ impl Compiler<'_> {
         let mut rules = Vec::with_capacity(forms.len());
         for form in forms {
             // Rules are in the order of the file, so each line break is counted once.
-            line += text.get(counted..form.span.start).map_or(0, |skipped| skipped.matches('\n').count());
+            let skipped = text.get(counted..form.span.start).unwrap_or_default();
+            line += skipped.bytes().filter(|byte| *byte == b'\n').count();
             counted = form.span.start;
             let applies = form.process.as_ref().is_none_or(|globs| process_matches(globs, process))
                 && form

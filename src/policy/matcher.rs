@@ -144,22 +144,37 @@ pub fn names_host(text: &str) -> bool {
 /// a `to`, up to the bracket that ends the list, is a host's name.
 #[must_use]
 pub fn may_name_hosts(toml: &str) -> bool {
-    // Escapes and longer strings are not read here.
-    let is_long = |three: &[u8]| matches!(three, b"\"\"\"" | b"'''");
+    // Escapes are not read here.
     toml.contains('\\')
-        || toml.as_bytes().windows(3).any(is_long)
-        || toml.match_indices("to").any(|(at, key)| {
-            let rest = toml.get(at + key.len()..).unwrap_or_default();
-            let Some(value) = rest.trim_start_matches(['"', '\'', ' ', '\t']).strip_prefix('=') else { return false };
-            let value = value.trim_start();
-            let is_list = value.starts_with('[');
-            let pieces = value.strip_prefix('[').unwrap_or(value).split(['"', '\'']);
-            // Which pieces are quoted is not to be told where a comment has an apostrophe. `[::1]` is no end.
-            let ends = |piece: &&str| {
-                is_list && piece.split(']').next().is_some_and(|until| !until.contains('[') && until != *piece)
-            };
-            pieces.take_while(|piece| !ends(piece)).take(if is_list { usize::MAX } else { 2 }).any(names_host)
-        })
+        || toml
+            .bytes()
+            .enumerate()
+            .any(|(at, byte)| byte == b'=' && toml.split_at_checked(at).is_some_and(names_host_in))
+}
+
+/// The same of a text up to the equals sign and from there on.
+fn names_host_in((key, value): (&str, &str)) -> bool {
+    let is_quote_or_blank = |byte: &u8| matches!(byte, b'"' | b'\'' | b' ' | b'\t');
+    let mut letters = key.bytes().rev().skip_while(is_quote_or_blank);
+    if (letters.next(), letters.next()) != (Some(b'o'), Some(b't')) {
+        return false;
+    }
+    let value = value.strip_prefix('=').unwrap_or(value).trim_start();
+    // What stands alone in three quotes is not looked for.
+    if value.starts_with("\"\"\"") || value.starts_with("'''") {
+        return true;
+    }
+    let is_list = value.starts_with('[');
+    let pieces = value.strip_prefix('[').unwrap_or(value).split(['"', '\'']);
+    // Which pieces are quoted is not to be told. `[::1]` is no end, and what ends a list is not in a comment.
+    let ends = |piece: &&str| {
+        let until = piece.split(']').next().filter(|until| until != piece);
+        is_list && until.is_some_and(|until| !until.contains(['[', '#']))
+    };
+    let mut pieces = pieces.take_while(|piece| !ends(piece)).take(if is_list { usize::MAX } else { 2 });
+    // A host's name has a letter; most of what stands here has none. Behind three quotes there may be a line break.
+    let may_be = |piece: &str| piece.bytes().any(|byte| byte.is_ascii_alphabetic()) && names_host(piece.trim());
+    pieces.any(|piece| piece.contains('#') || may_be(piece))
 }
 
 const ANY_PORT: RangeInclusive<u16> = 0..=u16::MAX;
@@ -290,10 +305,14 @@ mod tests {
             ("to = [\"10.0.0.0/8\", \"[::1]:80\"]\nprocess = [\"java\"]", false),
             ("to = [\"10.0.0.0/8\",\n  'redis' ]", true),
             ("to = [\"[::1]:80\", # the gateway's own\n \"redis\"]", true),
+            ("to = [ # the ]\n \"redis\"]", true),
+            ("to = [\"10.0.0.0/8\"] # \"redis\"", false),
             ("auto = \"redis\"", true),
             ("user_timeout = \"auto\"\nlinger = \"off\"", false),
             ("\"to\"=\"*.example.com:80\"", true),
             ("to=\"10.1.2.3\"\nname = \"redis\"", false),
+            ("to = \"\"\"\nredis\"\"\"", true),
+            ("to = [\n'\'\'redis:80'\'\', '10.1.2.3']", true),
             ("to", false),
             ("to =", false),
             ("to = [\"", false),

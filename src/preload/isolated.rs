@@ -296,8 +296,9 @@ static SPARE: [AtomicUsize; 1024] = [const { AtomicUsize::new(0) }; 1024];
 static SPARE_USED: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: pieces are aligned, do not overlap, and lie in memory that is kept while anything points there: that of a
-// set-up until its end, the spare memory for ever. Nothing unwinds.
+// set-up until its end, the spare memory for ever. Nothing unwinds. Out of line: there are thousands of callers.
 unsafe impl GlobalAlloc for Allocator {
+    #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: set by `during` and reset before the memory goes.
         match unsafe { CURRENT.get().as_ref() } {
@@ -313,6 +314,7 @@ unsafe impl GlobalAlloc for Allocator {
         }
     }
 
+    #[inline(never)]
     unsafe fn dealloc(&self, piece: *mut u8, layout: Layout) {
         // SAFETY: as above; the caller has no more use for the piece.
         unsafe {
@@ -322,6 +324,7 @@ unsafe impl GlobalAlloc for Allocator {
         }
     }
 
+    #[inline(never)]
     unsafe fn realloc(&self, piece: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: as above.
         if let Some(memory) = unsafe { CURRENT.get().as_ref() }
@@ -341,6 +344,7 @@ unsafe impl GlobalAlloc for Allocator {
     }
 }
 
+#[cold]
 fn spare(layout: Layout) -> *mut u8 {
     let start = SPARE.as_ptr() as usize;
     let room = layout.size() + layout.align();

@@ -42,6 +42,7 @@ struct Found {
     loaded: Loaded,
     log_file: Option<CString>,
     process: Process,
+    may_name_hosts: bool,
     search: Vec<String>,
 }
 
@@ -53,8 +54,9 @@ impl Found {
         }
         let log_file = loaded.log_file.as_ref().and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
         let process = if loaded.asks_for_process() { load::this_process() } else { Process::default() };
-        let search = if loaded.may_name_hosts() { load::search_domains() } else { Vec::new() };
-        Some(Self { loaded, log_file, process, search })
+        let may_name_hosts = loaded.may_name_hosts();
+        let search = if may_name_hosts { load::search_domains() } else { Vec::new() };
+        Some(Self { loaded, log_file, process, may_name_hosts, search })
     }
 
     /// Makes it the one that counts; false if there is one already.
@@ -65,7 +67,7 @@ impl Found {
     /// Tells everybody who does not wait for the rules.
     fn announce(&'static self) {
         log::configure(self.loaded.level, self.log_file.as_ref());
-        names::want(self.loaded.may_name_hosts());
+        names::want(self.may_name_hosts);
         closing::want(self.loaded.may_reset_when_drained());
     }
 

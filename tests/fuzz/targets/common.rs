@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use object::ReadCache;
 use policy::options::Family;
 use policy::rules::{Accepting, Rules};
-use policy::{Bypass, Compiled, Configuration, Connection, Endpoint, Moment, Moments, Process, Source, compile};
+use policy::{Bypass, Compiled, Configuration, Connection, Endpoint, Key, Moment, Moments, Process, Source, compile};
 use socket::{Address, ffi};
 
 #[allow(dead_code, reason = "the command uses the rest")]
@@ -52,6 +52,10 @@ pub(crate) fn compiled(configuration: &Configuration) -> Compiled {
         }
     }
     if let Ok(rules) = &compiled.rules {
+        let by_text =
+            configuration.document.as_ref().is_some_and(|source| policy::matcher::may_name_hosts(&source.text));
+        let by_variable = configuration.variables.iter().any(|variable| variable.name == "SOCKOPT_TO");
+        assert!(!rules.names_hosts() || by_text || by_variable, "a host that the look of the text does not tell");
         hold(rules);
     }
     compiled
@@ -98,7 +102,9 @@ fn hold(rules: &Rules) {
             for setting in profile.settings() {
                 assert!(setting.id < rules.setting_count());
                 assert!(setting.moments != Moments::NONE, "{setting} is never set");
-                assert!(!profile.enforce() || rules.enforces(setting.level, setting.name));
+                // connect_timeout alone is no user timeout of the rule's.
+                let is_enforced = profile.enforce() && setting.key != Key::ConnectTimeout;
+                assert!(!is_enforced || rules.enforces(setting.level, setting.name));
             }
         }
         let (listening, accepting) = rules.listening(one);

@@ -176,6 +176,7 @@ const fn call(said: &'static str, arguments: &'static [&'static str]) -> Work {
 
 const CONNECT: Work = tcp("socket, connect, close", &["connect", "#"]);
 const ACCEPT: Work = tcp("accept, close", &["accept", "#"]);
+const UNTOLD: Work = tcp("accept without the peer's address, close", &["untold", "#"]);
 const CLOSE: Work = call("close of no socket", &["close"]);
 const UNIX: Work = call("socket(AF_UNIX)", &["socket-unix"]);
 const UDP: Work = call("socket(SOCK_DGRAM)", &["socket-udp"]);
@@ -197,7 +198,9 @@ fn plan(bench: &Bench) -> Result<Vec<Task>, Failure> {
     plan.extend(variants.last_of(100)?.into_iter().map(|ours| (&CONNECT, ours, Some(5))));
     plan.extend(variants.neighbours().into_iter().map(|neighbour| (&CONNECT, neighbour, None)));
     plan.extend(variants.listening()?.into_iter().map(|ours| (&ACCEPT, ours, Some(0))));
-    plan.extend(variants.accepting()?.into_iter().map(|ours| (&ACCEPT, ours, None)));
+    for work in [&ACCEPT, &UNTOLD] {
+        plan.extend(variants.accepting()?.into_iter().map(|ours| (work, ours, None)));
+    }
     plan.extend(variants.keepalives().into_iter().map(|neighbour| (&ACCEPT, neighbour, None)));
     for work in [&CLOSE, &UNIX, &UDP, &CONNECT_UNIX] {
         plan.extend(variants.connecting(5)?.into_iter().map(|ours| (work, ours, Some(0))));

@@ -1,7 +1,9 @@
 // TCP connections over the loopback, both ends in this one thread, so that nothing depends on a second one being
 // scheduled:
 //     tcp connect OPTIONS   socket + connect + close; the program itself sets so many options before connect
-//     tcp accept OPTIONS    accept + close; the program itself sets so many options after accept
+//     tcp accept OPTIONS    accept + close, the peer's address asked for as servers do; the program itself sets so many
+//                           options after accept
+//     tcp untold OPTIONS    the same without asking for the address
 //     tcp first             the first call of the process that concerns a socket: a connect that is refused
 #include "measure.h"
 
@@ -28,8 +30,12 @@ static int connected(const struct sockaddr_in *address, int options) {
     return fd;
 }
 
+static int is_told = 1;
+
 static int accepted(int from, int options) {
-    int fd = accept(from, NULL, NULL);
+    struct sockaddr_storage peer;
+    socklen_t length = sizeof peer;
+    int fd = is_told ? accept(from, (struct sockaddr *)&peer, &length) : accept(from, NULL, NULL);
     need(fd >= 0, "accept");
     set_options(fd, options);
     return fd;
@@ -61,7 +67,8 @@ int main(int count, char **arguments) {
         return 0;
     }
     need(count == 3, "usage");
-    int accepts = strcmp(arguments[1], "accept") == 0, options = atoi(arguments[2]);
+    is_told = strcmp(arguments[1], "untold") != 0;
+    int accepts = !is_told || strcmp(arguments[1], "accept") == 0, options = atoi(arguments[2]);
     int from = listener(&address, BATCH * 2), clients[BATCH];
     // The library compiles its configuration for the first socket.
     int client = connected(&address, 0), server = accepted(from, 0);

@@ -75,7 +75,7 @@ interpose! {
         after made closing::is_made(made);
     }
     fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int {
-        before connecting = intercept::connect(fd, "connect", || socket::ffi::copy_address(address, length));
+        before connecting = intercept::connect(fd, address, length);
         always result intercept::has_connected(fd, connecting, i64::from(result));
     }
     fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int {
@@ -86,10 +86,14 @@ interpose! {
         after _done intercept::after_listen(fd, prepared);
     }
     fn accept(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int {
-        after accepted intercept::accepted(fd, accepted);
+        before room = socket::ffi::room_for_peer(address, length);
+        // SAFETY: the kernel has taken both pointers.
+        after accepted intercept::accepted(fd, accepted, || unsafe { socket::ffi::told_peer(address, length, room) });
     }
     fn accept4(fd: c_int, address: *mut sockaddr, length: *mut socklen_t, flags: c_int) -> c_int {
-        after accepted intercept::accepted(fd, accepted);
+        before room = socket::ffi::room_for_peer(address, length);
+        // SAFETY: the kernel has taken both pointers.
+        after accepted intercept::accepted(fd, accepted, || unsafe { socket::ffi::told_peer(address, length, room) });
     }
     // What the rule of this socket enforces is answered with success and not carried out.
     fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> c_int {
@@ -107,18 +111,18 @@ interpose! {
     }
     // These connect where MSG_FASTOPEN is set, tcp(7).
     fn sendto(fd: c_int, data: *const c_void, size: size_t, flags: c_int, address: *const sockaddr, length: socklen_t) -> ssize_t {
-        before connecting = if flags & MSG_FASTOPEN != 0 { intercept::connect(fd, "sendto", || socket::ffi::copy_address(address, length)) } else { None };
+        before connecting = if flags & MSG_FASTOPEN != 0 { intercept::send(fd, "sendto", || socket::ffi::copy_address(address, length)) } else { None };
         always result intercept::has_connected(fd, connecting, result as i64);
     }
     fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
-        before connecting = if flags & MSG_FASTOPEN != 0 { intercept::connect(fd, "sendmsg", || socket::ffi::message_address(message)) } else { None };
+        before connecting = if flags & MSG_FASTOPEN != 0 { intercept::send(fd, "sendmsg", || socket::ffi::message_address(message)) } else { None };
         // SAFETY: the kernel has taken the message.
         after _sent if closing::is_in_use() && unsafe { socket::ffi::passed_descriptors(message) } { closing::all_are_shared() };
         always result intercept::has_connected(fd, connecting, result as i64);
     }
     fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: real::BatchFlags) -> c_int {
         // The first message connects; an mmsghdr begins with its msghdr.
-        before connecting = if flags & MSG_FASTOPEN as real::BatchFlags != 0 && count > 0 { intercept::connect(fd, "sendmmsg", || socket::ffi::message_address(messages.cast())) } else { None };
+        before connecting = if flags & MSG_FASTOPEN as real::BatchFlags != 0 && count > 0 { intercept::send(fd, "sendmmsg", || socket::ffi::message_address(messages.cast())) } else { None };
         // SAFETY: the kernel has taken so many of them.
         after sent if closing::is_in_use() && (0..sent as usize).any(|one| unsafe { socket::ffi::passed_descriptors(messages.add(one).cast()) }) { closing::all_are_shared() };
         always result intercept::has_connected(fd, connecting, i64::from(result));

@@ -12,7 +12,7 @@ use policy::rules::Accepting;
 use policy::variables::Level;
 use policy::{Bypass, Connection, Decision, Endpoint, Key, Moment, Moments, Setting, Value, constants};
 use socket::apply::{Outcome, apply};
-use socket::describe::kind;
+use socket::describe::{is_accepted_tcp, kind};
 use socket::{Address, Kind, ffi};
 
 use crate::listeners::{self, Known, Note};
@@ -36,9 +36,29 @@ pub(crate) struct Connecting {
     before: c_int,
 }
 
-/// Before connect, and before a send that connects.
-pub(crate) fn connect(fd: c_int, call: &str, address: impl FnOnce() -> Option<Address> + Copy) -> Option<Connecting> {
+/// Before connect.
+pub(crate) fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> Option<Connecting> {
     let active = active().filter(|active| concerns(active, CONNECT))?;
+    // UNIX sockets, mostly: not worth a guard.
+    if ffi::is_surely_foreign(address, length) && !log::enabled(Level::Debug) {
+        return None;
+    }
+    connect_to(active, fd, "connect", || ffi::copy_address(address, length))
+}
+
+/// Before a send that connects.
+pub(crate) fn send(fd: c_int, call: &str, address: impl FnOnce() -> Option<Address> + Copy) -> Option<Connecting> {
+    let active = active().filter(|active| concerns(active, CONNECT))?;
+    connect_to(active, fd, call, address)
+}
+
+#[inline]
+fn connect_to(
+    active: &Active,
+    fd: c_int,
+    call: &str,
+    address: impl FnOnce() -> Option<Address> + Copy,
+) -> Option<Connecting> {
     guard::contained(|| {
         fault::point("connect");
         let peer = match address().ok_or(Bypass::BadAddress).and_then(|address| address.endpoint()) {
@@ -264,20 +284,20 @@ fn is_for_accepted(setting: &Setting) -> bool {
     setting.moments.intersects(ACCEPT)
 }
 
-/// After an accept that succeeded.
+/// After an accept that succeeded, and has maybe told who the peer is.
 #[inline]
-pub(crate) fn accepted(listener: c_int, fd: c_int) {
+pub(crate) fn accepted(listener: c_int, fd: c_int, told: impl FnOnce() -> Option<Address> + Copy) {
     listeners::forget(fd);
     let Some(active) = active().filter(|active| active.rules.moments().intersects(INBOUND)) else { return };
     closing::accepted(active, fd);
     let known = listeners::on_accept(listener);
     if known != Known::Settled {
-        guard::contained(|| accepted_with_work(active, listener, fd, known));
+        guard::contained(|| accepted_with_work(active, listener, fd, known, told()));
     }
 }
 
 #[cold]
-fn accepted_with_work(active: &Active, listener: c_int, fd: c_int, known: Known) {
+fn accepted_with_work(active: &Active, listener: c_int, fd: c_int, known: Known, told: Option<Address>) {
     fault::point("accept");
     let known = if known == Known::Nothing {
         let Some(kind) = tcp(listener) else {
@@ -292,7 +312,8 @@ fn accepted_with_work(active: &Active, listener: c_int, fd: c_int, known: Known)
     if known == Known::Settled {
         return;
     }
-    let Some(peer) = ffi::connected_peer(fd).ok().and_then(|address| address.endpoint().ok()) else { return };
+    let peer = told.or_else(|| ffi::connected_peer(fd).ok());
+    let Some(peer) = peer.and_then(|address| address.endpoint().ok()) else { return };
     let local = if active.rules.asks_for_listener() { local_endpoint(listener) } else { Some(Endpoint::ANY) };
     let Some(local) = local else { return };
     let moments = if known == Known::SomeOptions { Moments::of(&[Moment::AcceptAlways]) } else { ACCEPT };
@@ -303,7 +324,7 @@ fn accepted_with_work(active: &Active, listener: c_int, fd: c_int, known: Known)
     let settings = || decision.settings(moments, family_to(peer));
     let first = first_of_tcp(fd, settings());
     // What is known of the listener may be out of date.
-    if first.is_some() || tcp(fd).is_some() {
+    if first.is_some() || is_accepted_tcp(fd) {
         make(active, fd, &decision, first, settings(), "accept", peer);
     }
 }

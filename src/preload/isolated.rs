@@ -174,6 +174,26 @@ impl Drop for Memory {
     }
 }
 
+/// What is sound, and what it says when nothing was ever written there, in memory of zeroes.
+///
+/// # Safety
+/// It has nothing but integers and atomics of them.
+pub(crate) unsafe trait Zeroes {}
+// SAFETY: atomics.
+unsafe impl Zeroes for crate::listeners::Tables {}
+// SAFETY: atomics.
+unsafe impl Zeroes for crate::names::Table {}
+
+/// A table for the life of the process, in a mapping of its own: pages come with their first use. None where the kernel
+/// refuses it.
+pub(crate) fn zeroes<T: Zeroes + Sync>() -> Option<&'static T> {
+    let memory = Memory::reserve(size_of::<T>())?;
+    let table: *const T = ptr::with_exposed_provenance(memory.start);
+    std::mem::forget(memory);
+    // SAFETY: a mapping of zeroes of that size, page-aligned, that nobody else has and nobody takes back.
+    Some(unsafe { &*table })
+}
+
 /// The stack that set-up runs on, with a guard page below.
 pub(crate) struct SetUpStack(Memory);
 
@@ -292,7 +312,7 @@ struct Allocator;
 static ALLOCATOR: Allocator = Allocator;
 
 /// For what is allocated outside of set-up: the payload of a panic of ours.
-static SPARE: [AtomicUsize; 1024] = [const { AtomicUsize::new(0) }; 1024];
+static SPARE: [AtomicUsize; 64] = [const { AtomicUsize::new(0) }; 64];
 static SPARE_USED: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: pieces are aligned, do not overlap, and lie in memory that is kept while anything points there: that of a

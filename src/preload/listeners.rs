@@ -8,6 +8,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU16, AtomicUsize, Ordering::Relaxed};
 
+use once_cell::race::OnceRef;
 use policy::Endpoint;
 
 const DESCRIPTORS: usize = 65_536;
@@ -75,10 +76,49 @@ impl Notes {
     }
 }
 
-static BY_DESCRIPTOR: [AtomicU16; DESCRIPTORS] = [const { AtomicU16::new(NOTHING) }; DESCRIPTORS];
+/// What is known; nothing, where all is zero.
+pub(crate) struct Tables {
+    by_descriptor: [AtomicU16; DESCRIPTORS],
+    /// Of a connection that [`Note::Connecting`] is about: the user timeout that the program itself had set before. Its
+    /// pages are not touched where no rule has a connect_timeout.
+    user_timeouts: [AtomicI32; DESCRIPTORS],
+    /// How this process listened on each port: tells accepted from outbound sockets, which the kernel does not. Never
+    /// taken back: an outbound socket that later gets the same local port by chance is judged by the rules for inbound
+    /// ones when the program sets an option on it.
+    by_port: [AtomicU8; 65_536],
+}
+
+#[cfg(test)]
+impl Tables {
+    pub(crate) const fn zeroes() -> Self {
+        Self {
+            by_descriptor: [const { AtomicU16::new(0) }; DESCRIPTORS],
+            user_timeouts: [const { AtomicI32::new(0) }; DESCRIPTORS],
+            by_port: [const { AtomicU8::new(0) }; 65_536],
+        }
+    }
+}
+
+/// None in a process that has nothing configured.
+static TABLES: OnceRef<'static, Tables> = OnceRef::new();
+
+/// Begins to know things, by tables of zeroes; the first are kept.
+pub(crate) fn begin(tables: &'static Tables) {
+    let _ = TABLES.set(tables);
+}
 
 fn slot(fd: i32) -> Option<&'static AtomicU16> {
-    usize::try_from(fd).ok().and_then(|index| BY_DESCRIPTOR.get(index))
+    let tables = TABLES.get()?;
+    usize::try_from(fd).ok().and_then(|index| tables.by_descriptor.get(index))
+}
+
+fn user_timeout(fd: i32) -> Option<&'static AtomicI32> {
+    let tables = TABLES.get()?;
+    usize::try_from(fd).ok().and_then(|index| tables.user_timeouts.get(index))
+}
+
+fn port(local: Endpoint) -> Option<&'static AtomicU8> {
+    TABLES.get().and_then(|tables| tables.by_port.get(usize::from(local.port())))
 }
 
 /// One more than the largest descriptor that something is known of.
@@ -105,14 +145,10 @@ pub(crate) fn note(fd: i32, note: Note) {
     let _ = slot.fetch_update(Relaxed, Relaxed, noted);
 }
 
-/// Of a connection that [`Note::Connecting`] is about: the user timeout that the program itself had set before. Its pages
-/// are not touched where no rule has a connect_timeout.
-static USER_TIMEOUTS: [AtomicI32; DESCRIPTORS] = [const { AtomicI32::new(0) }; DESCRIPTORS];
-
 /// Notes a connection that is still being made.
-pub(crate) fn note_connecting(fd: i32, user_timeout: i32) {
-    let Some(own) = usize::try_from(fd).ok().and_then(|index| USER_TIMEOUTS.get(index)) else { return };
-    own.store(user_timeout, Relaxed);
+pub(crate) fn note_connecting(fd: i32, before: i32) {
+    let Some(own) = user_timeout(fd) else { return };
+    own.store(before, Relaxed);
     note(fd, Note::Connecting);
 }
 
@@ -122,7 +158,7 @@ pub(crate) fn connecting(fd: i32) -> Option<i32> {
     if !notes(fd).has(Note::Connecting) {
         return None;
     }
-    usize::try_from(fd).ok().and_then(|index| USER_TIMEOUTS.get(index)).map(|own| own.load(Relaxed))
+    user_timeout(fd).map(|own| own.load(Relaxed))
 }
 
 /// A descriptor was copied: nothing that was known of its number is about the copy. By the copy too the program may learn
@@ -133,8 +169,8 @@ pub(crate) fn copied(from: i32, to: i32) {
         return;
     }
     forget(to);
-    if let Some(user_timeout) = connecting(from) {
-        note_connecting(to, user_timeout);
+    if let Some(before) = connecting(from) {
+        note_connecting(to, before);
     }
 }
 
@@ -210,11 +246,6 @@ const ANY_V4: u8 = 1;
 const ANY_V6: u8 = 2;
 const ONE_ADDRESS: u8 = 4;
 
-/// How this process listened on each port: tells accepted from outbound sockets, which the kernel does not. Never
-/// taken back: an outbound socket that later gets the same local port by chance is judged by the rules for inbound
-/// ones when the program sets an option on it.
-static BY_PORT: [AtomicU8; 65_536] = [const { AtomicU8::new(0) }; 65_536];
-
 /// Remembers the address of a listener.
 pub(crate) fn remember_port(local: Endpoint) {
     let how = match local.ip() {
@@ -222,20 +253,20 @@ pub(crate) fn remember_port(local: Endpoint) {
         IpAddr::V6(ip) if ip.is_unspecified() => ANY_V6,
         _ => ONE_ADDRESS,
     };
-    if let Some(port) = BY_PORT.get(usize::from(local.port())) {
+    if let Some(port) = port(local) {
         port.fetch_or(how, Relaxed);
     }
 }
 
 /// Whether this process has listened on the port.
 pub(crate) fn is_port_known(local: Endpoint) -> bool {
-    BY_PORT.get(usize::from(local.port())).is_some_and(|port| port.load(Relaxed) != 0)
+    port(local).is_some_and(|port| port.load(Relaxed) != 0)
 }
 
 /// The address that the listener behind an accepted socket is bound to, which is what `listen` is matched against;
 /// None for a socket that was not accepted.
 pub(crate) fn listener_of(local: Endpoint) -> Option<Endpoint> {
-    let how = BY_PORT.get(usize::from(local.port())).map_or(0, |port| port.load(Relaxed));
+    let how = port(local).map_or(0, |port| port.load(Relaxed));
     let ip = match local.ip() {
         _ if how == 0 => return None,
         IpAddr::V4(_) if how & ANY_V4 != 0 => Ipv4Addr::UNSPECIFIED.into(),

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
 
 use libc::{addrinfo, hostent};
+use once_cell::race::OnceRef;
 use policy::{Endpoint, HostSet, Name, Rules};
 use socket::ffi;
 
@@ -23,6 +24,11 @@ static WANTED: AtomicBool = AtomicBool::new(false);
 /// Says whether look-ups are of interest.
 pub(crate) fn want(yes: bool) {
     WANTED.store(yes, Relaxed);
+}
+
+/// Begins to know things, by a table of zeroes; the first is kept.
+pub(crate) fn begin(table: &'static Table) {
+    let _ = TABLE.set(table);
 }
 
 /// The rules, if they name hosts: for all others a look-up costs one load.
@@ -163,11 +169,19 @@ struct Row {
     hosts: [AtomicU32; HostSet::MOST],
 }
 
-static TABLE: [[Row; WAYS]; SETS] = [const { [const { Row::new() }; WAYS] }; SETS];
-static CLOCK: AtomicU64 = AtomicU64::new(0);
+/// What is known; nothing, where all is zero.
+pub(crate) struct Table([[Row; WAYS]; SETS]);
 
+#[cfg(test)]
+impl Table {
+    pub(crate) const fn zeroes() -> Self {
+        Self([const { [const { Row::zeroes() }; WAYS] }; SETS])
+    }
+}
+
+#[cfg(test)]
 impl Row {
-    const fn new() -> Self {
+    const fn zeroes() -> Self {
         Self {
             turn: AtomicU32::new(0),
             count: AtomicU32::new(0),
@@ -176,7 +190,13 @@ impl Row {
             hosts: [const { AtomicU32::new(0) }; HostSet::MOST],
         }
     }
+}
 
+/// None where no rule may name a host.
+static TABLE: OnceRef<'static, Table> = OnceRef::new();
+static CLOCK: AtomicU64 = AtomicU64::new(0);
+
+impl Row {
     /// What it says of an address, unless somebody writes it.
     fn read(&'static self, address: [u64; 2]) -> Result<Option<Known>, Busy> {
         let turn = self.turn.load(Acquire);
@@ -244,7 +264,7 @@ fn key(ip: IpAddr) -> [u64; 2] {
 fn set_of([high, low]: [u64; 2]) -> &'static [Row] {
     // 2^64 divided by the golden ratio; the highest bits are the best mixed.
     let mixed = (high.rotate_left(32) ^ low).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    TABLE.get((mixed >> 56) as usize % SETS).map_or(&[], |set| set)
+    TABLE.get().and_then(|table| table.0.get((mixed >> 56) as usize % SETS)).map_or(&[], |set| set)
 }
 
 /// What a thread that writes the row in this very moment keeps from being read is looked for once more.

@@ -187,34 +187,61 @@ extern "C" fn find_object(address: usize, result: &mut FoundObject) -> c_int {
 // x86-64 only: elsewhere glibc's structure has another shape, and no glibc is older than these functions' names.
 #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 global_asm!(
+    ".macro sockopt_own name",
+    ".hidden \\name",
+    ".globl \\name",
+    ".type \\name, @function",
+    "\\name:",
+    ".endm",
+    ".macro sockopt_call name number",
+    "sockopt_own \\name",
+    "mov r9, r8",
+    "mov r8, rcx",
+    "mov rcx, rdx",
+    "mov rdx, rsi",
+    "mov rsi, rdi",
+    "mov edi, \\number",
+    "xor eax, eax",
+    "jmp [rip + syscall@GOTPCREL]",
+    ".endm",
     ".pushsection .text.sockopt_portable,\"ax\",@progbits",
-    ".hidden _dl_find_object",
-    ".globl _dl_find_object",
-    ".type _dl_find_object, @function",
-    "_dl_find_object: jmp {find_object}",
+    "sockopt_own _dl_find_object",
+    "jmp {find_object}",
     // Before 2.33 these had no symbols of their own.
-    ".hidden stat64",
-    ".globl stat64",
-    ".type stat64, @function",
-    "stat64: jmp {stat}",
-    ".hidden fstat64",
-    ".globl fstat64",
-    ".type fstat64, @function",
-    "fstat64: jmp {fstat}",
+    "sockopt_call stat64 {stat}",
+    "sockopt_call fstat64 {fstat}",
+    // What the loader need not look up when a program starts: the system calls that std makes, by syscall(2).
+    "sockopt_call getpid {getpid}",
+    "sockopt_call ioctl {ioctl}",
+    "sockopt_call lseek64 {lseek}",
+    "sockopt_call madvise {madvise}",
+    "sockopt_call mprotect {mprotect}",
+    "sockopt_call munmap {munmap}",
+    "sockopt_call open64 {open}",
+    "sockopt_call read {read}",
+    "sockopt_call readlink {readlink}",
+    "sockopt_call write {write}",
+    "sockopt_own bcmp",
+    "jmp [rip + memcmp@GOTPCREL]",
+    "sockopt_own mmap64",
+    "jmp [rip + mmap@GOTPCREL]",
+    // For std's backtraces alone, which nobody asks for here: null.
+    "sockopt_own getcwd",
+    "sockopt_own realpath",
+    "xor eax, eax",
+    "ret",
     ".popsection",
     find_object = sym find_object,
-    stat = sym stat,
-    fstat = sym fstat,
+    stat = const libc::SYS_stat,
+    fstat = const libc::SYS_fstat,
+    getpid = const libc::SYS_getpid,
+    ioctl = const libc::SYS_ioctl,
+    lseek = const libc::SYS_lseek,
+    madvise = const libc::SYS_madvise,
+    mprotect = const libc::SYS_mprotect,
+    munmap = const libc::SYS_munmap,
+    open = const libc::SYS_open,
+    read = const libc::SYS_read,
+    readlink = const libc::SYS_readlink,
+    write = const libc::SYS_write,
 );
-
-#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
-extern "C" fn stat(path: *const c_char, result: *mut libc::stat64) -> c_int {
-    // SAFETY: stat(2) with the caller's arguments; the kernel's structure is libc's on x86-64.
-    unsafe { libc::syscall(libc::SYS_stat, path, result) as c_int }
-}
-
-#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
-extern "C" fn fstat(fd: c_int, result: *mut libc::stat64) -> c_int {
-    // SAFETY: fstat(2), as above.
-    unsafe { libc::syscall(libc::SYS_fstat, fd, result) as c_int }
-}

@@ -30,6 +30,11 @@ impl<T> Failed for *mut T {
     const FAILED: Self = ptr::null_mut();
 }
 
+/// What is no function for signal handlers or the child of a fork, signal-safety(7).
+const fn is_found_late(name: &str) -> bool {
+    matches!(name.as_bytes(), [b'g', b'e', b't', b'a' | b'h', ..] | b"forkpty")
+}
+
 macro_rules! real {
     ($(fn $name:ident($($arg:ident: $type:ty),*) -> $return:ty;)*) => {
         $(
@@ -55,9 +60,12 @@ macro_rules! real {
             }
         )*
 
-        /// Finds every function, so that no hook has to: dlsym takes the loader's lock.
+        /// Finds every function, so that no hook has to: dlsym takes the loader's lock. But for those that take locks
+        /// themselves, the loader's among them, and that most programs never call.
         pub(crate) fn find_all() {
-            $($name();)*
+            $(if !is_found_late(stringify!($name)) {
+                $name();
+            })*
         }
     };
 }

@@ -12,7 +12,7 @@ use policy::{Connection, Decision, Moment, Moments, Process, Rules, compile_alon
 use socket::{Errno, ffi};
 
 use crate::isolated::{self, Failure, Memory, Reserved, Room};
-use crate::{closing, fault, guard, log, names, real};
+use crate::{closing, fault, guard, listeners, log, names, real};
 
 /// The configuration in force.
 pub(crate) struct Active {
@@ -115,11 +115,21 @@ pub(crate) fn give_up() -> bool {
 
 /// Reads the environment and the file, before the program can change its root, its user or its environment.
 pub(crate) fn on_load() {
+    if STATE.load(Ordering::Acquire) != UNREAD {
+        return;
+    }
+    // Mostly without a guard, which would cost as much again: nothing can panic in this.
+    let errno = ffi::errno();
+    let asked = asked();
+    if asked != Asked::Now {
+        read(asked);
+        return ffi::set_errno(errno);
+    }
     guard::contained(|| {
         guard::not_reentered(|| {
-            read();
-            let strict = FOUND.get().is_some_and(|found| found.loaded.strict);
-            if strict { set_up() } else { None }
+            read(asked);
+            let is_strict = FOUND.get().is_some_and(|found| found.loaded.strict);
+            if is_strict { set_up() } else { None }
         });
     });
 }
@@ -160,7 +170,7 @@ static ROOM: Reserved = Reserved::none();
 
 /// Our variables as they were at load time, a NUL behind each: most processes need no more of them, and reading them there
 /// would double what the library adds to the start of each.
-static NOTES: [AtomicU8; 2048] = [const { AtomicU8::new(0) }; 2048];
+static NOTES: [AtomicU8; 512] = [const { AtomicU8::new(0) }; 512];
 static NOTES_END: AtomicUsize = AtomicUsize::new(0);
 /// What they take when they are read, should each have a letter only.
 const NOTES_READ: usize = 64 << 10;
@@ -168,25 +178,30 @@ const NOTES_READ: usize = 64 << 10;
 /// Whether our own failures end the process, SOCKOPT_STRICT.
 static STRICT: AtomicBool = AtomicBool::new(false);
 
-fn read() {
-    if STATE.load(Ordering::Acquire) != UNREAD {
-        return;
-    }
-    let state = match asked() {
-        Asked::Nothing => OFF,
-        Asked::Later => {
-            expect_panics();
-            if let Some(room) = COMPILING.reserve_enough(NOTES_END.load(Ordering::Relaxed)) {
-                ROOM.put(room);
-            }
-            NOTED
-        }
-        Asked::Now => find(),
+fn read(asked: Asked) {
+    let state = if asked == Asked::Nothing {
+        OFF
+    } else if let Some(tables) = isolated::zeroes() {
+        listeners::begin(tables);
+        expect_panics();
+        if asked == Asked::Now { find() } else { note() }
+    } else {
+        failed(Failure::Memory);
+        OFF
     };
     let _ = STATE.compare_exchange(UNREAD, state, Ordering::AcqRel, Ordering::Acquire);
 }
 
+/// Leaves the variables as they were noted for later, with the room for that: the next state.
+fn note() -> u8 {
+    if let Some(room) = COMPILING.reserve_enough(NOTES_END.load(Ordering::Relaxed)) {
+        ROOM.put(room);
+    }
+    NOTED
+}
+
 /// What is to be read at load time.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Asked {
     Nothing,
     Later,
@@ -228,7 +243,6 @@ fn expect_panics() {
 
 /// Finds the configuration, in memory that is kept: the next state.
 fn find() -> u8 {
-    expect_panics();
     let Some(Room { stack, scratch: memory, .. }) = READING.reserve_generously(0) else {
         failed(Failure::Memory);
         return OFF;
@@ -246,6 +260,15 @@ fn find() -> u8 {
     match found {
         Ok(true) => {
             memory.keep();
+            let names_hosts = FOUND.get().is_some_and(|found| found.may_name_hosts);
+            match names_hosts.then(isolated::zeroes) {
+                Some(None) => {
+                    failed(Failure::Memory);
+                    return OFF;
+                }
+                Some(Some(table)) => names::begin(table),
+                None => {}
+            }
             FOUND.get().into_iter().for_each(Found::announce);
             READ
         }
@@ -311,7 +334,9 @@ fn failed(failure: Failure) {
 
 /// Compiles what was found and reports it; of several threads that come here at once, one reports.
 fn set_up() -> Option<&'static Active> {
-    read();
+    if STATE.load(Ordering::Acquire) == UNREAD {
+        read(asked());
+    }
     if !matches!(STATE.load(Ordering::Acquire), NOTED | READ) {
         return ACTIVE.get().filter(|_| STATE.load(Ordering::Acquire) != OFF);
     }

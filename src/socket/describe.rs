@@ -37,3 +37,11 @@ pub fn kind(fd: i32) -> Result<Kind, Errno> {
         _ => Kind::Udp,
     })
 }
+
+/// Whether a socket that was accepted from an Internet address is TCP, Multipath or not: the protocol alone tells, since
+/// none of those that accept shares it.
+#[must_use]
+pub fn is_accepted_tcp(fd: i32) -> bool {
+    let protocol = ffi::get_int(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL);
+    matches!(protocol, Ok(libc::IPPROTO_TCP | libc::IPPROTO_MPTCP))
+}

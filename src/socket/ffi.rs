@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::address::{Address, LONGEST};
@@ -225,6 +226,39 @@ pub fn connected_peer(fd: c_int) -> Result<Address, Errno> {
         // SAFETY: getpeername(2) writes at most `length` bytes at `address`.
         unsafe { libc::getpeername(fd, address, length) }
     })
+}
+
+/// How many bytes the program has room for where accept(2) tells it the peer: 0 if that is nowhere, or cannot be read
+/// without asking the kernel. To be asked before the call, which writes there.
+#[must_use]
+#[inline]
+pub fn room_for_peer(address: *const libc::sockaddr, length: *const libc::socklen_t) -> libc::socklen_t {
+    let first = length as usize;
+    let is_at_hand = first.checked_add(3).is_some_and(|last| is_stack(first, last));
+    if address.is_null() || !is_at_hand {
+        return 0;
+    }
+    bytes_at(length.cast()).map_or(0, libc::socklen_t::from_ne_bytes)
+}
+
+/// The peer that accept(2) has told the program, if it had room for all of it.
+///
+/// # Safety
+/// accept(2) must have succeeded with these pointers, and `room` be what [`room_for_peer`] said of them before.
+#[must_use]
+pub unsafe fn told_peer(
+    address: *const libc::sockaddr,
+    length: *const libc::socklen_t,
+    room: libc::socklen_t,
+) -> Option<Address> {
+    if room == 0 {
+        return None;
+    }
+    // SAFETY: the kernel has written the length, and so many bytes of the address if there was room.
+    unsafe {
+        let length = ptr::read_unaligned(length);
+        (length <= room).then(|| Address::new(std::slice::from_raw_parts(address.cast(), length as usize)))
+    }
 }
 
 /// Whether a descriptor is open, fcntl(2).
@@ -458,22 +492,51 @@ pub fn is_readable(start: *const c_void, length: usize) -> bool {
     let first = start as usize;
     let Some(last) = first.checked_add(length.saturating_sub(1)) else { return false };
     length == 0
-        || is_main_stack(first, last)
+        || is_stack(first, last)
         // A word that is aligned lies in one page, the one of the byte in it.
         || (word_is_readable(first & !(PROBE - 1))
             && (first / SMALLEST_PAGE == last / SMALLEST_PAGE || word_is_readable(last & !(PROBE - 1))))
 }
 
-/// Whether the bytes lie on the main thread's stack, above where this call stands on it: all of it up to the program's
-/// name at its end is mapped. Nothing else is mapped by itself within 128 MiB of it (arch/x86/mm/mmap.c, MIN_GAP), so
-/// whatever stands that near its end stands on it. Of no other memory is so much certain: the heap may be protected,
-/// the stack of another thread may end anywhere.
-fn is_main_stack(first: usize, last: usize) -> bool {
+/// Whether an address can be read without asking the kernel, and is of no family that this is about.
+#[must_use]
+#[inline]
+pub fn is_surely_foreign(address: *const libc::sockaddr, length: libc::socklen_t) -> bool {
+    let first = address as usize;
+    if length < 2 || !first.checked_add(1).is_some_and(|last| is_stack(first, last)) {
+        return false;
+    }
+    // SAFETY: two bytes of the stack, the family.
+    let family = unsafe { ptr::read_unaligned(address.cast::<u16>()) };
+    !matches!(i32::from(family), libc::AF_INET | libc::AF_INET6)
+}
+
+/// Whether the bytes surely lie on the stack: in the page of this very call, or on the main thread's stack, above where
+/// this call stands on it: all of it up to the program's name at its end is mapped. Nothing else is mapped by itself
+/// within 128 MiB of it (arch/x86/mm/mmap.c, MIN_GAP), so whatever stands that near its end stands on it. Of no other
+/// memory is so much certain: the heap may be protected, the stack of another thread may end anywhere.
+#[inline]
+fn is_stack(first: usize, last: usize) -> bool {
     const NEAR: usize = 8 << 20;
-    // SAFETY: getauxval(3) takes any number; 0 where there is none.
-    let end = unsafe { libc::getauxval(libc::AT_EXECFN) } as usize;
     let here = &raw const first as usize;
-    here <= first && last < end && end - here < NEAR
+    let end = main_stack_end();
+    (first / SMALLEST_PAGE == here / SMALLEST_PAGE && last / SMALLEST_PAGE == here / SMALLEST_PAGE)
+        || (here <= first && last < end && end - here < NEAR)
+}
+
+/// Where the main thread's stack ends, less the program's name; getauxval(3) walks through a list for it.
+#[inline]
+fn main_stack_end() -> usize {
+    static END: AtomicUsize = AtomicUsize::new(0);
+    match END.load(Relaxed) {
+        0 => {
+            // SAFETY: getauxval(3) takes any number; 0 where there is none.
+            let end = unsafe { libc::getauxval(libc::AT_EXECFN) } as usize;
+            END.store(end, Relaxed);
+            end
+        }
+        end => end,
+    }
 }
 
 /// No page is smaller, so that what lies within so much lies in one.

@@ -41,6 +41,14 @@ mod log {
 
 use listeners::Known;
 
+/// The library maps them when it is loaded.
+fn begin() {
+    static LISTENERS: listeners::Tables = listeners::Tables::zeroes();
+    static NAMES: names::Table = names::Table::zeroes();
+    listeners::begin(&LISTENERS);
+    names::begin(&NAMES);
+}
+
 const ROUNDS: u32 = if cfg!(miri) { 12 } else { 2_000 };
 const WRITERS: u32 = 3;
 const READERS: u32 = 2;
@@ -102,6 +110,7 @@ fn race(write: impl Fn(u32, u32) + Sync, read: impl Fn() + Sync) {
 /// throughout. Seen to fail, under Miri, with a `learn` that always writes the row that its address is in.
 #[test]
 fn what_is_known_stays_known() {
+    begin();
     let (same, other) = (ip(1, 1), ip(2, 2));
     names::learn(same, &hosts(1, 0));
     names::learn(other, &hosts(2, 0));
@@ -123,6 +132,7 @@ fn what_is_known_stays_known() {
 /// Miri without the fence in `Row::read`.
 #[test]
 fn rows_that_are_taken_over() {
+    begin();
     const ADDRESSES: u32 = 24;
     race(
         |writer, round| {
@@ -138,6 +148,7 @@ fn rows_that_are_taken_over() {
 /// Connections that waited are counted off by all threads that accept: none is missed.
 #[test]
 fn waiting_connections() {
+    begin();
     const WAITING: u16 = if cfg!(miri) { 40 } else { 20_000 };
     let fd = 7;
     listeners::remember(fd, Known::Waiting(WAITING));
@@ -158,6 +169,7 @@ fn waiting_connections() {
 /// What threads find out about one port adds up.
 #[test]
 fn ports() {
+    begin();
     let all = [[0, 0, 0, 0], [127, 0, 0, 1]].map(|ip| Endpoint::new(ip.into(), 80));
     let v6 = Endpoint::new(Ipv6Addr::UNSPECIFIED.into(), 80);
     thread::scope(|scope| {

@@ -47,15 +47,17 @@ fn main() {
     let layout = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default()).join("layout.ld");
     println!("cargo:rerun-if-changed=layout.ld");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-T,{}", layout.display());
-    // No start files: nothing of ours is in _init. Three segments in place of four: each costs an exec two calls.
-    for argument in [
-        "-nostartfiles",
-        "-Wl,--no-rosegment",
-        "-Wl,-z,separate-loadable-segments",
-        "-Wl,-z,relro,-z,now,-z,noexecstack",
-        "-Wl,--as-needed",
-    ] {
+    // No start files: nothing of ours is in _init.
+    for argument in ["-nostartfiles", "-Wl,-z,relro,-z,now,-z,noexecstack", "-Wl,--as-needed"] {
         println!("cargo:rustc-cdylib-link-arg={argument}");
+    }
+    // Of rustc's own linker, which it takes here if nobody says otherwise. Three segments in place of four: each costs an
+    // exec two calls; and each begins with a page, since the loader writes to every page of two of them.
+    let is_chosen = env::var("CARGO_ENCODED_RUSTFLAGS").is_ok_and(|flags| flags.contains("fuse-ld"));
+    if target("ENV") == "gnu" && target("ARCH") == "x86_64" && !is_chosen {
+        for argument in ["-Wl,--no-rosegment", "-Wl,-z,separate-loadable-segments"] {
+            println!("cargo:rustc-cdylib-link-arg={argument}");
+        }
     }
 }
 

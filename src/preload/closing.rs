@@ -100,6 +100,16 @@ pub(crate) fn ends(fd: c_int) {
     }
 }
 
+/// The same before close(2), which is a cancellation point: a thread that is to end there has closed nothing, and what
+/// becomes of the connection is not this close's to say.
+#[inline]
+pub(crate) fn closes(fd: c_int) {
+    if listeners::notes(fd).is_about_end() {
+        ffi::cancellation_point();
+    }
+    ends(fd);
+}
+
 /// Before a descriptor is replaced by a copy of another.
 #[inline]
 pub(crate) fn is_replaced(from: c_int, to: c_int) {

@@ -129,7 +129,7 @@ interpose! {
     }
     // A descriptor that ends takes with it what is known of the socket behind it, and may reset its connection.
     fn close(fd: c_int) -> c_int {
-        before () = closing::ends(fd);
+        before () = closing::closes(fd);
     }
     fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
         before () = closing::range_ends(first, last, flags);

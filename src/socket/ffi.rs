@@ -672,6 +672,19 @@ pub fn restore_cancellation(before: c_int) {
     }
 }
 
+/// Ends the calling thread here, if it was cancelled and its next cancellation point is to end it: pthread_testcancel(3),
+/// which before glibc 2.34 is in libpthread.
+pub fn cancellation_point() {
+    /// pthread.h, the same in glibc and musl.
+    const PTHREAD_CANCEL_ASYNCHRONOUS: c_int = 1;
+    let mut before = PTHREAD_CANCEL_DEFERRED;
+    // SAFETY: both write one int. A thread that is cancelled ends as soon as the type is asynchronous.
+    unsafe {
+        pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &raw mut before);
+        pthread_setcanceltype(before, &raw mut before);
+    }
+}
+
 /// How many times a second the kernel's timers tick (CONFIG_HZ): what the coarse clock resolves, clock_getres(2). None
 /// if that is no rate that a kernel is built with.
 #[must_use]

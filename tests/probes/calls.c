@@ -3,7 +3,7 @@
  *   calls 'socket s inet stream' 'connect s 127.0.0.1:80' '@look s SO_KEEPALIVE' ...
  *
  * Sockets are kept in variables of one letter. `@...` asks the outside (readback.c); `child CALL`, `thread CALL` and
- * `signal CALL` make the call there. Around each call stands a getsockopt that cannot succeed, for strace. */
+ * `signal CALL` make the call there, `cancelled CALL` in a thread that was cancelled before. Around each call stands a getsockopt that cannot succeed, for strace. */
 #include "probe.h"
 
 #include <fcntl.h>
@@ -221,6 +221,15 @@ static void *thread(void *text) {
     return NULL;
 }
 
+static void *cancelled(void *text) {
+    int old;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old);
+    pthread_cancel(pthread_self());
+    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &old);
+    perform(text);
+    return NULL;
+}
+
 static void on_signal(int number) {
     perform(in_signal);
     (void)number;
@@ -247,6 +256,11 @@ static void situated(char *text) {
     } else if (!strncmp(text, "thread ", 7)) {
         pthread_create(&other, NULL, thread, text + 7);
         pthread_join(other, NULL);
+    } else if (!strncmp(text, "cancelled ", 10)) {
+        void *result = NULL;
+        pthread_create(&other, NULL, cancelled, text + 10);
+        pthread_join(other, &result);
+        dprintf(1, "%s: %s\n", text, result == PTHREAD_CANCELED ? "yes" : "no");
     } else if (!strncmp(text, "signal ", 7)) {
         in_signal = text + 7;
         raise(SIGUSR1);

@@ -13,7 +13,7 @@ use std::process::Command;
 const SYMBOLS: [(&str, &str); 7] = [
     (
         "GLIBC_2.2.5",
-        "__errno_location _exit abort dl_iterate_phdr dlsym environ free getenv getpeername getsockname malloc memcmp \
+        "__errno_location _exit abort dl_iterate_phdr dlerror dlsym environ free getenv getpeername getsockname malloc memcmp \
          memmove memset mmap pthread_setcanceltype strlen syscall",
     ),
     ("GLIBC_2.3", "__tls_get_addr"),

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use corosensei::stack::{Stack, StackPointer};
 use corosensei::{CoroutineResult, ScopedCoroutine, Yielder};
+use once_cell::race::OnceRef;
 use socket::ffi;
 
 /// Why set-up did not come to an end.
@@ -184,6 +185,9 @@ unsafe impl Zeroes for crate::listeners::Tables {}
 // SAFETY: atomics.
 unsafe impl Zeroes for crate::names::Table {}
 
+// SAFETY: as each of them.
+unsafe impl<A: Zeroes, B: Zeroes> Zeroes for (A, B) {}
+
 /// A table for the life of the process, in a mapping of its own: pages come with their first use. None where the kernel
 /// refuses it.
 pub(crate) fn zeroes<T: Zeroes + Sync>() -> Option<&'static T> {
@@ -312,8 +316,18 @@ struct Allocator;
 static ALLOCATOR: Allocator = Allocator;
 
 /// For what is allocated outside of set-up: the payload of a panic of ours.
-static SPARE: [AtomicUsize; 64] = [const { AtomicUsize::new(0) }; 64];
+pub(crate) struct Spare([AtomicUsize; 1024]);
+// SAFETY: atomics.
+unsafe impl Zeroes for Spare {}
+
+/// None before anything is configured, when nothing panics.
+static SPARE: OnceRef<'static, Spare> = OnceRef::new();
 static SPARE_USED: AtomicUsize = AtomicUsize::new(0);
+
+/// Makes it the spare memory, if it is the first.
+pub(crate) fn spare_is(spare: &'static Spare) {
+    let _ = SPARE.set(spare);
+}
 
 // SAFETY: pieces are aligned, do not overlap, and lie in memory that is kept while anything points there: that of a
 // set-up until its end, the spare memory for ever. Nothing unwinds. Out of line: there are thousands of callers.
@@ -366,15 +380,16 @@ unsafe impl GlobalAlloc for Allocator {
 
 #[cold]
 fn spare(layout: Layout) -> *mut u8 {
-    let start = SPARE.as_ptr() as usize;
     let room = layout.size() + layout.align();
-    let used = SPARE_USED.fetch_add(room, Relaxed);
-    if used + room > size_of_val(&SPARE) {
-        // More panics at once than anybody thought of.
-        let Some(memory) = Memory::reserve(room) else { return ptr::null_mut() };
-        let piece = memory.take(layout);
-        memory.keep();
-        return piece;
+    if let Some(spare) = SPARE.get() {
+        let used = SPARE_USED.fetch_add(room, Relaxed);
+        if used + room <= size_of_val(spare) {
+            return (spare.0.as_ptr() as usize + used).next_multiple_of(layout.align()) as *mut u8;
+        }
     }
-    (start + used).next_multiple_of(layout.align()) as *mut u8
+    // More panics at once than anybody thought of.
+    let Some(memory) = Memory::reserve(room) else { return ptr::null_mut() };
+    let piece = memory.take(layout);
+    memory.keep();
+    piece
 }

@@ -11,18 +11,23 @@ use std::slice;
 use libc::dl_phdr_info;
 
 global_asm!(
-    // Before 2.34 it is in libdl, which few programs have; where it is missing, the address is 0.
+    // Before 2.34 they are in libdl, which few programs have; where it is missing, the addresses are 0.
     ".weak dlsym",
+    ".weak dlerror",
     ".pushsection .data.rel.ro.sockopt_dlsym,\"aw\",@progbits",
     ".balign 8",
     ".hidden sockopt_dlsym",
     ".globl sockopt_dlsym",
     "sockopt_dlsym: .quad dlsym",
+    ".hidden sockopt_dlerror",
+    ".globl sockopt_dlerror",
+    "sockopt_dlerror: .quad dlerror",
     ".popsection",
 );
 
 unsafe extern "C" {
     static sockopt_dlsym: usize;
+    static sockopt_dlerror: Option<unsafe extern "C" fn() -> *const c_char>;
     /// The library's own ELF header, made by the linker.
     static __ehdr_start: elf::Header;
 }
@@ -31,6 +36,16 @@ unsafe extern "C" {
 pub(crate) fn has_dlsym() -> bool {
     // SAFETY: a constant that the loader has filled in.
     unsafe { ptr::read_volatile(&raw const sockopt_dlsym) != 0 }
+}
+
+/// Forgets that a function was not found: the program would be told in its own first dlerror(3).
+pub(crate) fn forget_error() {
+    // SAFETY: a constant that the loader has filled in; dlerror(3) takes nothing.
+    unsafe {
+        if let Some(dlerror) = ptr::read_volatile(&raw const sockopt_dlerror) {
+            dlerror();
+        }
+    }
 }
 
 /// The next definition of a function in the objects after ours, in the loader's order: dlsym(3)'s RTLD_NEXT by hand,

@@ -36,14 +36,19 @@ const fn is_found_late(name: &str) -> bool {
 }
 
 macro_rules! real {
-    ($(fn $name:ident($($arg:ident: $type:ty),*) -> $return:ty;)*) => {
+    ($(fn $name:ident($($arg:ident: $type:ty),*) -> $return:ty $({ $otherwise:expr })?;)*) => {
         $(
             #[allow(non_snake_case, reason = "libc has a _Fork")]
             pub(crate) fn $name() -> unsafe extern "C-unwind" fn($($type),*) -> $return {
                 static FOUND: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
-                unsafe extern "C-unwind" fn missing($(_: $type),*) -> $return {
-                    socket::ffi::set_errno(socket::Errno(libc::ENOSYS));
-                    <$return>::FAILED
+                unsafe extern "C-unwind" fn missing($($arg: $type),*) -> $return {
+                    $(return $otherwise;)?
+                    #[allow(unreachable_code, reason = "where the kernel is asked instead")]
+                    {
+                        let _ = ($($arg,)*);
+                        socket::ffi::set_errno(socket::Errno(libc::ENOSYS));
+                        <$return>::FAILED
+                    }
                 }
                 let mut found = FOUND.load(Ordering::Relaxed);
                 if found.is_null() {
@@ -83,7 +88,8 @@ real! {
     fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t;
     fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: BatchFlags) -> c_int;
     fn close(fd: c_int) -> c_int;
-    fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int;
+    // Who finds ours where libc has none (a weak reference, dlsym) gets what a newer libc would give.
+    fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int { socket::ffi::close_range(first, last, flags) };
     fn dup2(from: c_int, to: c_int) -> c_int;
     fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int;
     fn dup(fd: c_int) -> c_int;
@@ -144,7 +150,11 @@ fn next(name: &'static str) -> *mut c_void {
     // redhook knows glibc only, and panics where there is no such function: close_range and _Fork came with 2.34, fcntl64 with 2.28;
     // forkpty was in libutil until then.
     // SAFETY: the name ends in NUL.
-    unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr().cast()) }
+    let found = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr().cast()) };
+    if found.is_null() {
+        portable::forget_error();
+    }
+    found
 }
 
 /// Calls for each variable (`NAME=VALUE`) that begins so; std would copy all of them. For load time alone: later the

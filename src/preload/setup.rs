@@ -170,7 +170,7 @@ static ROOM: Reserved = Reserved::none();
 
 /// Our variables as they were at load time, a NUL behind each: most processes need no more of them, and reading them there
 /// would double what the library adds to the start of each.
-static NOTES: [AtomicU8; 512] = [const { AtomicU8::new(0) }; 512];
+static NOTES: [AtomicU8; 1024] = [const { AtomicU8::new(0) }; 1024];
 static NOTES_END: AtomicUsize = AtomicUsize::new(0);
 /// What they take when they are read, should each have a letter only.
 const NOTES_READ: usize = 64 << 10;
@@ -181,8 +181,9 @@ static STRICT: AtomicBool = AtomicBool::new(false);
 fn read(asked: Asked) {
     let state = if asked == Asked::Nothing {
         OFF
-    } else if let Some(tables) = isolated::zeroes() {
+    } else if let Some((tables, spare)) = isolated::zeroes() {
         listeners::begin(tables);
+        isolated::spare_is(spare);
         expect_panics();
         if asked == Asked::Now { find() } else { note() }
     } else {

@@ -5,7 +5,7 @@
 //! points (pthreads(7)) where the program's own call may be none.
 #![expect(unsafe_code, reason = "the system calls; every block says what makes it sound")]
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
@@ -239,6 +239,13 @@ pub fn room_for_peer(address: *const libc::sockaddr, length: *const libc::sockle
         return 0;
     }
     bytes_at(length.cast()).map_or(0, libc::socklen_t::from_ne_bytes)
+}
+
+/// close_range(2), for a libc that has it not: 0, or -1 and errno.
+#[must_use]
+pub fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+    // SAFETY: takes numbers, which the program means.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) as c_int }
 }
 
 /// The peer that accept(2) has told the program, if it had room for all of it.

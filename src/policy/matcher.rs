@@ -145,21 +145,15 @@ pub fn names_host(text: &str) -> bool {
 #[must_use]
 pub fn may_name_hosts(toml: &str) -> bool {
     // Escapes are not read here.
+    let mut pairs = toml.as_bytes().windows(2).enumerate();
     toml.contains('\\')
-        || toml
-            .bytes()
-            .enumerate()
-            .any(|(at, byte)| byte == b'=' && toml.split_at_checked(at).is_some_and(names_host_in))
+        || pairs.any(|(at, pair)| pair == b"to" && toml.get(at + pair.len()..).is_some_and(names_host_behind))
 }
 
-/// The same of a text up to the equals sign and from there on.
-fn names_host_in((key, value): (&str, &str)) -> bool {
-    let is_quote_or_blank = |byte: &u8| matches!(byte, b'"' | b'\'' | b' ' | b'\t');
-    let mut letters = key.bytes().rev().skip_while(is_quote_or_blank);
-    if (letters.next(), letters.next()) != (Some(b'o'), Some(b't')) {
-        return false;
-    }
-    let value = value.strip_prefix('=').unwrap_or(value).trim_start();
+/// The same of what stands behind a key that ends in `to`.
+fn names_host_behind(rest: &str) -> bool {
+    let Some(value) = rest.trim_start_matches(['"', '\'', ' ', '\t']).strip_prefix('=') else { return false };
+    let value = value.trim_start();
     // What stands alone in three quotes is not looked for.
     if value.starts_with("\"\"\"") || value.starts_with("'''") {
         return true;

@@ -8,6 +8,7 @@
  * own, FULL never answers, ADDRESS takes connections and never reads. */
 #include "probe.h"
 
+#include <sched.h>
 #include <stdatomic.h>
 
 static const char *call;
@@ -157,7 +158,7 @@ int main(int count, char **arguments) {
             fd = socket(AF_INET, SOCK_STREAM, 0);
             ready = cleaned = 0;
             pthread_create(&thread, NULL, running, NULL);
-            while (!ready) {}
+            while (!ready) sched_yield();
             usleep(rand() % 300);
             pthread_cancel(thread);
             pthread_join(thread, &result);

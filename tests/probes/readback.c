@@ -147,7 +147,7 @@ static void serve(int process, char *request) {
 int main(int count, char **arguments) {
     struct ifreq lo = {.ifr_name = "lo", .ifr_flags = IFF_UP};
     int ends[2], status, next = 1;
-    alarm(60);
+    alarm(240);
     /* Refused outside of a namespace of our own, where it is up already. */
     ioctl(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), SIOCSIFFLAGS, &lo);
     for (; next < count && arguments[next][0] == '@'; next++) serve(getpid(), arguments[next] + 1);

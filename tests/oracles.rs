@@ -1,5 +1,5 @@
-//! Other people's tests as judges: CPython's own, of sockets and of all that stands on them, have the outcome under the
-//! library that they have without it, though keepalive and user timeout are set on everything.
+//! Other people's tests as judges: CPython's own, of sockets and of all that stands on them, Twisted's and Tornado's have
+//! the outcome under the library that they have without it, though keepalive and user timeout are set on everything.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,27 +10,47 @@ use libtest_mimic::Trial;
 
 use crate::support::{plain, preloaded, scratch, test_with, text};
 
-/// Name, modules of CPython's `test` package (older and newer versions lack some), and how many tests are the least.
-const SUITES: [(&str, &str, usize); 3] = [
-    ("socket", "test_socket", 300),
+/// Name, what Python has to have, modules (of CPython's `test` package older and newer versions lack some), and how many
+/// tests are the least.
+const SUITES: [(&str, &str, &str, usize); 5] = [
+    ("python_socket", "libpython3-testsuite", "test.test_socket", 300),
     (
-        "asyncio",
-        "test_asyncio.test_events test_asyncio.test_sock_lowlevel test_asyncio.test_server \
-        test_asyncio.test_streams test_asyncio.test_sendfile",
+        "python_asyncio",
+        "libpython3-testsuite",
+        "test.test_asyncio.test_events test.test_asyncio.test_sock_lowlevel test.test_asyncio.test_server \
+        test.test_asyncio.test_streams test.test_asyncio.test_sendfile",
         150,
     ),
     (
-        "protocols",
-        "test_asyncore test_asynchat test_docxmlrpc test_epoll test_httplib test_httpservers test_select \
-        test_smtplib test_socketserver test_telnetlib test_urllib2_localnet test_xmlrpc",
+        "python_protocols",
+        "libpython3-testsuite",
+        "test.test_asyncore test.test_asynchat test.test_docxmlrpc test.test_epoll test.test_httplib test.test_httpservers \
+        test.test_select test.test_smtplib test.test_socketserver test.test_telnetlib test.test_urllib2_localnet \
+        test.test_xmlrpc",
         200,
+    ),
+    (
+        "twisted",
+        "python3 module twisted",
+        "twisted.internet.test.test_tcp twisted.test.test_tcp twisted.internet.test.test_endpoints \
+        twisted.internet.test.test_socket twisted.internet.test.test_udp",
+        600,
+    ),
+    (
+        "tornado",
+        "python3 module tornado",
+        "tornado.test.iostream_test tornado.test.tcpclient_test tornado.test.tcpserver_test tornado.test.netutil_test \
+        tornado.test.httpserver_test tornado.test.simple_httpclient_test tornado.test.websocket_test",
+        250,
     ),
 ];
 
-/// Sockets that are not the library's, long waits, and what is tried with one kind of event loop after the other.
+/// Sockets that are not the library's, long waits, what is tried with one kind of event loop after the other, and one
+/// that holds keepalive to be off where nobody switched it on.
 const LEFT_OUT: &str = "*VSOCK*,*VSock*,*Bluetooth*,*UDP*,*RFC3542*,*NetworkConnectionBehaviourTest*,*ReadAfterTimeout,\
     *WithTimeoutTriggeredSend,*test_sendall_interrupted*,*testInterruptedTimeout,\
-    *.PollEventLoopTests.*,*.SelectEventLoopTests.*,*test_subprocess_*,*_pty_*,*CGIHTTPServerTestCase*";
+    *.PollEventLoopTests.*,*.SelectEventLoopTests.*,*test_subprocess_*,*_pty_*,*CGIHTTPServerTestCase*,\
+    *_GIReactorTests.*,*_Glib2ReactorTests.*,*test_tcpKeepAlive";
 
 /// Prints every test's name and outcome. The resource "network" is the internet, but for test_socketserver.
 const OUTCOMES: &str = r#"
@@ -82,10 +102,13 @@ print("end")
 "#;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let suite = |(name, modules, least): (&'static str, &'static str, usize)| {
-        let needs: &[&str] = if interpreter().is_some() { &["timeout"] } else { &["libpython3-testsuite"] };
-        let names: Vec<String> = modules.split_whitespace().map(|module| format!("test.{module}")).collect();
-        test_with(needs, format!("oracles::python_{name}"), move || same_outcomes(name, &names, least))
+    let suite = |(name, needs, modules, least): (&'static str, &'static str, &'static str, usize)| {
+        let (python, needs) = match interpreter() {
+            Some(python) if needs == "libpython3-testsuite" => (python, "timeout"),
+            _ => ("/usr/bin/python3", needs),
+        };
+        let names: Vec<String> = modules.split_whitespace().map(str::to_owned).collect();
+        test_with(&[needs, "timeout"], format!("oracles::{name}"), move || same_outcomes(python, name, &names, least))
     };
     SUITES.into_iter().map(suite).collect()
 }
@@ -115,10 +138,10 @@ fn outcomes(output: &Output) -> Outcomes {
 
 /// Runs the tests without and with the library at the same time. Seen to fail with a setsockopt that answers every call
 /// with success and carries out none.
-fn same_outcomes(suite: &str, names: &[String], least: usize) {
+fn same_outcomes(python: &str, suite: &str, names: &[String], least: usize) {
     let mut names = names.to_vec();
     for attempt in 0.. {
-        let (without, with, said) = both(&format!("oracles-{suite}-{attempt}"), &names);
+        let (without, with, said) = both(python, &format!("oracles-{suite}-{attempt}"), &names);
         if attempt == 0 {
             let passed = without.0.values().filter(|outcome| *outcome == "passed").count();
             assert!(passed >= least, "{passed} tests of {suite} passed");
@@ -137,10 +160,10 @@ fn same_outcomes(suite: &str, names: &[String], least: usize) {
 }
 
 /// Outcomes and stderr without the library and with it, and what it said.
-fn both(folder: &str, names: &[String]) -> ((Outcomes, String), (Outcomes, String), String) {
+fn both(python: &str, folder: &str, names: &[String]) -> ((Outcomes, String), (Outcomes, String), String) {
     let start = |command: &mut Command, folder: String| {
         let folder = scratch(&folder);
-        command.args(["-k", "1", "300", interpreter().unwrap_or_default(), "-I", "-c", OUTCOMES, LEFT_OUT]);
+        command.args(["-k", "1", "300", python, "-I", "-c", OUTCOMES, LEFT_OUT]);
         command.args(names).current_dir(&folder).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().expect("timeout can be started")
     };

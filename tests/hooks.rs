@@ -456,6 +456,23 @@ fn listen() -> Named {
             let calls = "@dial 127.0.0.1:4000 127.0.0.2:0\naccept4 c l\n@look c TCP_USER_TIMEOUT=2000\n@dial 127.0.0.1:4000 127.0.0.4:0\naccept4 d l\nget d TCP_USER_TIMEOUT\nget l TCP_USER_TIMEOUT";
             server(calls).toml("[[rule]]\nfrom = [\"127.0.0.2\"]\nuser_timeout = \"2s\"")
         }),
+        // Who the peer is the library has from the program's own accept, if that has room for it; seen to fail with a
+        // `told_peer` that takes the four bytes of the short one for an address.
+        ("a rule for each peer, who is asked for in other ways", {
+            let calls = ["", " null", " short"].map(|how| {
+                let peer = |from: &str, wanted: &str| {
+                    format!("@dial 127.0.0.1:4000 {from}:0\naccept c l{how}\n@look c TCP_USER_TIMEOUT={wanted}\n")
+                };
+                [peer("127.0.0.2", "2000"), peer("127.0.0.3", "3000"), peer("127.0.0.1", "9000")].concat()
+            });
+            server(&calls.concat()).toml(PEERS)
+        }),
+        ("a rule for each peer, on a thread", {
+            let peer = |from: &str, wanted: &str| {
+                format!("@dial 127.0.0.1:4000 {from}:0\nthread accept c l\n@look c TCP_USER_TIMEOUT={wanted}\n")
+            };
+            server(&[peer("127.0.0.2", "2000"), peer("127.0.0.3", "3000")].concat()).toml(PEERS)
+        }),
         ("a rule for IPv4 peers of ::", {
             let calls = "socket l inet6 stream\nbind l [::]:4000\nlisten l 8\n@dial 127.0.0.1:4000 127.0.0.2:0\naccept c l\n@look c TCP_USER_TIMEOUT=2000\n@dial [::1]:4000\naccept c l\n@look c TCP_USER_TIMEOUT=3000";
             Script::new(calls).toml(PEERS)

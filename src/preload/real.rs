@@ -32,7 +32,10 @@ impl<T> Failed for *mut T {
 
 /// What is no function for signal handlers or the child of a fork, signal-safety(7).
 const fn is_found_late(name: &str) -> bool {
-    matches!(name.as_bytes(), [b'g', b'e', b't', b'a' | b'h', ..] | b"forkpty")
+    matches!(
+        name.as_bytes(),
+        b"forkpty" | b"getaddrinfo" | b"gethostbyname" | b"gethostbyname2" | b"gethostbyname_r" | b"gethostbyname2_r"
+    )
 }
 
 macro_rules! real {

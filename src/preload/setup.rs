@@ -307,7 +307,6 @@ fn read_notes(kept: &mut Memory) -> Option<&'static Found> {
     let found = FOUND.get();
     if is_first {
         piece.keep();
-        found.into_iter().for_each(Found::announce);
     }
     let _ =
         STATE.compare_exchange(NOTED, if found.is_some() { READ } else { OFF }, Ordering::AcqRel, Ordering::Acquire);
@@ -345,6 +344,8 @@ fn set_up() -> Option<&'static Active> {
         let Room { stack, scratch, mut outcome } = room;
         isolated::run(stack, &scratch, || {
             let found = FOUND.get().or_else(|| read_notes(&mut outcome))?;
+            // Who has read it may not have come so far.
+            found.announce();
             compile_into(found, outcome)
         })
     };

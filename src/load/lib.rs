@@ -317,7 +317,7 @@ mod tests {
             ("NO_SUCH", "thing"),
         ] {
             assert!(can_wait(format!("{PREFIX}{name}={value}").as_bytes()), "{name}");
-            let loaded = environment(&[(&format!("{PREFIX}{name}"), value)]);
+            let loaded = from_variables([(format!("{PREFIX}{name}").into(), value.into())].into_iter(), None);
             assert!(!loaded.asks_for_process() && !loaded.may_name_hosts() && !loaded.may_reset_when_drained());
             assert!(!loaded.strict && loaded.failures.is_empty() && loaded.configuration.document.is_none());
         }

@@ -40,17 +40,22 @@ pub(crate) fn want(yes: bool) {
     }
 }
 
-/// Notes a new socket, which nobody else has yet.
+/// Notes a new socket, which nobody else has yet: one load where no end is of interest.
 #[inline]
 pub(crate) fn is_made(fd: c_int) {
     if WANTED.load(Relaxed) {
-        listeners::forget(fd);
-        if OWNER.load(Relaxed) == 0 {
-            OWNER.store(ffi::process_id(), Relaxed);
-        }
-        IN_USE.store(true, Relaxed);
-        listeners::note(fd, Note::Own);
+        note_own(fd);
     }
+}
+
+#[inline(never)]
+fn note_own(fd: c_int) {
+    listeners::forget(fd);
+    if OWNER.load(Relaxed) == 0 {
+        OWNER.store(ffi::process_id(), Relaxed);
+    }
+    IN_USE.store(true, Relaxed);
+    listeners::note(fd, Note::Own);
 }
 
 /// Notes what a socket is about to be connected for; whether its end is of interest.
@@ -104,6 +109,13 @@ pub(crate) fn ends(fd: c_int) {
 /// becomes of the connection is not this close's to say.
 #[inline]
 pub(crate) fn closes(fd: c_int) {
+    if listeners::is_known(fd) {
+        known_closes(fd);
+    }
+}
+
+#[inline(never)]
+fn known_closes(fd: c_int) {
     if listeners::notes(fd).is_about_end() {
         ffi::cancellation_point();
     }

@@ -130,6 +130,12 @@ pub(crate) fn each_in_range(first: u32, last: u32, call: impl Fn(i32)) {
     (first as usize..end).filter_map(|fd| i32::try_from(fd).ok()).for_each(call);
 }
 
+/// Whether anything is known of a descriptor.
+#[inline]
+pub(crate) fn is_known(fd: i32) -> bool {
+    slot(fd).is_some_and(|slot| slot.load(Relaxed) != NOTHING)
+}
+
 /// The notes about a descriptor.
 #[inline]
 pub(crate) fn notes(fd: i32) -> Notes {

@@ -30,14 +30,6 @@ impl<T> Failed for *mut T {
     const FAILED: Self = ptr::null_mut();
 }
 
-/// What is no function for signal handlers or the child of a fork, signal-safety(7).
-const fn is_found_late(name: &str) -> bool {
-    matches!(
-        name.as_bytes(),
-        b"forkpty" | b"getaddrinfo" | b"gethostbyname" | b"gethostbyname2" | b"gethostbyname_r" | b"gethostbyname2_r"
-    )
-}
-
 macro_rules! real {
     ($(fn $name:ident($($arg:ident: $type:ty),*) -> $return:ty $({ $otherwise:expr })?;)*) => {
         $(
@@ -68,12 +60,10 @@ macro_rules! real {
             }
         )*
 
-        /// Finds every function, so that no hook has to: dlsym takes the loader's lock. But for those that take locks
-        /// themselves, the loader's among them, and that most programs never call.
+        /// Finds every function, so that no hook has to: dlsym takes the loader's lock, and forgets what dlerror(3) was to
+        /// say.
         pub(crate) fn find_all() {
-            $(if !is_found_late(stringify!($name)) {
-                $name();
-            })*
+            $($name();)*
         }
     };
 }

@@ -80,7 +80,7 @@ fn own_base() -> usize {
 /// ELF's tables, elf(5).
 mod elf {
     use super::{CStr, c_char, c_void, dl_phdr_info, ptr, slice};
-    use libc::{Elf64_Ehdr, Elf64_Phdr, Elf64_Sym};
+    use libc::{Elf64_Ehdr, Elf64_Sym};
 
     pub(super) type Header = Elf64_Ehdr;
 
@@ -158,14 +158,16 @@ mod elf {
     ///
     /// # Safety
     /// It must be the header of a loaded object whose first segment begins with it.
-    pub(super) unsafe fn segments(header: &Header) -> &[Elf64_Phdr] {
+    #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
+    pub(super) unsafe fn segments(header: &Header) -> &[libc::Elf64_Phdr] {
         let start = ptr::from_ref(header) as usize + header.e_phoff as usize;
         // SAFETY: the program headers lie in the first segment, behind the header.
-        unsafe { slice::from_raw_parts(start as *const Elf64_Phdr, usize::from(header.e_phnum)) }
+        unsafe { slice::from_raw_parts(start as *const libc::Elf64_Phdr, usize::from(header.e_phnum)) }
     }
 }
 
 /// What glibc's `_dl_find_object` (2.35) fills in, dlfcn.h.
+#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 #[repr(C)]
 struct FoundObject {
     flags: u64,
@@ -176,10 +178,12 @@ struct FoundObject {
     reserved: [u64; 7],
 }
 
+#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 
 /// Tells the unwinder that is linked in where the unwinding tables are: those of this library, since a panic of ours
 /// is caught before it leaves. GCC's asks glibc 2.35 and up by this name; here nobody is asked, and no lock is taken.
+#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 extern "C" fn find_object(address: usize, result: &mut FoundObject) -> c_int {
     // SAFETY: our own header.
     let segments = unsafe { elf::segments(&__ehdr_start) };

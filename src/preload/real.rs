@@ -105,6 +105,8 @@ pub(crate) mod declared {
 
     unsafe extern "C" {
         pub(crate) fn _Fork() -> pid_t;
+        #[cfg(target_env = "musl")]
+        pub(crate) fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int;
         pub(crate) fn gethostbyname(name: *const c_char) -> *mut hostent;
         pub(crate) fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent;
         pub(crate) fn gethostbyname_r(

@@ -37,7 +37,7 @@ impl Active {
     }
 }
 
-/// What was found at load time.
+/// What was read.
 struct Found {
     loaded: Loaded,
     log_file: Option<CString>,
@@ -143,7 +143,7 @@ struct Need {
 
 /// For reading: the environment twice, the file of at most 16 MiB.
 const READING: Need = Need { generous: (64 << 20, 0), enough: (2 << 20, 0) };
-/// For compiling, and a sixteenth of it for the outcome.
+/// For compiling, and a quarter of it for the outcome.
 const COMPILING: Need = Need { generous: (2 << 20, 1024), enough: (256 << 10, 160) };
 
 /// Bytes of a configuration whose outcome has some megabytes.

@@ -238,7 +238,8 @@ pub fn room_for_peer(address: *const libc::sockaddr, length: *const libc::sockle
     if address.is_null() || !is_at_hand {
         return 0;
     }
-    bytes_at(length.cast()).map_or(0, libc::socklen_t::from_ne_bytes)
+    // SAFETY: four bytes of the stack. Nobody else is asked once more, who might ask the kernel: errno is the program's here.
+    libc::socklen_t::from_ne_bytes(unsafe { ptr::read_unaligned(length.cast::<[u8; 4]>()) })
 }
 
 /// close_range(2), for a libc that has it not: 0, or -1 and errno.

@@ -538,8 +538,10 @@ fn main_stack_end() -> usize {
     static END: AtomicUsize = AtomicUsize::new(0);
     match END.load(Relaxed) {
         0 => {
-            // SAFETY: getauxval(3) takes any number; 0 where there is none.
+            let errno = errno();
+            // SAFETY: getauxval(3) takes any number; 0 and ENOENT where there is none.
             let end = unsafe { libc::getauxval(libc::AT_EXECFN) } as usize;
+            set_errno(errno);
             END.store(end, Relaxed);
             end
         }

@@ -508,8 +508,13 @@ fn run_has_an_option_for_every_variable() {
         let name = format!("SOCKOPT_{}", option.replace('-', "_").to_ascii_uppercase());
         assert_eq!(found.get(name.as_str()), Some(value), "{name}");
     }
-    let known =
-        |key: &str| key == "dead_peer_timeout" || VALUES.iter().any(|(option, _)| option.replace('-', "_") == key);
+    // What another of them excludes.
+    let (_, stdout, stderr) = outcome(run().args(["--time-wait", "false", "env"]));
+    assert_eq!(variables(&stdout).get("SOCKOPT_TIME_WAIT"), Some(&"false"), "{stderr}");
+    let known = |key: &str| {
+        ["dead_peer_timeout", "time_wait"].contains(&key)
+            || VALUES.iter().any(|(option, _)| option.replace('-', "_") == key)
+    };
     for entry in CATALOG.iter().filter(|entry| entry.accepts != Accepts::Raw) {
         assert!(known(entry.key.name()), "no option tried for {}", entry.key.name());
     }

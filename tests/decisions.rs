@@ -171,12 +171,11 @@ fn answer(rules: &Rules, question: &str) -> String {
 
 fn situation(verb: &str, rest: &str) -> (Connection, Moments, Family) {
     match verb {
-        "connect" | "udp" | "connected" | "close" => {
+        "connect" | "udp" | "connected" => {
             let peer = endpoint(rest);
             let moment = match verb {
                 "udp" => Moment::Datagram,
                 "connected" => Moment::Connected,
-                "close" => Moment::Close,
                 _ => Moment::Connect,
             };
             (Connection::Outbound { peer }, Moments::of(&[moment]), family(peer))
@@ -185,12 +184,11 @@ fn situation(verb: &str, rest: &str) -> (Connection, Moments, Family) {
         "listen" => {
             (Connection::Listening { local: endpoint(rest) }, Moments::of(&[Moment::Listen]), family(endpoint(rest)))
         }
-        "accept" | "accept-always" | "close-accepted" => {
+        "accept" | "accept-always" => {
             let (local, peer) = rest.split_once(" from ").expect("accept LOCAL from PEER");
             let (local, peer) = (endpoint(local), endpoint(peer));
             let moments: &[Moment] = match verb {
                 "accept" => &[Moment::Accept, Moment::AcceptAlways],
-                "close-accepted" => &[Moment::CloseAccepted],
                 _ => &[Moment::AcceptAlways],
             };
             (Connection::Inbound { local, peer }, Moments::of(moments), family(peer))

@@ -41,10 +41,6 @@ pub(crate) fn trials() -> Vec<Trial> {
     for (name, run) in traced() {
         trials.push(test_with(STRACE, format!("hooks::strace: {name}"), run));
     }
-    for how in SHARED {
-        trials.push(test_with(NEEDS, format!("hooks::shared: {how}"), move || shared(how)));
-    }
-    trials.push(test_with(&["namespaces", "ip"], "hooks::shared: an upload by two paths", || shared("paths")));
     for first in ["early", "ours"] {
         let name = format!("hooks::constructor: it connects, {first} listed last");
         trials.push(test_with(NEEDS, name, move || constructor(first == "early")));
@@ -552,30 +548,6 @@ fn hard() -> Named {
 }
 
 /// How a socket comes to be another's as well, or a descriptor to have the number of one that was another's.
-const SHARED: [&str; 13] = [
-    "copied before it is connected",
-    "connected again after it was copied",
-    "forked before it is connected",
-    "a copy where another was closed by stdio",
-    "accepted where another was closed by stdio",
-    "closed in a thread with a table of its own",
-    "close_range refuses",
-    "dup3 refuses",
-    "left behind",
-    "left behind unseen",
-    "forkpty",
-    "_Fork",
-    "clone",
-];
-
-/// `linger = "reset-when-drained"` leaves alone what is not this process's own, so that who goes on with it loses nothing.
-/// Seen to fail, each of them: while a connect was enough for a note, a number was not forgotten after dup and accept, flags
-/// of close_range and dup3 were not looked at, nor children that have ended and SIGCHLD, and `_Fork`, forkpty and clone
-/// were no hooks. By two paths a megabyte was lost where only tcp_info was asked, which is the first path's.
-fn shared(how: &'static str) {
-    Script::program("shared", &[how]).variable("SOCKOPT_LINGER", "reset-when-drained").check();
-}
-
 /// The system calls of the last of some calls, checked by their beginnings.
 fn expect(name: &str, script: &Script, trace: &str, wanted: &[&str]) {
     let calls = script.traced(name, true, trace);

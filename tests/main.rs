@@ -7,7 +7,6 @@ mod connecting;
 mod dead_peers;
 mod decisions;
 mod documents;
-mod drained;
 mod errors;
 mod executables;
 mod explain;
@@ -25,6 +24,7 @@ mod script;
 mod show;
 mod situations;
 mod support;
+mod time_wait;
 
 use std::thread;
 
@@ -41,7 +41,6 @@ fn main() {
         dead_peers::trials(),
         decisions::trials(),
         documents::trials(),
-        drained::trials(),
         errors::trials(),
         executables::trials(),
         explain::trials(),
@@ -57,6 +56,7 @@ fn main() {
         properties::trials(),
         show::trials(),
         situations::trials(),
+        time_wait::trials(),
     ]
     .into_iter()
     .flatten()

@@ -485,7 +485,7 @@ fn accepted(entry: &Entry) -> Option<BoxedStrategy<String>> {
             prop_oneof![any::<bool>().prop_map(|on| on.to_string()), within(1, 65_535).prop_map(|n| n.to_string())]
                 .boxed()
         }
-        Accepts::Boolean => any::<bool>().prop_map(|on| on.to_string()).boxed(),
+        Accepts::Boolean | Accepts::TimeWait => any::<bool>().prop_map(|on| on.to_string()).boxed(),
         Accepts::Integer { min, max } => within(min as u64, max as u64).prop_map(|n| n.to_string()).boxed(),
         Accepts::Seconds { min, max } => shown(within(min, max), 1_000_000, &[]),
         Accepts::Retransmissions => {
@@ -558,7 +558,7 @@ impl Sockets {
 }
 
 /// What the kernel makes something else of: twice the buffer, a queue of net.core.somaxconn at most.
-const CHANGED: [Key; 4] = [Key::ReceiveBuffer, Key::SendBuffer, Key::Quickack, Key::Fastopen];
+const CHANGED: [Key; 5] = [Key::ReceiveBuffer, Key::SendBuffer, Key::Quickack, Key::Fastopen, Key::TimeWait];
 /// What it answers where a capability is missing, or there is nothing of that name.
 const EXCUSES: [i32; 4] = [libc::EPERM, libc::EACCES, libc::ENODEV, libc::ENOENT];
 
@@ -612,7 +612,7 @@ fn refused(entry: &Entry) -> Option<BoxedStrategy<String>> {
     let plain = |number: u64| number.to_string();
     Some(match entry.accepts {
         // These have no range, or every text is one of them.
-        Accepts::Switch | Accepts::Raw | Accepts::Boolean => return None,
+        Accepts::Switch | Accepts::Raw | Accepts::Boolean | Accepts::TimeWait => return None,
         Accepts::Keepalive => {
             let seconds = beyond(1, 32_767, |s| format!("\"{s}s\""));
             let probes = beyond(1, 127, |n| n.to_string());

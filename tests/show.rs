@@ -236,7 +236,7 @@ fn every_column() {
         "fds": [client, copy], "thread": null, "protocol": "tcp",
         "local": format!("127.0.0.1:{port}"), "peer": "127.0.0.1:8001", "direction": "outbound", "state": "ESTABLISHED",
         "keepalive": { "on": true, "time_s": 61, "interval_s": 21, "probes": 5 }, "user_timeout_ms": 166_000,
-        "linger_s": 0, "nodelay": true, "congestion": "reno", "listener": null,
+        "linger_s": 0, "time_wait": true, "nodelay": true, "congestion": "reno", "listener": null,
         "unsent_bytes": before[1], "unacked_bytes": before[0] - before[1], "verdict": "ok",
     });
     for (key, value) in expected.as_object().expect("a table") {
@@ -280,11 +280,23 @@ fn every_column() {
     let unsent = before[1].to_string();
     let unsent = if before[1] < 100_000 { unsent } else { format!("{}KiB", before[1] >> 10) };
     let local = format!("127.0.0.1:{port}");
-    let expected =
-        [&local, "127.0.0.1:8001", "ESTABLISHED", "ok", "61s,21s,5", "166s", "reset", "on", "reno", &unsent, "0"];
-    assert_eq!(found[1..12], expected, "{table}");
-    assert_eq!((found[14].as_str(), found[15].as_str()), ("0", "window-probe"), "{table}");
-    assert_eq!(row(&v6.to_string())[5..9], ["off", "off", "30s", "off"], "{table}");
+    let expected = [
+        &local,
+        "127.0.0.1:8001",
+        "ESTABLISHED",
+        "ok",
+        "61s,21s,5",
+        "166s",
+        "reset",
+        "yes",
+        "on",
+        "reno",
+        &unsent,
+        "0",
+    ];
+    assert_eq!(found[1..13], expected, "{table}");
+    assert_eq!((found[15].as_str(), found[16].as_str()), ("0", "window-probe"), "{table}");
+    assert_eq!(row(&v6.to_string())[5..10], ["off", "off", "30s", "yes", "off"], "{table}");
     assert!(table.contains("(1 of 7 waiting)"), "{table}");
     assert!(table.contains("8 TCP sockets: 2 listening, 1 ok, 4 unguarded, 1 closed\n"), "{table}");
 }
@@ -846,12 +858,11 @@ fn refused_or_left_out() {
         socket["changes"].as_array().expect("changes").iter().filter_map(|change| change["option"].as_str()).collect();
     assert_eq!(changed, ["SO_RCVBUF", "IP_TTL"], "{socket:#}");
     assert_eq!(socket["changes"][0]["after"], 2 * 32 * 1024, "as the kernel has it then");
-    // What is for connecting is over, what is for closing takes the library; the user timeout's time has come.
-    let own =
-        ["apply", "--json", &program.pid, "--to", ":8001", "--connect-timeout", "3s", "--linger", "reset-when-drained"];
+    // What is for connecting is over, the user timeout's time has come.
+    let own = ["apply", "--json", &program.pid, "--to", ":8001", "--connect-timeout", "3s"];
     let report = json(&run(&lab, Place::Here, &[&own[..], &["--user-timeout", "9s"]].concat()));
     let socket = by_fd(&report, 4);
-    assert_eq!(socket["left_out"], serde_json::json!(["linger", "connect_timeout"]), "{socket:#}");
+    assert_eq!(socket["left_out"], serde_json::json!(["connect_timeout"]), "{socket:#}");
     let expected = serde_json::json!([{ "option": "TCP_USER_TIMEOUT", "before": 0, "after": 9_000 }]);
     assert_eq!(socket["changes"], expected, "{socket:#}");
     let report = json(&run(&lab, Place::Here, &own));

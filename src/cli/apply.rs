@@ -181,7 +181,9 @@ impl Subject<'_> {
         let fd = copy.as_raw_fd();
         for same_key in settings.chunk_by(|one, next| one.key == next.key) {
             let before: Vec<Option<Value>> = same_key.iter().map(|setting| current::value(fd, setting).ok()).collect();
-            let is_so = |(setting, before): (&&Setting, &Option<Value>)| before.as_ref() == Some(&read_back(setting));
+            let is_so = |(setting, before): (&&Setting, &Option<Value>)| {
+                before.as_ref() == Some(&read_back(setting, before.as_ref()))
+            };
             if same_key.iter().zip(&before).all(is_so) {
                 treated.already.extend(same_key.iter().map(|setting| name(setting)));
                 continue;
@@ -189,7 +191,7 @@ impl Subject<'_> {
             // All of a key's then, in their order: that of the keepalive counts the idle time that has passed.
             for (setting, before) in same_key.iter().zip(before) {
                 let after = if is_dry {
-                    read_back(setting)
+                    read_back(setting, before.as_ref())
                 } else {
                     match set(fd, setting) {
                         Outcome::Done => current::value(fd, setting).unwrap_or_else(|_| setting.value.clone()),
@@ -226,12 +228,9 @@ impl Subject<'_> {
                 let settings = settings.filter(|s| accepting != Accepting::PerPeer || !s.moments.intersects(ACCEPTED));
                 return decision.bypass(LISTEN).map_or_else(|| Ok((decision, settings.collect())), Err);
             }
-            Connection::Inbound { peer, .. } => {
-                let moments = ACCEPTED | Moments::of(&[Moment::CloseAccepted]);
-                (rules.decide(connection), moments, family_to(peer))
-            }
+            Connection::Inbound { peer, .. } => (rules.decide(connection), ACCEPTED, family_to(peer)),
             Connection::Outbound { peer } => {
-                let tcp = &[Moment::Connect, Moment::Connected, Moment::Close];
+                let tcp = &[Moment::Connect, Moment::Connected];
                 let moments = if self.state.is_some() { Moments::of(tcp) } else { Moments::of(&[Moment::Datagram]) };
                 (rules.decide(connection), moments, family_to(peer))
             }
@@ -242,8 +241,6 @@ impl Subject<'_> {
     /// Whether a setting still means something at this point of a socket's life.
     fn can_have(&self, setting: &Setting) -> bool {
         match (self.state, setting.key) {
-            // Only the library in the program knows when that is.
-            _ if setting.is_at_close() => false,
             (None | Some(State::Listen), _) | (Some(State::SynSent), Key::SynRetries) => true,
             // It would not move the connection, but cut it off from its packets.
             (_, Key::Interface) => false,
@@ -264,9 +261,14 @@ fn family_of(local: Endpoint) -> Family {
     if local.ip().is_ipv6() && local.ip().is_unspecified() { Family::Any } else { family_to(local) }
 }
 
-/// What getsockopt answers when the setting is in force.
-fn read_back(setting: &Setting) -> Value {
+/// What getsockopt answers when the setting is in force, by what it answers before.
+fn read_back(setting: &Setting, before: Option<&Value>) -> Value {
     match (setting.key, &setting.value) {
+        // tcp(7): the system's time in FIN_WAIT2, as a number.
+        (Key::TimeWait, Value::Int(0)) => match before {
+            Some(Value::Int(seconds @ 0..)) => Value::Int(*seconds),
+            _ => setting.value.clone(),
+        },
         // socket(7): the kernel doubles them.
         (Key::ReceiveBuffer | Key::SendBuffer, Value::Int(bytes)) => Value::Int(bytes.saturating_mul(2)),
         (_, value) => value.clone(),

@@ -352,7 +352,7 @@ fn value_name(entry: &Entry) -> &'static str {
         Accepts::UserTimeout => "TIME|auto",
         Accepts::Linger => "reset|TIME",
         Accepts::Size { .. } | Accepts::Rate => "SIZE",
-        Accepts::Boolean | Accepts::Switch => "BOOL",
+        Accepts::Boolean | Accepts::Switch | Accepts::TimeWait => "BOOL",
         Accepts::Fastopen => "BOOL|QUEUE",
         Accepts::Dscp => "CODEPOINT",
         Accepts::Name { .. } => "NAME",

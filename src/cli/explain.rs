@@ -497,16 +497,9 @@ impl Context<'_> {
             binding,
             self.step("before connect", &connection, &settings),
             self.step("once connected", &connection, &connected),
-            self.closing(&connection, Moment::Close, family),
         ];
         let settings = settings.into_iter().chain(connected).collect();
         (steps, Some(settings))
-    }
-
-    fn closing(&self, connection: &Connection, moment: Moment, family: Family) -> Step {
-        let decision = self.rules.decide_named(connection, &self.hosts);
-        let settings: Vec<&Setting> = decision.settings(Moments::of(&[moment]), family).collect();
-        self.step("at close, if all is acknowledged", connection, &settings)
     }
 
     fn binding(&self, local: Endpoint, when: &'static str) -> Step {
@@ -557,7 +550,6 @@ impl Context<'_> {
         let Some((decision, connection, family)) = accepted else { return (steps, None) };
         let own: Vec<&Setting> = decision.settings(moments, family).collect();
         steps.push(self.step("after accept", &connection, &own));
-        steps.push(self.closing(&connection, Moment::CloseAccepted, family));
         (steps, Some(on_listener.into_iter().chain(own).collect()))
     }
 

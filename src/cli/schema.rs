@@ -169,7 +169,7 @@ fn forms(entry: &Entry) -> (Vec<Value>, Vec<Value>) {
         }
         Accepts::UserTimeout => (vec![words(&["auto", "off"]), duration()], texts(&["auto", "30s"])),
         Accepts::DeadPeerTimeout => (vec![duration()], texts(&["15s", "60s"])),
-        Accepts::Linger => (vec![words(&["reset", "reset-when-drained", "off"]), duration()], texts(&["reset", "5s"])),
+        Accepts::Linger => (vec![words(&["reset", "off"]), duration()], texts(&["reset", "5s"])),
         Accepts::Fastopen => (vec![boolean(), integer(1, 65_535)], vec![json!(true), json!(256)]),
         Accepts::Raw => {
             let named = |names: Vec<&str>, kind: Value| json!({ "anyOf": [{ "enum": names }, kind] });
@@ -189,7 +189,7 @@ fn forms(entry: &Entry) -> (Vec<Value>, Vec<Value>) {
                 vec![json!([{ "level": "SOL_TCP", "name": "TCP_WINDOW_CLAMP", "value": 65_535 }])],
             )
         }
-        Accepts::Switch | Accepts::Boolean => (vec![boolean()], Vec::new()),
+        Accepts::Switch | Accepts::Boolean | Accepts::TimeWait => (vec![boolean()], Vec::new()),
         Accepts::Integer { min, max } => (vec![integer(min, max)], Vec::new()),
         Accepts::ConnectTimeout => (vec![duration()], texts(&["5s"])),
         Accepts::Seconds { .. } => (vec![duration()], texts(&["30s"])),

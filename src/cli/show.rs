@@ -144,7 +144,7 @@ fn watch(matches: &ArgMatches) -> Result<(Option<Duration>, Option<String>), u8>
 // For people
 
 /// The columns, in the order of [`row`].
-const COLUMNS: [Column; 17] = {
+const COLUMNS: [Column; 18] = {
     const fn left(title: &'static str) -> Column {
         Column { title, is_right: false, is_last: false }
     }
@@ -169,6 +169,7 @@ const COLUMNS: [Column; 17] = {
         right("RETRANS"),
         left("TIMER"),
         Column { title: "LOCAL -> PEER", is_right: false, is_last: true },
+        left("TIME_WAIT"),
     ]
 };
 
@@ -189,21 +190,22 @@ const LAST_ACK: Option<usize> = Some(13);
 const RETRANS: Option<usize> = Some(14);
 const TIMER: Option<usize> = Some(15);
 const BOTH: Option<usize> = Some(16);
+const TIME_WAIT: Option<usize> = Some(17);
 
 /// From the widest to the narrowest: about 160, 110, 80 columns, and for long addresses.
 #[rustfmt::skip]
 const LAYOUTS: [Layout; 4] = [
-    &[&[FD, LOCAL, PEER, STATE, VERDICT, KEEPALIVE, USER_TIMEOUT, LINGER, NODELAY, CONGESTION, UNSENT, UNACKED,
-        LAST_DATA, LAST_ACK, RETRANS, TIMER]],
+    &[&[FD, LOCAL, PEER, STATE, VERDICT, KEEPALIVE, USER_TIMEOUT, LINGER, TIME_WAIT, NODELAY, CONGESTION, UNSENT,
+        UNACKED, LAST_DATA, LAST_ACK, RETRANS, TIMER]],
     &[&[FD, LOCAL, STATE, KEEPALIVE, LINGER, UNSENT, LAST_DATA, RETRANS, CONGESTION],
-      &[None, PEER, VERDICT, USER_TIMEOUT, NODELAY, UNACKED, LAST_ACK, None, TIMER]],
+      &[None, PEER, VERDICT, USER_TIMEOUT, NODELAY, UNACKED, LAST_ACK, TIME_WAIT, TIMER]],
     &[&[FD, LOCAL, STATE, KEEPALIVE, LINGER, UNSENT, LAST_DATA],
       &[None, PEER, VERDICT, USER_TIMEOUT, NODELAY, UNACKED, LAST_ACK],
-      &[None, TIMER, CONGESTION, None, None, RETRANS]],
+      &[None, TIMER, CONGESTION, TIME_WAIT, None, RETRANS]],
     &[&[FD, BOTH],
       &[None, STATE, KEEPALIVE, LINGER, UNSENT, LAST_DATA],
       &[None, VERDICT, USER_TIMEOUT, NODELAY, UNACKED, LAST_ACK],
-      &[None, CONGESTION, TIMER, None, RETRANS]],
+      &[None, CONGESTION, TIMER, TIME_WAIT, RETRANS]],
 ];
 
 /// What is not there.
@@ -230,6 +232,7 @@ fn row(socket: &Socket) -> Vec<Cell> {
         format!("{} {}{unanswered}", timer.purpose.name(), ShownTime(timer.remaining_ms))
     });
     let kind = if current.kind == Kind::Mptcp { " mptcp" } else { "" };
+    let time_wait = Cell::from(or_none(current.time_wait.map(|is_left| if is_left { "yes" } else { "no" }.to_owned())));
     let both = Cell::from(format!("{local} -> {peer}"));
     [
         fd,
@@ -264,7 +267,7 @@ fn row(socket: &Socket) -> Vec<Cell> {
     .map(Cell::from)
     .enumerate()
     .map(|(column, cell)| if Some(column) == VERDICT { Cell { style: style(verdict), ..cell } } else { cell })
-    .chain([both])
+    .chain([both, time_wait])
     .collect()
 }
 
@@ -430,6 +433,7 @@ struct SocketReport {
     keepalive: Option<KeepaliveReport>,
     user_timeout_ms: Option<u32>,
     linger_s: Option<i32>,
+    time_wait: Option<bool>,
     nodelay: Option<bool>,
     congestion: Option<String>,
     unsent_bytes: Option<u32>,
@@ -500,6 +504,7 @@ impl SocketReport {
             }),
             user_timeout_ms: current.user_timeout_ms,
             linger_s: current.linger_s,
+            time_wait: current.time_wait,
             nodelay: current.nodelay,
             congestion: current.congestion.clone(),
             unsent_bytes: current.unsent,

@@ -19,9 +19,6 @@ pub const DEFAULT_FILE: &str = "/etc/sockopt/sockopt.toml";
 /// The same for system calls.
 pub const DEFAULT_FILE_C: &std::ffi::CStr = c"/etc/sockopt/sockopt.toml";
 
-/// What every way to write `linger = "reset-when-drained"` has, but for escapes.
-const DRAINED: &str = "drained";
-
 /// No rule set that people write comes near.
 const LARGEST_FILE: u64 = 16 << 20;
 
@@ -61,14 +58,6 @@ impl Loaded {
             || self.configuration.variables.iter().any(|variable| variable.name == "SOCKOPT_PROCESS")
     }
 
-    /// Whether a socket's end may be of interest; the text is not parsed, and may spell it with escapes.
-    #[must_use]
-    pub fn may_reset_when_drained(&self) -> bool {
-        let is_meant = |source: &Source| source.text.contains(DRAINED) || source.text.contains('\\');
-        self.configuration.document.as_ref().is_some_and(is_meant)
-            || self.configuration.variables.iter().any(|variable| variable.text.contains(DRAINED))
-    }
-
     /// Whether rules may name hosts, so that [`search_domains`] are worth their price.
     #[must_use]
     pub fn may_name_hosts(&self) -> bool {
@@ -79,16 +68,12 @@ impl Loaded {
 }
 
 /// Whether a variable (`NAME=VALUE`) may as well be read when the first socket is made: it names no file, asks for
-/// nothing before that, and whether its rules ask for the process, name hosts or reset connections when they are drained
-/// is known without reading it: they do not.
+/// nothing before that, and whether its rules ask for the process or name hosts is known without reading it: they do not.
 #[must_use]
 pub fn can_wait(variable: &[u8]) -> bool {
     let mut parts = variable.splitn(2, |byte| *byte == b'=');
-    let (name, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    match name.strip_prefix(PREFIX.as_bytes()) {
-        Some(b"CONFIG" | b"CONFIG_TOML" | b"PROCESS" | b"STRICT" | b"TO") => false,
-        _ => !value.windows(DRAINED.len()).any(|word| word == DRAINED.as_bytes()),
-    }
+    let name = parts.next().unwrap_or_default().strip_prefix(PREFIX.as_bytes());
+    !matches!(name, Some(b"CONFIG" | b"CONFIG_TOML" | b"PROCESS" | b"STRICT" | b"TO"))
 }
 
 /// Reads what the environment names, and the system's file where it names none. Relative paths are refused: a program's
@@ -318,17 +303,10 @@ mod tests {
         ] {
             assert!(can_wait(format!("{PREFIX}{name}={value}").as_bytes()), "{name}");
             let loaded = from_variables([(format!("{PREFIX}{name}").into(), value.into())].into_iter(), None);
-            assert!(!loaded.asks_for_process() && !loaded.may_name_hosts() && !loaded.may_reset_when_drained());
+            assert!(!loaded.asks_for_process() && !loaded.may_name_hosts());
             assert!(!loaded.strict && loaded.failures.is_empty() && loaded.configuration.document.is_none());
         }
-        for at_once in [
-            "CONFIG=/etc/x",
-            "CONFIG_TOML=",
-            "STRICT=1",
-            "PROCESS=java",
-            "TO=redis.example:6379",
-            "LINGER=reset-when-drained",
-        ] {
+        for at_once in ["CONFIG=/etc/x", "CONFIG_TOML=", "STRICT=1", "PROCESS=java", "TO=redis.example:6379"] {
             assert!(!can_wait(format!("{PREFIX}{at_once}").as_bytes()), "{at_once}");
         }
         assert!(can_wait(b"SOCKOPT_LOG"), "without a value");

@@ -111,9 +111,7 @@ impl Adviser<'_> {
             let effective = overlay(document, form, with.then_some(layer));
             self.judge_detection(&profile, &effective);
             self.judge_capabilities(&profile, &effective);
-            if let Some(form) = form {
-                self.judge_reset(form, &profile, &effective);
-            }
+            self.judge_close(form, &profile, &effective);
         }
     }
 
@@ -223,11 +221,25 @@ impl Adviser<'_> {
         }
     }
 
-    fn judge_reset(&mut self, form: &RuleForm, profile: &Profile, effective: &Effective<'_>) {
-        let accepts = matches!(form.direction(), Direction::Listeners | Direction::Accepted);
-        if accepts && Timers::of(profile.settings()).resets {
+    fn judge_close(&mut self, form: Option<&RuleForm>, profile: &Profile, effective: &Effective<'_>) {
+        let accepts = form.is_some_and(|form| matches!(form.direction(), Direction::Listeners | Direction::Accepted));
+        let resets = Timers::of(profile.settings()).resets;
+        let without_time_wait = profile
+            .settings()
+            .iter()
+            .any(|setting| setting.key == Key::TimeWait && matches!(setting.value, Value::Int(seconds) if seconds < 0));
+        if without_time_wait && resets {
+            let message = "time_wait = false has no effect beside linger = \"reset\", which leaves no TIME_WAIT either";
+            let help = "keep time_wait alone: it loses nothing";
+            self.say(effective, &[Key::TimeWait], message.to_owned(), help.to_owned());
+        } else if without_time_wait {
+            let message = "time_wait = false: no TIME_WAIT is left to answer a peer whose last FIN is lost, or to catch late duplicates";
+            let help = "timestamps and random sequence numbers make harm rare (RFC 1337, RFC 6191)";
+            self.say(effective, &[Key::TimeWait], message.to_owned(), help.to_owned());
+        }
+        if accepts && resets {
             let message = "linger = \"reset\" on accepted connections: close and exit throw away what the client has not acknowledged";
-            let help = "measured: 128504 of 161104 bytes of a reply arrived; \"reset-when-drained\" loses nothing";
+            let help = "measured: 128504 of 161104 bytes of a reply arrived; time_wait = false leaves no TIME_WAIT either, and loses nothing";
             self.say(effective, &[Key::Linger], message.to_owned(), help.to_owned());
         }
     }

@@ -107,6 +107,9 @@ keys! {
     /// TCP_LINGER2.
     #[doc(alias = "TCP_LINGER2")]
     FinTimeout = "fin_timeout",
+    /// TCP_LINGER2 = -1.
+    #[doc(alias = "TIME_WAIT")]
+    TimeWait = "time_wait",
     /// SO_MAX_PACING_RATE.
     MaxPacingRate = "max_pacing_rate",
     /// TCP_FASTOPEN_CONNECT and TCP_FASTOPEN.
@@ -160,7 +163,7 @@ pub enum Accepts {
     UserTimeout,
     /// A duration that [`detect::within`](crate::detect::within) can promise.
     DeadPeerTimeout,
-    /// `"reset"`, `"reset-when-drained"`, a duration in whole seconds, or `"off"`.
+    /// `"reset"`, a duration in whole seconds, or `"off"`.
     Linger,
     /// A boolean (outbound) or a queue length (listeners).
     Fastopen,
@@ -172,6 +175,8 @@ pub enum Accepts {
     ConnectTimeout,
     /// true or false.
     Boolean,
+    /// false for none, true for the system's own.
+    TimeWait,
     /// A whole number.
     Integer {
         /// Smallest.
@@ -223,11 +228,11 @@ impl Accepts {
             Self::DeadPeerTimeout => {
                 format!("{} to {}", Shown(LEAST_DEAD_PEER_TIMEOUT), Shown(LONGEST_DEAD_PEER_TIMEOUT))
             }
-            Self::Linger => format!("reset, reset-when-drained, {}, off", seconds(1, INT_MAX)),
+            Self::Linger => format!("reset, {}, off", seconds(1, INT_MAX)),
             Self::Fastopen => "true, false, 1 to 65535".into(),
             Self::Raw => "a list of { level, name, value }".into(),
             Self::ConnectTimeout => format!("{} to {}", Shown(1_000_000), Shown(127_000_000)),
-            Self::Boolean | Self::Switch => "true, false".into(),
+            Self::Boolean | Self::Switch | Self::TimeWait => "true, false".into(),
             Self::Integer { min, max } => format!("{min} to {max}"),
             Self::Seconds { min, max } => format!("{}, whole seconds", seconds(min, max)),
             Self::Retransmissions => "1s, 3s, 7s, 15s, 31s, 63s, 127s, then every 120 s".into(),
@@ -279,6 +284,12 @@ const TCP: &[Moment] = &[Connect, Listen, Accept];
 const IP: &[Moment] = &[Connect, Listen, Accept, Datagram];
 const INT_MAX: u64 = 2_147_483_647;
 
+/// Keys that say the same in two ways: the first excludes the others, in one table or among the variables.
+pub(crate) const EXCLUSIVE: &[(Key, &[Key], &str)] = &[
+    (Key::DeadPeerTimeout, &[Key::Keepalive, Key::UserTimeout], "which sets it"),
+    (Key::TimeWait, &[Key::FinTimeout], "which is the same kernel option (TCP_LINGER2)"),
+];
+
 /// The table, in the order of [`Key::ALL`], which is the order in which options are set.
 #[rustfmt::skip] // a table reads by its columns
 pub static CATALOG: &[Entry] = &[
@@ -289,7 +300,7 @@ pub static CATALOG: &[Entry] = &[
     row(Key::DeadPeerTimeout, &[], Accepts::DeadPeerTimeout, TCP, "2.6.37", "tcp(7)",
         "notice a vanished peer within this time, in every TCP state: keepalive and user_timeout in one"),
     row(Key::Linger, &[socket("SO_LINGER")], Accepts::Linger, TCP, "2.2", "socket(7)",
-        "what close does: \"reset\" sends RST, discards unsent data, leaves no TIME_WAIT; \"reset-when-drained\" does so only where nothing is lost; a duration waits for unsent data"),
+        "what close does: \"reset\" sends RST, discards unsent data, leaves no TIME_WAIT; a duration waits for unsent data"),
     row(Key::Nodelay, &[tcp("TCP_NODELAY")], Accepts::Boolean, TCP, "2.2", "tcp(7)",
         "send small segments at once (no Nagle algorithm)"),
     row(Key::Quickack, &[tcp("TCP_QUICKACK")], Accepts::Boolean, &[Connect, Listen, Accept, AcceptAlways], "2.4.4", "tcp(7)",
@@ -316,6 +327,8 @@ pub static CATALOG: &[Entry] = &[
         "unsent bytes above which the socket is not writable"),
     row(Key::FinTimeout, &[tcp("TCP_LINGER2")], Accepts::Seconds { min: 1, max: 120 }, TCP, "2.4", "tcp(7)",
         "how long an orphaned connection waits in FIN_WAIT2"),
+    row(Key::TimeWait, &[tcp("TCP_LINGER2")], Accepts::TimeWait, TCP, "2.4", "tcp(7), net/ipv4/tcp.c",
+        "false: close sends all data and FIN as always, and leaves no TIME_WAIT when the peer has acknowledged them"),
     row(Key::MaxPacingRate, &[socket("SO_MAX_PACING_RATE")], Accepts::Rate, TCP, "3.13", "socket(7)",
         "bytes per second at most, for example \"10MiB\""),
     row(Key::Fastopen, &[TCP_FASTOPEN_CONNECT, TCP_FASTOPEN], Accepts::Fastopen, &[Connect, Listen], "4.11", "tcp(7), RFC 7413",

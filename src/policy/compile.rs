@@ -3,8 +3,8 @@
 use wildmatch::WildMatch;
 
 use crate::catalog::{
-    KernelOption, Key, SO_KEEPALIVE, TCP_FASTOPEN, TCP_FASTOPEN_CONNECT, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL,
-    TCP_USER_TIMEOUT,
+    EXCLUSIVE, KernelOption, Key, SO_KEEPALIVE, TCP_FASTOPEN, TCP_FASTOPEN_CONNECT, TCP_KEEPCNT, TCP_KEEPIDLE,
+    TCP_KEEPINTVL, TCP_USER_TIMEOUT,
 };
 use crate::constants;
 use crate::document::{Direction, Document, Given, Layer, RuleForm};
@@ -140,6 +140,9 @@ pub(crate) fn overlay<'a>(
         for given in layer.into_iter().flat_map(|layer| &layer.0) {
             // A reset on everything that a server accepts is to be asked for by the rule itself.
             if !(accepts && given.key == Key::Linger && origin != Origin::Rule) {
+                if given.choice != Choice::System {
+                    effective.retain(|(key, _)| !are_exclusive(*key, given.key));
+                }
                 match effective.binary_search_by_key(&given.key, |(key, _)| *key) {
                     Ok(at) => effective[at].1 = (origin, given),
                     Err(at) => effective.insert(at, (given.key, (origin, given))),
@@ -148,6 +151,12 @@ pub(crate) fn overlay<'a>(
         }
     }
     Effective(effective)
+}
+
+/// Whether two keys say the same in two ways, and are not layered as dead_peer_timeout is.
+fn are_exclusive(one: Key, other: Key) -> bool {
+    let excludes = |key, other| EXCLUSIVE.iter().any(|(first, others, _)| *first == key && others.contains(&other));
+    excludes(one, other) || excludes(other, one)
 }
 
 pub(crate) struct Compiler<'a> {
@@ -220,7 +229,8 @@ impl Compiler<'_> {
         let mut enforce = true;
         let mut settings = Settings { list: Vec::new(), allowed: allowed(direction), next_id: &mut self.next_id };
         let connect_timeout = match effective.get(&Key::ConnectTimeout).map(|(_, given)| &given.choice) {
-            Some(Choice::Value(value)) => Some(value.clone()),
+            // A millisecond less says that it is ours (Rules::is_time_for_connecting).
+            Some(Choice::Value(Value::Int(milliseconds))) => Some(Value::Int(milliseconds - 1)),
             _ => None,
         };
         for &(key, (origin, given)) in effective.iter() {
@@ -234,8 +244,10 @@ impl Compiler<'_> {
             }
             match &given.choice {
                 Choice::System | Choice::Detect(_) | Choice::Refused => {}
-                Choice::Value(value) if key == Key::ConnectTimeout => {
-                    settings.add(key, TCP_USER_TIMEOUT, value.clone(), Moments::of(&[Moment::Connect]), Family::Any);
+                Choice::Value(_) if key == Key::ConnectTimeout => {
+                    if let Some(time) = connect_timeout.clone() {
+                        settings.add(key, TCP_USER_TIMEOUT, time, Moments::of(&[Moment::Connect]), Family::Any);
+                    }
                 }
                 Choice::AutoUserTimeout if keepalive_refused => {}
                 Choice::Switch(on) => enforce = *on,
@@ -254,11 +266,6 @@ impl Compiler<'_> {
                         self.problems.error(given.source, given.span.clone(), message, help);
                     }
                 },
-                Choice::ResetWhenDrained => {
-                    let close = if accepts { Moment::CloseAccepted } else { Moment::Close };
-                    let reset = Value::Linger { on: true, seconds: 0 };
-                    settings.add(key, key.entry().kernel[0], reset, Moments::of(&[close]), Family::Any);
-                }
                 Choice::FastopenConnect(on) => {
                     settings.add(
                         key,
@@ -325,7 +332,7 @@ impl Compiler<'_> {
         };
         for given in &form.layer.0 {
             let moments = match given.choice {
-                Choice::Switch(_) | Choice::System | Choice::Refused | Choice::ResetWhenDrained => continue,
+                Choice::Switch(_) | Choice::System | Choice::Refused => continue,
                 Choice::FastopenConnect(_) => Moments::of(&[Moment::Connect]),
                 Choice::FastopenQueue(_) => Moments::of(&[Moment::Listen]),
                 _ => given.key.entry().moments,
@@ -340,12 +347,12 @@ impl Compiler<'_> {
 
 /// The moments at which a rule of this direction knows that it is meant.
 fn allowed(direction: Direction) -> Moments {
-    use Moment::{Accept, AcceptAlways, Bind, Close, CloseAccepted, Connect, Connected, Datagram, Listen};
+    use Moment::{Accept, AcceptAlways, Bind, Connect, Connected, Datagram, Listen};
     match direction {
-        Direction::Outbound => Moments::of(&[Connect, Connected, Datagram, Close]),
-        Direction::Listeners => Moments::of(&[Bind, Listen, Accept, AcceptAlways, CloseAccepted]),
-        Direction::Accepted => Moments::of(&[Accept, AcceptAlways, CloseAccepted]),
-        Direction::Both => Moments::of(&[Connect, Connected, Datagram, Bind, Listen, Accept, AcceptAlways, Close]),
+        Direction::Outbound => Moments::of(&[Connect, Connected, Datagram]),
+        Direction::Listeners => Moments::of(&[Bind, Listen, Accept, AcceptAlways]),
+        Direction::Accepted => Moments::of(&[Accept, AcceptAlways]),
+        Direction::Both => Moments::of(&[Connect, Connected, Datagram, Bind, Listen, Accept, AcceptAlways]),
     }
 }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::catalog::{Accepts, CATALOG, Key};
+use crate::catalog::{Accepts, CATALOG, EXCLUSIVE, Key};
 use crate::constants;
 use crate::error::Problems;
 use crate::matcher::Pattern;
@@ -349,14 +349,17 @@ fn option(reader: &mut Reader<'_>, layer: &mut Layer, span: Range<usize>, name: 
     layer.add(key, reader.source, reader.place(&value.span()), choice.unwrap_or(Choice::Refused));
 }
 
-/// `dead_peer_timeout` stands for the other two.
+/// Keys that say the same in two ways.
 fn exclude_duplicates(reader: &mut Reader<'_>, table: &DeTable<'_>) {
-    if key_span(table, "dead_peer_timeout").is_none() {
-        return;
-    }
-    for other in ["keepalive", "user_timeout"] {
-        if let Some(span) = key_span(table, other) {
-            reader.error(span, format!("{other} beside dead_peer_timeout, which sets it"), "keep one of the two");
+    for (first, others, why) in EXCLUSIVE {
+        if key_span(table, first.name()).is_none() {
+            continue;
+        }
+        for other in *others {
+            if let Some(span) = key_span(table, other.name()) {
+                let message = format!("{} beside {}, {why}", other.name(), first.name());
+                reader.error(span, message, "keep one of the two");
+            }
         }
     }
 }

@@ -56,12 +56,8 @@ pub enum Moment {
     Accept = 1 << 4,
     /// On an accepted socket, since it does not inherit this from its listener (or the listener must not have it).
     AcceptAlways = 1 << 5,
-    /// Just before a socket that connected is closed, if that loses nothing (`linger = "reset-when-drained"`).
-    Close = 1 << 6,
-    /// The same for an accepted socket.
-    CloseAccepted = 1 << 7,
     /// When the connection stands: what connecting needed otherwise (`connect_timeout`).
-    Connected = 1 << 8,
+    Connected = 1 << 6,
 }
 
 /// A set of [`Moment`]s.
@@ -165,12 +161,6 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// Whether it is made when the socket is closed, and not before.
-    #[must_use]
-    pub fn is_at_close(&self) -> bool {
-        self.moments.intersects(Moments::of(&[Moment::Close, Moment::CloseAccepted]))
-    }
-
     /// The bytes of the value that the kernel reads; from fewer it makes EINVAL.
     #[must_use]
     pub fn bytes_read(&self) -> usize {
@@ -191,9 +181,8 @@ impl fmt::Display for Setting {
     /// `TCP_USER_TIMEOUT=14000`; numbers in place of a name that the kernel headers do not give.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match constants::option_name(self.level, self.name) {
-            Some(name) => write!(f, "{name}={}", self.value)?,
-            None => write!(f, "level {} option {}={}", self.level, self.name, self.value)?,
+            Some(name) => write!(f, "{name}={}", self.value),
+            None => write!(f, "level {} option {}={}", self.level, self.name, self.value),
         }
-        if self.is_at_close() { f.write_str("-when-drained") } else { Ok(()) }
     }
 }

@@ -8,7 +8,7 @@ use crate::document::Direction;
 use crate::hosts::{HostSet, Hosts, Name};
 use crate::index::{Index, PairIndex};
 use crate::matcher::Pattern;
-use crate::options::{Family, Moment, Moments, Setting};
+use crate::options::{Family, Moment, Moments, Setting, Value};
 
 /// What is set on the sockets of one rule, or of none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -216,6 +216,8 @@ pub struct Rules {
     moments: Moments,
     /// (level, name) of every setting that some profile enforces, sorted.
     enforced: Box<[(i32, i32)]>,
+    /// The user timeouts, milliseconds, that are times for connecting, sorted.
+    times_for_connecting: Box<[i32]>,
     setting_count: u32,
     has_shortcuts: bool,
 }
@@ -252,9 +254,17 @@ impl Rules {
         let hosts = Hosts::new(to.chain(scope.into_iter().flatten().map(|pattern| (None, pattern))));
         let mut moments = Moments::NONE;
         let mut enforced: Vec<(i32, i32)> = Vec::new();
+        let mut times: Vec<i32> = Vec::new();
         let profiles = live().map(|(_, rule)| &rule.profiles).chain([&base]);
         for profile in profiles.flat_map(|profiles| [Some(&profiles.plain), profiles.shortcuts.as_deref()]).flatten() {
             moments = moments | profile.moments;
+            let is_time =
+                |setting: &&Setting| setting.key == Key::ConnectTimeout && setting.moments.contains(Moment::Connect);
+            if let Some(Value::Int(time)) = profile.settings.iter().find(is_time).map(|setting| &setting.value)
+                && let Err(at) = times.binary_search(time)
+            {
+                times.insert(at, *time);
+            }
             if profile.enforce {
                 // connect_timeout is no user timeout of the rule's.
                 let settings = profile.settings.iter().filter(|setting| setting.key != Key::ConnectTimeout);
@@ -280,6 +290,7 @@ impl Rules {
             scope,
             moments,
             enforced,
+            times_for_connecting: times.into_boxed_slice(),
             setting_count,
             has_shortcuts,
         }
@@ -377,6 +388,13 @@ impl Rules {
     #[must_use]
     pub fn enforces(&self, level: i32, name: i32) -> bool {
         self.enforced.binary_search(&(level, name)).is_ok()
+    }
+
+    /// Whether a user timeout of so many milliseconds is some rule's `connect_timeout`: it is a millisecond less than what was
+    /// asked for, which no program sets by itself, so that the socket's own user timeout says whose it is.
+    #[must_use]
+    pub fn is_time_for_connecting(&self, milliseconds: i32) -> bool {
+        self.times_for_connecting.binary_search(&milliseconds).is_ok()
     }
 
     /// The rules that can match in this process, in order.

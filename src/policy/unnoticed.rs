@@ -164,8 +164,7 @@ impl Timers {
     /// Those of a socket on which these settings are made, and nothing else.
     pub fn of<'a>(settings: impl IntoIterator<Item = &'a Setting>) -> Self {
         let mut timers = Self::default();
-        // What close decides does nothing while anything is unacknowledged.
-        for setting in settings.into_iter().filter(|setting| !setting.is_at_close()) {
+        for setting in settings {
             let option = KernelOption { level: setting.level, name: setting.name };
             let is_for_connecting = setting.key == Key::ConnectTimeout && setting.moments.contains(Moment::Connect);
             match (&setting.value, option) {

@@ -26,8 +26,6 @@ pub(crate) enum Choice {
     AutoUserTimeout,
     /// The value of the key's only option, or of the same option for IPv4 and IPv6.
     Value(Value),
-    /// An abortive close where that loses nothing.
-    ResetWhenDrained,
     /// Outbound TCP Fast Open on or off.
     FastopenConnect(bool),
     /// A listener's queue of TCP Fast Open connections.
@@ -176,7 +174,14 @@ impl<'p> Reader<'p> {
             Accepts::Linger => match form.text() {
                 Some("off") => Some(Choice::Value(Value::Linger { on: false, seconds: 0 })),
                 Some("reset") => Some(Choice::Value(Value::Linger { on: true, seconds: 0 })),
-                Some("reset-when-drained") => Some(Choice::ResetWhenDrained),
+                Some(gone @ "reset-when-drained") => {
+                    self.error(
+                        span,
+                        format!("linger = \"{gone}\" is replaced by time_wait = false"),
+                        "write time_wait = false: it leaves no TIME_WAIT and loses nothing, also at exit and over fork",
+                    );
+                    None
+                }
                 Some(text) if text == "0" || units::microseconds(text) == Ok(0) => {
                     self.error(
                         span,
@@ -186,15 +191,8 @@ impl<'p> Reader<'p> {
                     None
                 }
                 _ => {
-                    let seconds = self.duration(
-                        key,
-                        span,
-                        form,
-                        1_000_000,
-                        1,
-                        i32::MAX as u64,
-                        "\"reset\", \"reset-when-drained\", \"off\" or ",
-                    )?;
+                    let or = "\"reset\", \"off\" or ";
+                    let seconds = self.duration(key, span, form, 1_000_000, 1, i32::MAX as u64, or)?;
                     Some(Choice::Value(Value::Linger { on: true, seconds: seconds as i32 }))
                 }
             },
@@ -209,6 +207,8 @@ impl<'p> Reader<'p> {
             },
             Accepts::Raw => self.raw(span, form),
             Accepts::Switch => self.boolean(key, span, form).map(Choice::Switch),
+            // A negative time in FIN_WAIT2 is none, zero the system's (net/ipv4/tcp.c, do_tcp_setsockopt).
+            Accepts::TimeWait => self.boolean(key, span, form).map(|on| int(if on { 0 } else { -1 })),
             Accepts::Boolean => self.boolean(key, span, form).map(|on| int(i64::from(on))),
             Accepts::Integer { min, max } => self.integer(key, span, form, min, max, "").map(int),
             Accepts::Seconds { min, max } => {

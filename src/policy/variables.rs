@@ -1,6 +1,6 @@
 //! The `SOCKOPT_…` environment variables: what configures the library itself, and the shortcuts for options.
 
-use crate::catalog::Key;
+use crate::catalog::{EXCLUSIVE, Key};
 use crate::document::{Layer, has_variable, refuse_glob};
 use crate::error::{Problems, Source, nearest};
 use crate::matcher::Pattern;
@@ -72,7 +72,6 @@ pub(crate) struct Shortcuts {
 /// Reads the shortcuts among `variables`, which are sources from the number `first` on.
 pub(crate) fn read(variables: &[Source], first: usize, problems: &mut Problems) -> Shortcuts {
     let mut shortcuts = Shortcuts::default();
-    let mut dead_peer = None;
     let known: Vec<String> = known_names().collect();
     for (index, variable) in (first..).zip(variables) {
         let value = variable.text.as_str();
@@ -108,9 +107,6 @@ pub(crate) fn read(variables: &[Source], first: usize, problems: &mut Problems) 
             _ if CONTROL.contains(&name) => {}
             _ => match option_of(name) {
                 Some(key) => {
-                    if key == Key::DeadPeerTimeout {
-                        dead_peer = Some(index);
-                    }
                     let choice = reader.choice(key.entry(), whole.clone(), Form::Variable(value));
                     shortcuts.layer.add(key, index, whole, choice.unwrap_or(Choice::Refused));
                 }
@@ -134,14 +130,17 @@ pub(crate) fn read(variables: &[Source], first: usize, problems: &mut Problems) 
         }
     }
     // The same exclusion as within one table of the file.
-    if dead_peer.is_some() {
-        for (index, variable) in (first..).zip(variables) {
-            if matches!(variable.name.as_str(), "SOCKOPT_KEEPALIVE" | "SOCKOPT_USER_TIMEOUT")
-                && !variable.text.trim().is_empty()
-            {
-                let message = format!("{} beside SOCKOPT_DEAD_PEER_TIMEOUT, which sets it", variable.name);
-                problems.error(index, 0..variable.text.len(), message, "keep one of the two".to_owned());
-            }
+    let given = |key: Key| {
+        (first..).zip(variables).find(move |(_, variable)| {
+            let name = variable.name.strip_prefix(PREFIX);
+            name.and_then(option_of) == Some(key) && !variable.text.trim().is_empty()
+        })
+    };
+    for (key, others, why) in EXCLUSIVE {
+        let Some((_, one)) = given(*key) else { continue };
+        for (index, other) in others.iter().filter_map(|other| given(*other)) {
+            let message = format!("{} beside {}, {why}", other.name, one.name);
+            problems.error(index, 0..other.text.len(), message, "keep one of the two".to_owned());
         }
     }
     shortcuts

@@ -8,25 +8,13 @@
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
 use libc::{
-    MSG_FASTOPEN, SO_ERROR, SO_LINGER, SOL_SOCKET, addrinfo, hostent, linger, mmsghdr, msghdr, pid_t, size_t, sockaddr,
-    socklen_t, ssize_t, termios, winsize,
+    MSG_FASTOPEN, SO_ERROR, SOL_SOCKET, addrinfo, hostent, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t,
 };
 
-use crate::{closing, intercept, listeners, names, real, setup};
+use crate::{connect, intercept, listeners, names, real, setup};
 
 /// Holds a hook's type against libc's.
 macro_rules! is_type_of_libc {
-    // Variadic, and mostly called so: where this library runs a third argument is passed alike, if there is one or not
-    // (System V ABI, AArch64 procedure call standard). fcntl64 is glibc's, for programs with 64-bit offsets.
-    (fcntl($($type:ty),*) -> $return:ty) => {
-        const _: unsafe extern "C" fn(c_int, c_int, ...) -> c_int = libc::fcntl;
-    };
-    (fcntl64($($type:ty),*) -> $return:ty) => {};
-    // The same; the child begins in a function of its own, and comes back to nobody.
-    (clone($($type:ty),*) -> $return:ty) => {
-        const _: unsafe extern "C" fn(extern "C" fn(*mut c_void) -> c_int, *mut c_void, c_int, *mut c_void, ...) -> c_int =
-            libc::clone;
-    };
     ($name:ident($($type:ty),*) -> $return:ty) => {
         const _: unsafe extern "C" fn($($type),*) -> $return = real::declared::$name;
     };
@@ -56,27 +44,10 @@ macro_rules! interpose {
     )*};
 }
 
-/// SO_LINGER of a socket that is closed by a reset, socket(7).
-const RESET: linger = linger { l_onoff: 1, l_linger: 0 };
-
-/// Whether clone(2) gives the child a table of descriptors of its own.
-const fn copies_descriptors(flags: c_int) -> bool {
-    flags & libc::CLONE_FILES == 0
-}
-
-/// Whether fcntl(2) copies the descriptor.
-const fn is_copy(command: c_int) -> bool {
-    matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC)
-}
-
 interpose! {
-    // Whose end may be a reset: it is known from here on who has it.
-    fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
-        after made closing::is_made(made);
-    }
     fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int {
-        before connecting = intercept::connect(fd, address, length);
-        always result intercept::has_connected(fd, connecting, i64::from(result));
+        before connecting = connect::before_connect(fd, address, length);
+        always result connect::after_connect(fd, connecting, i64::from(result));
     }
     fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int {
         before () = intercept::bind(fd, address, length);
@@ -99,77 +70,39 @@ interpose! {
     fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> c_int {
         answer intercept::is_enforced(fd, level, name, value, length).then_some(0);
     }
-    // By SO_ERROR a program learns that a connect which it did not wait for has come to an end, connect(2). Who asks for
-    // SO_LINGER is about to close, and sees what the rule says of that.
+    // By SO_ERROR a program learns that a connect which it did not wait for has come to an end, connect(2): then the time
+    // for connecting (`connect_timeout`) is taken back.
     fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, length: *mut socklen_t) -> c_int {
-        after _done if level == SOL_SOCKET && name == SO_ERROR {
-            intercept::may_have_connected(fd);
-        } else if level == SOL_SOCKET && name == SO_LINGER && closing::says_reset(fd) {
-            // SAFETY: the kernel has taken both pointers.
-            unsafe { socket::ffi::overwrite(value, length, &RESET) };
-        };
+        after _done if level == SOL_SOCKET && name == SO_ERROR { connect::after_so_error(fd) };
     }
     // These connect where MSG_FASTOPEN is set, tcp(7).
     fn sendto(fd: c_int, data: *const c_void, size: size_t, flags: c_int, address: *const sockaddr, length: socklen_t) -> ssize_t {
-        before connecting = if flags & MSG_FASTOPEN != 0 { intercept::send(fd, "sendto", || socket::ffi::copy_address(address, length)) } else { None };
-        always result intercept::has_connected(fd, connecting, result as i64);
+        before connecting = if flags & MSG_FASTOPEN != 0 { connect::before_send(fd, "sendto", || socket::ffi::copy_address(address, length)) } else { None };
+        always result connect::after_connect(fd, connecting, result as i64);
     }
     fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
-        before connecting = if flags & MSG_FASTOPEN != 0 { intercept::send(fd, "sendmsg", || socket::ffi::message_address(message)) } else { None };
-        // SAFETY: the kernel has taken the message.
-        after _sent if closing::is_in_use() && unsafe { socket::ffi::passed_descriptors(message) } { closing::all_are_shared() };
-        always result intercept::has_connected(fd, connecting, result as i64);
+        before connecting = if flags & MSG_FASTOPEN != 0 { connect::before_send(fd, "sendmsg", || socket::ffi::message_address(message)) } else { None };
+        always result connect::after_connect(fd, connecting, result as i64);
     }
     fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: real::BatchFlags) -> c_int {
         // The first message connects; an mmsghdr begins with its msghdr.
-        before connecting = if flags & MSG_FASTOPEN as real::BatchFlags != 0 && count > 0 { intercept::send(fd, "sendmmsg", || socket::ffi::message_address(messages.cast())) } else { None };
+        before connecting = if flags & MSG_FASTOPEN as real::BatchFlags != 0 && count > 0 { connect::before_send(fd, "sendmmsg", || socket::ffi::message_address(messages.cast())) } else { None };
         // SAFETY: the kernel has taken so many of them.
-        after sent if closing::is_in_use() && (0..sent as usize).any(|one| unsafe { socket::ffi::passed_descriptors(messages.add(one).cast()) }) { closing::all_are_shared() };
-        always result intercept::has_connected(fd, connecting, i64::from(result));
+        always result connect::after_connect(fd, connecting, i64::from(result));
     }
-    // A descriptor that ends takes with it what is known of the socket behind it, and may reset its connection.
+    // A descriptor that ends takes with it what is known of the listener behind it: the next listener with this number may
+    // come by a way on which it gets no options (dup, SCM_RIGHTS).
     fn close(fd: c_int) -> c_int {
-        before () = closing::closes(fd);
+        before () = listeners::forget(fd);
     }
     fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
-        before () = closing::range_ends(first, last, flags);
+        before () = if flags as c_uint & libc::CLOSE_RANGE_CLOEXEC == 0 { listeners::forget_range(first, last) };
     }
     fn dup2(from: c_int, to: c_int) -> c_int {
-        before () = if from != to { closing::is_replaced(from, to) };
-        after _done listeners::copied(from, to);
+        before () = if from != to { listeners::forget(to) };
     }
     fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int {
-        before () = if from != to && flags & !libc::O_CLOEXEC == 0 { closing::is_replaced(from, to) };
-        after _done listeners::copied(from, to);
-    }
-    // Whoever else has a socket may still want it: it is not reset.
-    fn dup(fd: c_int) -> c_int {
-        before () = closing::is_copied(fd);
-        after copy listeners::copied(fd, copy);
-    }
-    fn fcntl(fd: c_int, command: c_int, argument: *mut c_void) -> c_int {
-        before () = if is_copy(command) { closing::is_copied(fd) };
-        after copy if is_copy(command) { listeners::copied(fd, copy) };
-    }
-    fn fcntl64(fd: c_int, command: c_int, argument: *mut c_void) -> c_int {
-        before () = if is_copy(command) { closing::is_copied(fd) };
-        after copy if is_copy(command) { listeners::copied(fd, copy) };
-    }
-    fn fork() -> pid_t {
-        before () = closing::all_are_shared();
-        after child closing::has_forked(child);
-    }
-    fn _Fork() -> pid_t {
-        before () = closing::all_are_shared();
-        after child closing::has_forked(child);
-    }
-    fn forkpty(master: *mut c_int, name: *mut c_char, terminal: *const termios, size: *const winsize) -> pid_t {
-        before () = closing::all_are_shared();
-        after child closing::has_forked(child);
-    }
-    fn clone(work: *mut c_void, stack: *mut c_void, flags: c_int, argument: *mut c_void, parent: *mut c_void, tls: *mut c_void, child: *mut c_void) -> c_int {
-        before () = if copies_descriptors(flags) { closing::all_are_shared() };
-        after _child if copies_descriptors(flags) { closing::all_are_shared() };
+        before () = listeners::forget(to);
     }
     // What the program is told of host names that rules are for.
     fn getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo, answer: *mut *mut addrinfo) -> c_int {

@@ -10,186 +10,26 @@ use libc::{sockaddr, socklen_t};
 use policy::options::Family;
 use policy::rules::Accepting;
 use policy::variables::Level;
-use policy::{Bypass, Connection, Decision, Endpoint, Key, Moment, Moments, Setting, Value, constants};
+use policy::{Connection, Decision, Endpoint, Key, Moment, Moments, Setting, constants};
 use socket::apply::{Outcome, apply};
 use socket::describe::{is_accepted_tcp, kind};
 use socket::{Address, Kind, ffi};
 
-use crate::listeners::{self, Known, Note};
+use crate::listeners::{self, Known};
 use crate::setup::{Active, active};
-use crate::{closing, fault, guard, log};
+use crate::{connect, fault, guard, log};
 
-const CONNECT: Moments = Moments::of(&[Moment::Connect, Moment::Datagram, Moment::Close]);
-const INBOUND: Moments = Moments::of(&[Moment::Listen, Moment::Accept, Moment::AcceptAlways, Moment::CloseAccepted]);
+const INBOUND: Moments = Moments::of(&[Moment::Listen, Moment::Accept, Moment::AcceptAlways]);
 const ACCEPT: Moments = Moments::of(&[Moment::Accept, Moment::AcceptAlways]);
 
 /// Whether anything is set at these moments, or at least logged.
-fn concerns(active: &Active, moments: Moments) -> bool {
+pub(crate) fn concerns(active: &Active, moments: Moments) -> bool {
     active.rules.moments().intersects(moments) || log::enabled(Level::Debug)
-}
-
-/// A socket has another user timeout while it connects than it will have.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Connecting {
-    peer: Endpoint,
-    /// What the program had set itself, milliseconds; 0 where the rule has a user timeout.
-    before: c_int,
-}
-
-/// Before connect.
-pub(crate) fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> Option<Connecting> {
-    let active = active().filter(|active| concerns(active, CONNECT))?;
-    // UNIX sockets, mostly: not worth a guard.
-    if ffi::is_surely_foreign(address, length) && !log::enabled(Level::Debug) {
-        return None;
-    }
-    connect_to(active, fd, "connect", || ffi::copy_address(address, length))
-}
-
-/// Before a send that connects.
-pub(crate) fn send(fd: c_int, call: &str, address: impl FnOnce() -> Option<Address> + Copy) -> Option<Connecting> {
-    let active = active().filter(|active| concerns(active, CONNECT))?;
-    connect_to(active, fd, call, address)
-}
-
-#[inline]
-fn connect_to(
-    active: &Active,
-    fd: c_int,
-    call: &str,
-    address: impl FnOnce() -> Option<Address> + Copy,
-) -> Option<Connecting> {
-    guard::contained(|| {
-        fault::point("connect");
-        let peer = match address().ok_or(Bypass::BadAddress).and_then(|address| address.endpoint()) {
-            Ok(peer) => peer,
-            Err(reason) => {
-                log::debug(format_args!("{call} fd {fd}: left alone: {reason}"));
-                return None;
-            }
-        };
-        let decision = active.decide(&Connection::Outbound { peer });
-        let is_noted = closing::connecting(active, fd, &decision);
-        let connecting = connecting(fd, peer, &decision);
-        match before_connect(fd, peer, &decision) {
-            Ok((moments, first)) => {
-                make(active, fd, &decision, first, decision.settings(moments, family_to(peer)), call, peer);
-                return connecting.filter(|_| moments.contains(Moment::Connect));
-            }
-            // Connect once more: by that as well a program learns that it is done.
-            Err(_) if listeners::connecting(fd).is_some() => return connecting,
-            Err(_) if is_noted => log::debug(format_args!("{call} fd {fd} {peer}: {decision}: SO_LINGER at close")),
-            Err(reason) => log::debug(format_args!("{call} fd {fd} {peer}: left alone: {reason}")),
-        }
-        None
-    })
-}
-
-const CONNECTED: Moments = Moments::of(&[Moment::Connected]);
-
-/// Whether the socket is to have another user timeout while it connects; to be asked before anything is set.
-fn connecting(fd: c_int, peer: Endpoint, decision: &Decision<'_>) -> Option<Connecting> {
-    let afterwards = decision.settings(CONNECTED, Family::Any).next()?;
-    if afterwards.key != Key::ConnectTimeout {
-        return Some(Connecting { peer, before: 0 });
-    }
-    let current = ffi::get_int(fd, afterwards.level, afterwards.name).unwrap_or(0);
-    // Where it connects already, the value may be ours.
-    let before = listeners::connecting(fd).filter(|_| connect_timeout(decision) == Some(&Value::Int(current)));
-    Some(Connecting { peer, before: before.unwrap_or(current) })
-}
-
-/// What the user timeout is while connecting.
-fn connect_timeout<'a>(decision: &Decision<'a>) -> Option<&'a Value> {
-    let of_key = |setting: &&Setting| setting.key == Key::ConnectTimeout && setting.moments.contains(Moment::Connect);
-    decision.profile().settings().iter().find(of_key).map(|setting| &setting.value)
-}
-
-/// After connect, whatever came of it: the socket gets the user timeout that it is to have from here on, unless it is
-/// still connecting.
-#[inline]
-pub(crate) fn has_connected(fd: c_int, connecting: Option<Connecting>, result: i64) {
-    let (Some(connecting), Some(active)) = (connecting, active()) else { return };
-    guard::contained(|| {
-        let still = result < 0 && matches!(ffi::errno().0, libc::EINPROGRESS | libc::EINTR | libc::EALREADY);
-        if still {
-            listeners::note_connecting(fd, connecting.before);
-        } else {
-            listeners::strike_note(fd, Note::Connecting);
-            settle_user_timeout(active, fd, connecting.peer, connecting.before);
-        }
-    });
-}
-
-/// After a program has asked for a socket's error.
-#[inline]
-pub(crate) fn may_have_connected(fd: c_int) {
-    if let Some(before) = listeners::connecting(fd)
-        && let Some(active) = active()
-    {
-        guard::contained(|| {
-            let peer = match ffi::connected_peer(fd) {
-                Err(_) if ffi::is_closed(fd) => ffi::peer_address(fd),
-                peer => peer,
-            };
-            let Some(peer) = peer.ok().and_then(|address| address.endpoint().ok()) else { return };
-            listeners::strike_note(fd, Note::Connecting);
-            settle_user_timeout(active, fd, peer, before);
-        });
-    }
-}
-
-/// Sets the user timeout that a connection is to have. What the program has set meanwhile stays, where the rule has
-/// no user timeout.
-#[cold]
-fn settle_user_timeout(active: &Active, fd: c_int, peer: Endpoint, before: c_int) {
-    fault::point("connected");
-    let decision = active.decide(&Connection::Outbound { peer });
-    let Some(afterwards) = decision.settings(CONNECTED, Family::Any).next() else { return };
-    if afterwards.key == Key::ConnectTimeout || !decision.profile().enforce() {
-        let current = ffi::get_int(fd, afterwards.level, afterwards.name).map(Value::Int);
-        if current.ok().as_ref() != connect_timeout(&decision) {
-            return;
-        }
-    }
-    if before > 0 {
-        let _ = ffi::set(fd, afterwards.level, afterwards.name, &before);
-    } else {
-        make(active, fd, &decision, None, [afterwards].into_iter(), "connected", peer);
-    }
-}
-
-/// What is to be set on the socket, and which of it was set already to find out what kind of socket it is.
-fn before_connect<'a>(
-    fd: c_int,
-    peer: Endpoint,
-    decision: &Decision<'a>,
-) -> Result<(Moments, Option<&'a Setting>), Bypass> {
-    const TCP: Moments = Moments::of(&[Moment::Connect]);
-    const UDP: Moments = Moments::of(&[Moment::Datagram]);
-    if let Some(reason) = decision.bypass(TCP | UDP) {
-        return Err(reason);
-    }
-    if decision.profile().enforce()
-        && let Some(first) = first_of_tcp(fd, decision.settings(TCP, family_to(peer)))
-    {
-        return Ok((TCP, Some(first)));
-    }
-    let moments = match kind(fd).map_err(|_| Bypass::NotTcp)? {
-        Kind::Tcp | Kind::Mptcp => TCP,
-        Kind::Udp => UDP,
-        Kind::Other => return Err(Bypass::NotTcp),
-    };
-    // A connect that is repeated, to see whether it is done: the program has had the last word since.
-    if !decision.profile().enforce() && moments == TCP && ffi::peer_address(fd).is_ok() {
-        return Err(Bypass::NothingToSet);
-    }
-    decision.bypass(moments).map_or(Ok((moments, None)), Err)
 }
 
 /// Makes the first of TCP's own settings. All other sockets refuse it, so that it is the question whether this one is
 /// TCP as well, and costs no call of its own.
-fn first_of_tcp<'a>(fd: c_int, mut settings: impl Iterator<Item = &'a Setting>) -> Option<&'a Setting> {
+pub(crate) fn first_of_tcp<'a>(fd: c_int, mut settings: impl Iterator<Item = &'a Setting>) -> Option<&'a Setting> {
     let first = settings.find(|setting| setting.level == constants::SOL_TCP)?;
     (apply(fd, first) == Outcome::Done).then_some(first)
 }
@@ -287,9 +127,7 @@ fn is_for_accepted(setting: &Setting) -> bool {
 /// After an accept that succeeded, and has maybe told who the peer is.
 #[inline]
 pub(crate) fn accepted(listener: c_int, fd: c_int, told: impl FnOnce() -> Option<Address> + Copy) {
-    listeners::forget(fd);
     let Some(active) = active().filter(|active| active.rules.moments().intersects(INBOUND)) else { return };
-    closing::accepted(active, fd);
     let known = listeners::on_accept(listener);
     if known != Known::Settled {
         guard::contained(|| accepted_with_work(active, listener, fd, known, told()));
@@ -392,10 +230,7 @@ fn is_enforced_here(
     // The rule's value in place of the program's: mostly it is there already, but the socket may have come by exec, or
     // the kernel may refuse the rule's value, and then the program's call is the program's.
     // While it connects, the user timeout is another one; the rule's comes when the connection stands.
-    let is_for_later = setting.is_at_close()
-        || setting.moments.contains(Moment::Connected)
-            && listeners::connecting(fd).is_some()
-            && ffi::connected_peer(fd).is_err();
+    let is_for_later = setting.moments.contains(Moment::Connected) && connect::is_connecting(active, fd);
     if !is_for_later && apply(fd, setting) != Outcome::Done {
         return false;
     }
@@ -412,7 +247,7 @@ fn is_enforced_here(
 
 /// What a socket is, asked of the kernel: nothing is remembered that could be about another socket. None before
 /// connect or listen, when the program's options are yet to be set over.
-fn connection_of(active: &Active, fd: c_int) -> Option<(Connection, Moments)> {
+pub(crate) fn connection_of(active: &Active, fd: c_int) -> Option<(Connection, Moments)> {
     let Ok(peer) = ffi::peer_address(fd) else {
         let may_listen = active.rules.moments().intersects(INBOUND);
         let listening = may_listen && ffi::get_int(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|yes| yes != 0);
@@ -428,7 +263,7 @@ fn connection_of(active: &Active, fd: c_int) -> Option<(Connection, Moments)> {
     }
     Some(match listeners::listener_of(local_endpoint(fd)?) {
         Some(local) => (Connection::Inbound { local, peer }, INBOUND),
-        None => (outbound, Moments::of(&[Moment::Connect, Moment::Connected, Moment::Close])),
+        None => (outbound, Moments::of(&[Moment::Connect, Moment::Connected])),
     })
 }
 
@@ -440,7 +275,7 @@ pub(crate) fn local_endpoint(fd: c_int) -> Option<Endpoint> {
     ffi::local_address(fd).ok()?.endpoint().ok()
 }
 
-fn family_to(peer: Endpoint) -> Family {
+pub(crate) fn family_to(peer: Endpoint) -> Family {
     if peer.ip().is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
@@ -450,7 +285,7 @@ fn family_of(local: Endpoint) -> Family {
 }
 
 /// Makes settings, but for the `first`, which was made already; reports them, and reports each that fails once.
-fn make<'a>(
+pub(crate) fn make<'a>(
     active: &Active,
     fd: c_int,
     decision: &Decision<'_>,

@@ -3,7 +3,7 @@
 //! A hook runs along one straight line: `hooks` → `intercept` (is this of interest? which rule?) → `socket` (set)
 //! → `log` → the real function, exactly once. See src/README.md for what a hook may and may not do.
 
-mod closing;
+mod connect;
 mod fault;
 mod guard;
 mod hooks;

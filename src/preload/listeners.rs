@@ -1,12 +1,12 @@
-//! What is known of the sockets behind descriptors: of listeners, so that accept need not ask the kernel, and of
-//! connections that may be reset when they are closed.
+//! What is known of the listeners behind descriptors, so that accept need not ask the kernel.
 //!
 //! Hints, indexed by descriptor and by port, without locks: they are set by listen and accept, and taken back by
-//! close, close_range, dup2 and dup3, and by what gives a descriptor anew: dup, fcntl, accept. A hint that is missing
-//! costs work: the kernel is asked again. Descriptors beyond the table have none.
+//! close, close_range, dup2 and dup3. A hint that is missing costs work: the kernel is asked again, and the listener is
+//! given its options once more. So it does no harm that a child of vfork, which closes the descriptors that its program is
+//! not to have, takes back its parent's. Descriptors beyond the table have no hints.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU16, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicUsize, Ordering::Relaxed};
 
 use once_cell::race::OnceRef;
 use policy::Endpoint;
@@ -34,54 +34,9 @@ const SOME_OPTIONS: u16 = 2;
 const PER_PEER: u16 = 3;
 /// From here on, this much less is the number of connections that still wait.
 const WAITING: u16 = 3;
-/// Above what may wait: no listener, but notes about a connection.
-const NOTES: u16 = 0xfff0;
-
-/// A note about the connection behind a descriptor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u16)]
-pub(crate) enum Note {
-    /// It connected, and may be reset when it is closed.
-    ResetConnected = 1,
-    /// It was accepted, and may be reset when it is closed.
-    ResetAccepted = 2,
-    /// It was connecting when connect returned.
-    Connecting = 4,
-    /// It was made here by socket, and nobody else has had it since.
-    Own = 8,
-}
-
-/// Notes that it may be reset when it is closed.
-const RESETS: u16 = Note::ResetConnected as u16 | Note::ResetAccepted as u16;
-/// What is struck out when somebody else has it.
-const ENDS: u16 = RESETS | Note::Own as u16;
-
-/// The notes about one connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Notes(u16);
-
-impl Notes {
-    fn of(known: u16) -> Self {
-        Self(known.saturating_sub(NOTES))
-    }
-    pub(crate) fn has(self, note: Note) -> bool {
-        self.0 & note as u16 != 0
-    }
-    /// Whether its end is of interest.
-    pub(crate) fn is_about_end(self) -> bool {
-        self.0 & RESETS != 0
-    }
-    fn known(self) -> u16 {
-        if self.0 == 0 { NOTHING } else { NOTES | self.0 }
-    }
-}
-
 /// What is known; nothing, where all is zero.
 pub(crate) struct Tables {
     by_descriptor: [AtomicU16; DESCRIPTORS],
-    /// Of a connection that [`Note::Connecting`] is about: the user timeout that the program itself had set before. Its
-    /// pages are not touched where no rule has a connect_timeout.
-    user_timeouts: [AtomicI32; DESCRIPTORS],
     /// How this process listened on each port: tells accepted from outbound sockets, which the kernel does not. Never
     /// taken back: an outbound socket that later gets the same local port by chance is judged by the rules for inbound
     /// ones when the program sets an option on it.
@@ -93,7 +48,6 @@ impl Tables {
     pub(crate) const fn zeroes() -> Self {
         Self {
             by_descriptor: [const { AtomicU16::new(0) }; DESCRIPTORS],
-            user_timeouts: [const { AtomicI32::new(0) }; DESCRIPTORS],
             by_port: [const { AtomicU8::new(0) }; 65_536],
         }
     }
@@ -112,11 +66,6 @@ fn slot(fd: i32) -> Option<&'static AtomicU16> {
     usize::try_from(fd).ok().and_then(|index| tables.by_descriptor.get(index))
 }
 
-fn user_timeout(fd: i32) -> Option<&'static AtomicI32> {
-    let tables = TABLES.get()?;
-    usize::try_from(fd).ok().and_then(|index| tables.user_timeouts.get(index))
-}
-
 fn port(local: Endpoint) -> Option<&'static AtomicU8> {
     TABLES.get().and_then(|tables| tables.by_port.get(usize::from(local.port())))
 }
@@ -124,91 +73,17 @@ fn port(local: Endpoint) -> Option<&'static AtomicU8> {
 /// One more than the largest descriptor that something is known of.
 static END: AtomicUsize = AtomicUsize::new(0);
 
-/// Calls for each descriptor of a range, the last included, that anything may be known of.
-pub(crate) fn each_in_range(first: u32, last: u32, call: impl Fn(i32)) {
+/// Called for a range of descriptors that end, the last included.
+pub(crate) fn forget_range(first: u32, last: u32) {
     let end = (last as usize).saturating_add(1).min(END.load(Relaxed));
-    (first as usize..end).filter_map(|fd| i32::try_from(fd).ok()).for_each(call);
-}
-
-/// Whether anything is known of a descriptor.
-#[inline]
-pub(crate) fn is_known(fd: i32) -> bool {
-    slot(fd).is_some_and(|slot| slot.load(Relaxed) != NOTHING)
-}
-
-/// The notes about a descriptor.
-#[inline]
-pub(crate) fn notes(fd: i32) -> Notes {
-    slot(fd).map_or(Notes::default(), |slot| Notes::of(slot.load(Relaxed)))
-}
-
-/// Makes a note.
-pub(crate) fn note(fd: i32, note: Note) {
-    let Some(slot) = slot(fd) else { return };
-    END.fetch_max(fd as usize + 1, Relaxed);
-    // In one step: another thread's fork may strike in this moment.
-    let noted = |known| Some(Notes(Notes::of(known).0 | note as u16).known());
-    let _ = slot.fetch_update(Relaxed, Relaxed, noted);
-}
-
-/// Notes a connection that is still being made.
-pub(crate) fn note_connecting(fd: i32, before: i32) {
-    let Some(own) = user_timeout(fd) else { return };
-    own.store(before, Relaxed);
-    note(fd, Note::Connecting);
-}
-
-/// The user timeout that the program itself had set on a connection that is still being made.
-#[inline]
-pub(crate) fn connecting(fd: i32) -> Option<i32> {
-    if !notes(fd).has(Note::Connecting) {
-        return None;
-    }
-    user_timeout(fd).map(|own| own.load(Relaxed))
-}
-
-/// A descriptor was copied: nothing that was known of its number is about the copy. By the copy too the program may learn
-/// that the connection stands.
-#[inline]
-pub(crate) fn copied(from: i32, to: i32) {
-    if from == to {
-        return;
-    }
-    forget(to);
-    if let Some(before) = connecting(from) {
-        note_connecting(to, before);
-    }
-}
-
-fn strike(fd: i32, bits: u16) {
-    let Some(slot) = slot(fd) else { return };
-    let struck = |known| {
-        let notes = Notes::of(known).0;
-        (notes & bits != 0).then(|| Notes(notes & !bits).known())
-    };
-    let _ = slot.fetch_update(Relaxed, Relaxed, struck);
-}
-
-/// Takes a note back.
-pub(crate) fn strike_note(fd: i32, note: Note) {
-    strike(fd, note as u16);
-}
-
-/// Takes notes about a connection's end back.
-pub(crate) fn strike_end(fd: i32) {
-    strike(fd, ENDS);
-}
-
-/// The same for every descriptor.
-pub(crate) fn strike_all_ends() {
-    each_in_range(0, u32::MAX, strike_end);
+    (first as usize..end).filter_map(|fd| i32::try_from(fd).ok()).for_each(forget);
 }
 
 /// What is known of a listener; a waiting connection is counted off.
 pub(crate) fn on_accept(fd: i32) -> Known {
     let Some(slot) = slot(fd) else { return Known::Nothing };
     match slot.load(Relaxed) {
-        NOTHING | NOTES.. => Known::Nothing,
+        NOTHING => Known::Nothing,
         SETTLED => Known::Settled,
         SOME_OPTIONS => Known::SomeOptions,
         PER_PEER => Known::PerPeer,
@@ -231,7 +106,7 @@ pub(crate) fn remember(fd: i32, known: Known) {
             Known::Settled | Known::Waiting(0) => SETTLED,
             Known::SomeOptions => SOME_OPTIONS,
             Known::PerPeer => PER_PEER,
-            Known::Waiting(more) => WAITING.saturating_add(more).min(NOTES - 1),
+            Known::Waiting(more) => WAITING.saturating_add(more),
         },
         Relaxed,
     );
@@ -239,13 +114,11 @@ pub(crate) fn remember(fd: i32, known: Known) {
 
 /// Called for every descriptor that ends: one load and one branch for those that nothing is known of.
 #[inline]
-pub(crate) fn forget(fd: i32) -> Notes {
-    let Some(slot) = slot(fd) else { return Notes::default() };
-    let known = slot.load(Relaxed);
-    if known != NOTHING {
+pub(crate) fn forget(fd: i32) {
+    let Some(slot) = slot(fd) else { return };
+    if slot.load(Relaxed) != NOTHING {
         slot.store(NOTHING, Relaxed);
     }
-    Notes::of(known)
 }
 
 const ANY_V4: u8 = 1;

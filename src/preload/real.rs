@@ -8,7 +8,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::portable;
-use libc::{addrinfo, hostent, mmsghdr, msghdr, pid_t, size_t, sockaddr, socklen_t, ssize_t, termios, winsize};
+use libc::{addrinfo, hostent, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t};
 
 /// The type of sendmmsg's flags: `int` in glibc, `unsigned int` in musl.
 #[cfg(not(target_env = "musl"))]
@@ -33,7 +33,6 @@ impl<T> Failed for *mut T {
 macro_rules! real {
     ($(fn $name:ident($($arg:ident: $type:ty),*) -> $return:ty $({ $otherwise:expr })?;)*) => {
         $(
-            #[allow(non_snake_case, reason = "libc has a _Fork")]
             pub(crate) fn $name() -> unsafe extern "C-unwind" fn($($type),*) -> $return {
                 static FOUND: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
                 unsafe extern "C-unwind" fn missing($($arg: $type),*) -> $return {
@@ -69,7 +68,6 @@ macro_rules! real {
 }
 
 real! {
-    fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
     fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int;
     fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int;
     fn listen(fd: c_int, backlog: c_int) -> c_int;
@@ -85,13 +83,6 @@ real! {
     fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int { socket::ffi::close_range(first, last, flags) };
     fn dup2(from: c_int, to: c_int) -> c_int;
     fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int;
-    fn dup(fd: c_int) -> c_int;
-    fn fcntl(fd: c_int, command: c_int, argument: *mut c_void) -> c_int;
-    fn fcntl64(fd: c_int, command: c_int, argument: *mut c_void) -> c_int;
-    fn fork() -> pid_t;
-    fn _Fork() -> pid_t;
-    fn forkpty(master: *mut c_int, name: *mut c_char, terminal: *const termios, size: *const winsize) -> pid_t;
-    fn clone(work: *mut c_void, stack: *mut c_void, flags: c_int, argument: *mut c_void, parent: *mut c_void, tls: *mut c_void, child: *mut c_void) -> c_int;
     fn getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo, answer: *mut *mut addrinfo) -> c_int;
     fn gethostbyname(name: *const c_char) -> *mut hostent;
     fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent;
@@ -104,7 +95,6 @@ pub(crate) mod declared {
     pub(crate) use libc::*;
 
     unsafe extern "C" {
-        pub(crate) fn _Fork() -> pid_t;
         #[cfg(target_env = "musl")]
         pub(crate) fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int;
         pub(crate) fn gethostbyname(name: *const c_char) -> *mut hostent;
@@ -137,13 +127,12 @@ fn next(name: &'static str) -> *mut c_void {
         return portable::next_definition(name);
     }
     #[cfg(target_env = "gnu")]
-    if !["close_range\0", "fcntl64\0", "_Fork\0", "forkpty\0"].contains(&name) {
+    if name != "close_range\0" {
         // SAFETY: the name ends in NUL.
         let found = catch_unwind(|| unsafe { redhook::ld_preload::dlsym_next(name) });
         return found.map_or(ptr::null_mut(), |found| found.cast_mut().cast());
     }
-    // redhook knows glibc only, and panics where there is no such function: close_range and _Fork came with 2.34, fcntl64 with 2.28;
-    // forkpty was in libutil until then.
+    // redhook knows glibc only, and panics where there is no such function: close_range came with 2.34.
     // SAFETY: the name ends in NUL.
     let found = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr().cast()) };
     if found.is_null() {

@@ -8,11 +8,11 @@ use load::Loaded;
 use once_cell::race::OnceBox;
 use policy::error::digest;
 use policy::variables::{self, Level};
-use policy::{Connection, Decision, Moment, Moments, Process, Rules, compile_alone};
+use policy::{Connection, Decision, Moments, Process, Rules, compile_alone};
 use socket::{Errno, ffi};
 
 use crate::isolated::{self, Failure, Memory, Reserved, Room};
-use crate::{closing, fault, guard, listeners, log, names, real};
+use crate::{fault, guard, listeners, log, names, real};
 
 /// The configuration in force.
 pub(crate) struct Active {
@@ -68,7 +68,6 @@ impl Found {
     fn announce(&'static self) {
         log::configure(self.loaded.level, self.log_file.as_ref());
         names::want(self.may_name_hosts);
-        closing::want(self.loaded.may_reset_when_drained());
     }
 
     /// Bytes of configuration.
@@ -408,7 +407,6 @@ fn compile_into(found: &'static Found, kept: Memory) -> Option<u8> {
     }
     kept.keep();
     names::want(rules.names_hosts());
-    closing::want(rules.moments().intersects(Moments::of(&[Moment::Close, Moment::CloseAccepted])));
     let next = ACTIVE.get().map_or(OFF, state);
     let _ = STATE.compare_exchange(READ, next, Ordering::AcqRel, Ordering::Acquire);
     fault::point("report");

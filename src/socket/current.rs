@@ -37,6 +37,8 @@ pub struct Current {
     pub user_timeout_ms: Option<u32>,
     /// SO_LINGER: the seconds, if it is on; 0 resets.
     pub linger_s: Option<i32>,
+    /// Whether its end may leave a TIME_WAIT here: not with a negative TCP_LINGER2.
+    pub time_wait: Option<bool>,
     /// TCP_NODELAY.
     pub nodelay: Option<bool>,
     /// TCP_CONGESTION.
@@ -133,6 +135,7 @@ impl Current {
             keepalive: keepalive(),
             user_timeout_ms: count(libc::TCP_USER_TIMEOUT),
             linger_s: linger(fd).ok().and_then(|(on, seconds)| on.then_some(seconds)),
+            time_wait: tcp(libc::TCP_LINGER2).map(|seconds| seconds >= 0),
             nodelay: tcp(libc::TCP_NODELAY).map(is_on),
             congestion: text(fd, libc::SOL_TCP, libc::TCP_CONGESTION).ok(),
             unsent: queue.map(|(_, unsent)| unsent),

@@ -102,18 +102,6 @@ pub fn get_bytes(fd: c_int, level: c_int, name: c_int, value: &mut [u8]) -> Resu
     checked(result).map(|_| length as usize)
 }
 
-/// Puts another value in place of the one that getsockopt(2) gave the program, in as many bytes.
-///
-/// # Safety
-/// getsockopt(2) must have succeeded with these pointers.
-pub unsafe fn overwrite<T: Copy>(value: *mut c_void, length: *const libc::socklen_t, with: &T) {
-    // SAFETY: the kernel has written the length, and so many bytes of the value.
-    unsafe {
-        let length = (ptr::read_unaligned(length) as usize).min(mem::size_of::<T>());
-        ptr::copy_nonoverlapping(ptr::from_ref(with).cast::<u8>(), value.cast(), length);
-    }
-}
-
 /// getsockopt(2) of an integer option.
 ///
 /// # Errors
@@ -137,28 +125,6 @@ pub fn accept_queue(fd: c_int) -> Result<u32, Errno> {
     Ok(u32::from_ne_bytes([a, b, c, d]))
 }
 
-/// Whether closing a socket by a reset, now, loses nothing and saves this side a TIME_WAIT: everything sent is
-/// acknowledged, and the peer has not closed first. False for whatever is not TCP.
-#[must_use]
-pub fn is_drained(fd: c_int) -> bool {
-    // include/net/tcp_states.h; the state is the first byte of struct tcp_info.
-    const ESTABLISHED: u8 = 1;
-    const FIN_WAIT1: u8 = 4;
-    const FIN_WAIT2: u8 = 5;
-    let mut state = [0_u8; 1];
-    if get_bytes(fd, libc::SOL_TCP, libc::TCP_INFO, &mut state) != Ok(state.len()) {
-        return false;
-    }
-    // Not tcp_info's figures: of Multipath TCP they are those of one path, and more may be under way on others.
-    let Ok(queued) = queued(fd, libc::TIOCOUTQ) else { return false };
-    match state {
-        [ESTABLISHED | FIN_WAIT2] => queued == 0,
-        // The FIN counts as a byte; nothing but it is unacknowledged then.
-        [FIN_WAIT1] => queued <= 1,
-        _ => false,
-    }
-}
-
 /// Whether a TCP socket has no connection: it never had, could not, or has no more. False for whatever is not TCP.
 #[must_use]
 pub fn is_closed(fd: c_int) -> bool {
@@ -174,47 +140,6 @@ fn queued(fd: c_int, request: libc::Ioctl) -> Result<u32, Errno> {
     // SAFETY: both requests write one int.
     let result = unsafe { libc::ioctl(fd, request, &raw mut bytes) };
     checked(result.into()).map(|_| u32::try_from(bytes).unwrap_or(0))
-}
-
-/// Whether exec closes a descriptor, fcntl(2). One that is not open, too.
-#[must_use]
-pub fn is_closed_by_exec(fd: c_int) -> bool {
-    // SAFETY: fcntl(2) F_GETFD takes no argument.
-    let flags = unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_GETFD) };
-    flags < 0 || flags & libc::c_long::from(libc::FD_CLOEXEC) != 0
-}
-
-/// Whether this process has a child, waitid(2).
-#[must_use]
-pub fn has_children() -> bool {
-    let any = libc::WEXITED | libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
-    // SAFETY: waitid(2) without a place for its answer; nothing is reaped.
-    let result = unsafe { libc::syscall(libc::SYS_waitid, libc::P_ALL, 0, 0, any, 0) };
-    !(result < 0 && errno() == Errno(libc::ECHILD))
-}
-
-/// A figure that grows with each child that has ended and was waited for: the page faults of them all, getrusage(2).
-#[must_use]
-pub fn ended_children() -> libc::c_long {
-    /// `ru_minflt` in struct rusage, which is longs.
-    const FAULTS: usize = 8;
-    let mut usage: [libc::c_long; 18] = [0; 18];
-    // SAFETY: getrusage(2) fills one struct rusage, of that size.
-    unsafe { libc::syscall(libc::SYS_getrusage, libc::RUSAGE_CHILDREN, usage.as_mut_ptr()) };
-    usage[FAULTS]
-}
-
-/// Whether children that end leave no trace (SIGCHLD is ignored, or SA_NOCLDWAIT), sigaction(2).
-#[must_use]
-pub fn forgets_children() -> bool {
-    // The kernel's structure: handler, flags, restorer, mask.
-    let mut action = [0_usize; 4];
-    // SAFETY: rt_sigaction(2) with null changes nothing and fills one structure with a mask of the size that is passed.
-    unsafe {
-        libc::syscall(libc::SYS_rt_sigaction, libc::SIGCHLD, 0, action.as_mut_ptr(), size_of::<SignalSet>());
-    }
-    let [handler, flags, ..] = action;
-    handler == libc::SIG_IGN || flags & libc::SA_NOCLDWAIT as usize != 0
 }
 
 /// The peer of a connection that stands, getpeername(2).
@@ -267,32 +192,6 @@ pub unsafe fn told_peer(
         let length = ptr::read_unaligned(length);
         (length <= room).then(|| Address::new(std::slice::from_raw_parts(address.cast(), length as usize)))
     }
-}
-
-/// Whether a descriptor is open, fcntl(2).
-#[must_use]
-pub fn is_open(fd: c_int) -> bool {
-    // SAFETY: fcntl(2) F_GETFD takes no argument.
-    unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_GETFD) >= 0 }
-}
-
-/// Whether a message that was sent passed descriptors to whoever received it, unix(7) SCM_RIGHTS.
-///
-/// # Safety
-/// The kernel must have taken the message.
-#[must_use]
-pub unsafe fn passed_descriptors(message: *const libc::msghdr) -> bool {
-    // SAFETY: the kernel has read it, and the control data, which is walked as cmsg(3) says.
-    unsafe {
-        let mut header = libc::CMSG_FIRSTHDR(message);
-        while !header.is_null() {
-            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
-                return true;
-            }
-            header = libc::CMSG_NXTHDR(message, header);
-        }
-    }
-    false
 }
 
 /// The bytes that are not acknowledged, sent or not (SIOCOUTQ), and those of them that are not sent (SIOCOUTQNSD), tcp(7).
@@ -679,19 +578,6 @@ pub fn restore_cancellation(before: c_int) {
         let mut ours = 0;
         // SAFETY: writes one int; a type that was in force before.
         unsafe { pthread_setcanceltype(before, &raw mut ours) };
-    }
-}
-
-/// Ends the calling thread here, if it was cancelled and its next cancellation point is to end it: pthread_testcancel(3),
-/// which before glibc 2.34 is in libpthread.
-pub fn cancellation_point() {
-    /// pthread.h, the same in glibc and musl.
-    const PTHREAD_CANCEL_ASYNCHRONOUS: c_int = 1;
-    let mut before = PTHREAD_CANCEL_DEFERRED;
-    // SAFETY: both write one int. A thread that is cancelled ends as soon as the type is asynchronous.
-    unsafe {
-        pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &raw mut before);
-        pthread_setcanceltype(before, &raw mut before);
     }
 }
 

@@ -1,11 +1,11 @@
-/* A prober and its server, uploads and their readers: what `linger = "reset-when-drained"` is for.
+/* A prober and its server, uploads and their readers: what `time_wait = false` is for.
  *
- *   drained answer PORT              answers each HTTP request; the client closes first
- *   drained probe ADDRESS COUNT HOW  COUNT connections to it, one after the other; HOW each ends: close, or shutdown
+ *   time_wait answer PORT              answers each HTTP request; the client closes first
+ *   time_wait probe ADDRESS COUNT HOW  COUNT connections to it, one after the other; HOW each ends: close, or shutdown
  *                                    (both directions, SO_LINGER is asked for, close: HttpClient4); "together": all
  *                                    are open at the same time
- *   drained read PORT COUNT          reads COUNT uploads, slowly, and compares every byte
- *   drained upload ADDRESS COUNT     uploads of 1 B to 10 MB, each followed at once by close */
+ *   time_wait read PORT COUNT          reads COUNT uploads, slowly, and compares every byte
+ *   time_wait upload ADDRESS COUNT     uploads of 1 B to 10 MB, each followed at once by close */
 #include "probe.h"
 
 #include <stdatomic.h>

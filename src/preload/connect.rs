@@ -1,0 +1,261 @@
+//! Around connect, and around what connects as well: options before it, and the user timeout that belongs to
+//! connecting alone (`connect_timeout`).
+//!
+//! Nothing is remembered about a connection that is being made: the socket's user timeout tells. While it is a rule's
+//! time for connecting, which no program sets by itself (`policy::rules`, a millisecond less than a whole number), it is
+//! to be taken back. So it does not matter by which descriptor, copy or process the program learns that it has connected.
+
+use std::ffi::c_int;
+
+use libc::{sockaddr, socklen_t};
+use policy::options::Family;
+use policy::{Bypass, Connection, Decision, Endpoint, Key, Moment, Moments, Setting, Value};
+use socket::describe::kind;
+use socket::{Address, Kind, ffi};
+
+use crate::intercept::{concerns, family_to, first_of_tcp, make};
+use crate::setup::{Active, active};
+use crate::{fault, guard, log};
+
+const CONNECT: Moments = Moments::of(&[Moment::Connect, Moment::Datagram]);
+const CONNECTED: Moments = Moments::of(&[Moment::Connected]);
+
+/// A socket that has a time for connecting.
+#[derive(Clone, Copy)]
+pub(crate) struct Connecting {
+    peer: Endpoint,
+    decision: Decision<'static>,
+    /// The time, milliseconds.
+    limit: c_int,
+    /// What the socket is to have when it has connected.
+    afterwards: &'static Setting,
+    /// The user timeout that the program has set itself and that comes back, milliseconds; 0 where there is none.
+    own: c_int,
+}
+
+/// Before connect.
+pub(crate) fn before_connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> Option<Connecting> {
+    let active = active().filter(|active| concerns(active, CONNECT))?;
+    // UNIX sockets, mostly: not worth a guard.
+    if ffi::is_surely_foreign(address, length) && !log::enabled(policy::variables::Level::Debug) {
+        return None;
+    }
+    connect_to(active, fd, "connect", || ffi::copy_address(address, length))
+}
+
+/// Before a send that connects.
+pub(crate) fn before_send(
+    fd: c_int,
+    call: &str,
+    address: impl FnOnce() -> Option<Address> + Copy,
+) -> Option<Connecting> {
+    let active = active().filter(|active| concerns(active, CONNECT))?;
+    connect_to(active, fd, call, address)
+}
+
+#[inline]
+fn connect_to(
+    active: &'static Active,
+    fd: c_int,
+    call: &str,
+    address: impl FnOnce() -> Option<Address> + Copy,
+) -> Option<Connecting> {
+    guard::contained(|| {
+        fault::point("connect");
+        let peer = match address().ok_or(Bypass::BadAddress).and_then(|address| address.endpoint()) {
+            Ok(peer) => peer,
+            Err(reason) => {
+                log::debug(format_args!("{call} fd {fd}: left alone: {reason}"));
+                return None;
+            }
+        };
+        let decision = active.decide(&Connection::Outbound { peer });
+        let limit = time_limit(fd, peer, &decision);
+        let (connecting, leaves_limit) = (limit.connecting(), limit.is_left_out());
+        let settings = |moments| {
+            let settings = decision.settings(moments, family_to(peer));
+            settings.filter(move |setting| !(leaves_limit && setting.key == Key::ConnectTimeout))
+        };
+        match prepare(fd, &decision, settings) {
+            Ok((moments, first)) => {
+                make(active, fd, &decision, first, settings(moments), call, peer);
+                return connecting.filter(|_| moments.contains(Moment::Connect));
+            }
+            // Connect once more: by that as well a program learns that it is done.
+            Err(_) if limit.is_running() => return connecting,
+            Err(reason) => log::debug(format_args!("{call} fd {fd} {peer}: left alone: {reason}")),
+        }
+        None
+    })
+}
+
+/// What the time for connecting is on a socket, before anything is set on it.
+#[derive(Clone, Copy)]
+enum Limit {
+    /// None, by the rule or by the kind of socket.
+    None,
+    /// The program's own user timeout, which is no longer.
+    Own,
+    /// The rule's.
+    Rule(Connecting),
+    /// The same, and it runs already.
+    Running(Connecting),
+}
+
+impl Limit {
+    fn connecting(self) -> Option<Connecting> {
+        match self {
+            Self::Rule(connecting) | Self::Running(connecting) => Some(connecting),
+            Self::None | Self::Own => None,
+        }
+    }
+
+    fn is_left_out(self) -> bool {
+        matches!(self, Self::Own)
+    }
+
+    fn is_running(self) -> bool {
+        matches!(self, Self::Running(_))
+    }
+}
+
+fn time_limit(fd: c_int, peer: Endpoint, decision: &Decision<'static>) -> Limit {
+    let (Some(limit), Some(afterwards)) = (limit_of(decision), afterwards(decision)) else { return Limit::None };
+    // Multipath TCP has no user timeout; neither has what is not TCP.
+    let Ok(current) = ffi::get_int(fd, afterwards.level, afterwards.name) else { return Limit::None };
+    let connecting = |own| Connecting { peer, decision: *decision, limit, afterwards, own };
+    if current == limit {
+        return Limit::Running(connecting(0));
+    }
+    // The rule has a user timeout of its own, or the program has none.
+    if afterwards.key != Key::ConnectTimeout || current == 0 {
+        return Limit::Rule(connecting(0));
+    }
+    if current <= limit { Limit::Own } else { Limit::Rule(connecting(current)) }
+}
+
+/// The user timeout while connecting, milliseconds.
+fn limit_of(decision: &Decision<'_>) -> Option<c_int> {
+    let is_limit = |setting: &&Setting| setting.key == Key::ConnectTimeout && setting.moments.contains(Moment::Connect);
+    match decision.profile().settings().iter().find(is_limit)?.value {
+        Value::Int(milliseconds) => Some(milliseconds),
+        _ => None,
+    }
+}
+
+fn afterwards<'a>(decision: &Decision<'a>) -> Option<&'a Setting> {
+    decision.settings(CONNECTED, Family::Any).next()
+}
+
+/// After connect, whatever came of it: the socket gets the user timeout that it is to have from here on, unless it is
+/// still connecting and the program will ask how that ended.
+#[inline]
+pub(crate) fn after_connect(fd: c_int, connecting: Option<Connecting>, result: i64) {
+    if let Some(connecting) = connecting {
+        guard::contained(|| connect_returned(fd, &connecting, result));
+    }
+}
+
+#[cold]
+fn connect_returned(fd: c_int, connecting: &Connecting, result: i64) {
+    let Some(active) = active() else { return };
+    let goes_on = result < 0 && matches!(ffi::errno().0, libc::EINPROGRESS | libc::EINTR | libc::EALREADY);
+    if goes_on && connecting.own == 0 {
+        return;
+    }
+    // With TCP Fast Open the call returns before there is a connection, and nobody asks for it afterwards. Who goes on with
+    // a user timeout of his own must have that back, which cannot be remembered. The number of SYNs can stay.
+    if goes_on || (result >= 0 && ffi::connected_peer(fd).is_err()) {
+        limit_syns(fd, connecting.limit);
+    }
+    finish(active, fd, connecting);
+}
+
+/// Bounds the time for connecting by the number of SYNs (TCP_SYNCNT): without a user timeout the kernel gives up after 3, 7,
+/// 15, 31, 63 or 127 s, of which the first counts that is not too early; with one some seconds later, since it first sends
+/// net.ipv4.tcp_syn_linear_timeouts of them a second apart (net/ipv4/tcp_timer.c, tcp_write_timeout).
+fn limit_syns(fd: c_int, limit: c_int) {
+    let retries = (1..6).find(|retries| ((2 << retries) - 1) * 1_000 >= limit).unwrap_or(6);
+    let current = ffi::get_int(fd, libc::SOL_TCP, libc::TCP_SYNCNT);
+    if current.is_ok_and(|current| retries < current) {
+        let _ = ffi::set(fd, libc::SOL_TCP, libc::TCP_SYNCNT, &retries);
+    }
+}
+
+/// Sets the user timeout that a connection is to have, unless the program has set another meanwhile.
+fn finish(active: &Active, fd: c_int, connecting: &Connecting) {
+    fault::point("connected");
+    let Connecting { peer, ref decision, limit, afterwards, own } = *connecting;
+    if ffi::get_int(fd, afterwards.level, afterwards.name) != Ok(limit) {
+        return;
+    }
+    if own > 0 {
+        let _ = ffi::set(fd, afterwards.level, afterwards.name, &own);
+    } else {
+        make(active, fd, decision, None, [afterwards].into_iter(), "connected", peer);
+    }
+}
+
+/// After a program has asked for a socket's error.
+#[inline]
+pub(crate) fn after_so_error(fd: c_int) {
+    if let Some(active) = active().filter(|active| active.rules.moments().intersects(CONNECTED)) {
+        guard::contained(|| error_was_asked(active, fd));
+    }
+}
+
+#[cold]
+fn error_was_asked(active: &'static Active, fd: c_int) {
+    let Some(limit) = running_limit(active, fd) else { return };
+    let peer = match ffi::connected_peer(fd) {
+        // It failed; the socket may be connected once more.
+        Err(_) if ffi::is_closed(fd) => ffi::peer_address(fd),
+        peer => peer,
+    };
+    let Some(peer) = peer.ok().and_then(|address| address.endpoint().ok()) else { return };
+    let decision = active.decide(&Connection::Outbound { peer });
+    match afterwards(&decision) {
+        Some(afterwards) => finish(active, fd, &Connecting { peer, decision, limit, afterwards, own: 0 }),
+        // The names that the address is known by have changed meanwhile, and with them the rule.
+        None => drop(ffi::set(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0)),
+    }
+}
+
+/// A socket's user timeout, if it is some rule's time for connecting.
+fn running_limit(active: &Active, fd: c_int) -> Option<c_int> {
+    let current = ffi::get_int(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT).ok()?;
+    active.rules.is_time_for_connecting(current).then_some(current)
+}
+
+/// Whether a socket's user timeout is that for connecting, and it has not connected yet.
+pub(crate) fn is_connecting(active: &Active, fd: c_int) -> bool {
+    running_limit(active, fd).is_some() && ffi::connected_peer(fd).is_err()
+}
+
+/// What is to be set on the socket, and which of it was set already to find out what kind of socket it is.
+fn prepare<S: Iterator<Item = &'static Setting>>(
+    fd: c_int,
+    decision: &Decision<'static>,
+    settings: impl Fn(Moments) -> S,
+) -> Result<(Moments, Option<&'static Setting>), Bypass> {
+    const TCP: Moments = Moments::of(&[Moment::Connect]);
+    const UDP: Moments = Moments::of(&[Moment::Datagram]);
+    if let Some(reason) = decision.bypass(TCP | UDP) {
+        return Err(reason);
+    }
+    if decision.profile().enforce()
+        && let Some(first) = first_of_tcp(fd, settings(TCP))
+    {
+        return Ok((TCP, Some(first)));
+    }
+    let moments = match kind(fd).map_err(|_| Bypass::NotTcp)? {
+        Kind::Tcp | Kind::Mptcp => TCP,
+        Kind::Udp => UDP,
+        Kind::Other => return Err(Bypass::NotTcp),
+    };
+    // A connect that is repeated, to see whether it is done: the program has had the last word since.
+    if !decision.profile().enforce() && moments == TCP && ffi::peer_address(fd).is_ok() {
+        return Err(Bypass::NothingToSet);
+    }
+    decision.bypass(moments).map_or(Ok((moments, None)), Err)
+}

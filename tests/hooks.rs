@@ -144,11 +144,12 @@ fn connect() -> Named {
     ]
 }
 
-/// Addresses that cannot be read, and lengths that no address has.
+/// Addresses that cannot be read, and lengths that no address has. In a page of the main thread's stack seen to fail
+/// where all of that stack counted as readable: SIGSEGV.
 fn pointers() -> Vec<(String, Script)> {
     let mut scripts = Vec::new();
     for (family, ip) in [("inet", "127.0.0.1"), ("inet6", "[::1]")] {
-        for place in ["null", "one", "last", "kernel", "unmapped", "edge", "inside", "good"] {
+        for place in ["null", "one", "last", "kernel", "unmapped", "stack", "heap", "edge", "inside", "good"] {
             let lengths = "0 1 2 8 15 16 23 24 27 28 128 129 0x7fffffff 0x80000000 0xffffffff".split(' ');
             let blocks: String = lengths
                 .map(|length| {
@@ -162,7 +163,7 @@ fn pointers() -> Vec<(String, Script)> {
             scripts.push((format!("connect {family} {place}"), script));
         }
     }
-    for place in ["null", "one", "kernel", "unmapped", "edge", "inside", "good"] {
+    for place in ["null", "one", "kernel", "unmapped", "stack", "heap", "edge", "inside", "good"] {
         let blocks = ["0", "1", "15", "16", "28", "129", "0x7fffffff"]
             .map(|length| format!("socket s inet stream\nbind s 127.0.0.1:4001 {length} {place}\nclose s\n"));
         let calls = format!("{}socket s inet stream\nbind s 127.0.0.1:4001\n@look s SO_REUSEPORT=1", blocks.concat());
@@ -170,7 +171,7 @@ fn pointers() -> Vec<(String, Script)> {
     }
     for call in ["sendmsg", "sendmmsg"] {
         let mut blocks = String::new();
-        for place in ["null", "one", "last", "kernel", "unmapped", "edge"] {
+        for place in ["null", "one", "last", "kernel", "unmapped", "stack", "heap", "edge"] {
             for message in [format!("at:{place}"), place.to_owned()] {
                 blocks += &format!("socket s inet stream\n{call} s fastopen+nosignal {message}\nclose s\n");
             }
@@ -178,7 +179,7 @@ fn pointers() -> Vec<(String, Script)> {
         let calls = format!("{blocks}socket s inet stream\n{call} s fastopen 127.0.0.1:4000\n@look s SO_KEEPALIVE=1");
         scripts.push((call.to_owned(), Script::new(&calls).toml(PROMISE).before("@listen 127.0.0.1:4000")));
     }
-    let sendto = ["null", "one", "last", "kernel", "unmapped", "inside"]
+    let sendto = ["null", "one", "last", "kernel", "unmapped", "stack", "heap", "inside"]
         .map(|place| format!("socket s inet stream\nsendto s fastopen+nosignal {place}\nclose s\n"));
     let calls =
         format!("{}socket s inet stream\nsendto s fastopen 127.0.0.1:4000\n@look s SO_KEEPALIVE=1", sendto.concat());
@@ -191,7 +192,7 @@ fn arguments() -> Vec<(String, Script)> {
     let mut scripts = Vec::new();
     for option in ["SO_KEEPALIVE", "TCP_KEEPIDLE", "TCP_USER_TIMEOUT", "SO_LINGER"] {
         let mut calls = String::new();
-        for place in ["null", "one", "last", "kernel", "unmapped", "edge", "inside", "good"] {
+        for place in ["null", "one", "last", "kernel", "unmapped", "stack", "heap", "edge", "inside", "good"] {
             for length in ["0", "1", "3", "4", "8", "4096", "0x7fffffff", "0x80000000", "0xffffffff"] {
                 calls += &format!("set s {option} 9,9 {length} {place}\n");
             }
@@ -589,6 +590,22 @@ fn traced() -> Vec<(&'static str, fn())> {
             // Once it is set up, not one call more of any kind.
             let second = client("", "close s\nsocket s inet stream\nconnect s 127.0.0.1:4000").toml(PROMISE);
             expect("connect", &second, "all", &wanted);
+        }),
+        // Not the stack of the main thread, nor the heap: any page of these may be protected.
+        ("an address far from the hook costs one look at it", || {
+            for (family, ip, length) in [("inet", "127.0.0.1", 16), ("inet6", "[::1]", 28)] {
+                let calls = format!(
+                    "socket s {family} stream\nconnect s {ip}:4000\nclose s\n\
+                     socket s {family} stream\nconnect s {ip}:4000 {length} good"
+                );
+                let script = Script::new(&calls).toml(ELSEWHERE);
+                // What stands before it makes the place.
+                let call = script.traced("far", true, "all").pop().expect("a call");
+                let behind: Vec<&String> = call.iter().skip_while(|line| !line.starts_with("munmap")).collect();
+                let [_, look, connect] = behind[..] else { panic!("{call:#?}") };
+                assert!(look.starts_with("rt_sigprocmask(0xffffffff"), "{call:#?}");
+                assert!(connect.starts_with("connect(3"), "{call:#?}");
+            }
         }),
         ("nothing configured", || equal("nothing", &conversation(), "all")),
         ("disabled", || equal("disabled", &conversation().toml(EVERYWHERE).variable("SOCKOPT_DISABLE", "1"), "all")),

@@ -15,7 +15,7 @@ use crate::support::{library, root, sockopt, test};
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         test("house::code_is_told_from_comments", code_is_told_from_comments),
-        test("house::unsafe_stands_in_five_files", unsafe_stands_in_five_files),
+        test("house::unsafe_stands_in_few_files", unsafe_stands_in_few_files),
         test("house::every_package_has_the_lints", every_package_has_the_lints),
         test("house::no_panics_and_prints_in_the_library", no_panics_and_prints_in_the_library),
         test("house::the_library_exports_the_hooks", the_library_exports_the_hooks),
@@ -31,12 +31,13 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// Where `unsafe` is allowed; src/README.md says why there.
-const MAY_BE_UNSAFE: [&str; 5] = [
+const MAY_BE_UNSAFE: [&str; 6] = [
     "src/preload/hooks.rs",
     "src/preload/isolated.rs",
     "src/preload/portable.rs",
     "src/preload/real.rs",
     "src/socket/ffi.rs",
+    "src/socket/memory.rs",
 ];
 
 /// What libsockopt.so interposes.
@@ -152,7 +153,7 @@ fn code_is_told_from_comments() {
     assert!(!has_word("unsafe_code", "unsafe"));
 }
 
-fn unsafe_stands_in_five_files() {
+fn unsafe_stands_in_few_files() {
     let mut found = BTreeSet::new();
     for folder in ["src", "tests", "examples", "benches"] {
         for file in files(folder, "rs") {

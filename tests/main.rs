@@ -14,6 +14,7 @@ mod faults;
 mod hooks;
 mod house;
 mod libcs;
+mod memory;
 mod names;
 mod options;
 mod oracles;
@@ -48,6 +49,7 @@ fn main() {
         hooks::trials(),
         house::trials(),
         libcs::trials(),
+        memory::trials(),
         names::trials(),
         options::trials(),
         oracles::trials(),

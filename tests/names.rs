@@ -38,10 +38,10 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 const HOSTS: &str = "127.0.0.1 localhost\n127.1.0.6 host.file.test aliasname\n";
-const SEARCH: &str = "search prod.svc.cluster.local svc.cluster.local\noptions ndots:5\n";
+pub(crate) const SEARCH: &str = "search prod.svc.cluster.local svc.cluster.local\noptions ndots:5\n";
 
 /// A network with a name server (tests/probes/names.c has its zone), where resolv.conf says this besides.
-fn network(name: &str, resolver: &str) -> Lab {
+pub(crate) fn network(name: &str, resolver: &str) -> Lab {
     let folder = scratch(&format!("names-{}", name.replace([' ', ','], "-")));
     let lab = Lab::new();
     for (file, content) in [
@@ -76,7 +76,7 @@ fn run(lab: &Lab, library: Option<&Path>, probe: &Path, rules: &str, arguments: 
 }
 
 /// Rules by their `to`, the first of which sets a user timeout of 1000 ms, the second of 2000 ms.
-fn rules(to: &[&str]) -> String {
+pub(crate) fn rules(to: &[&str]) -> String {
     let rule = |(index, to): (usize, &&str)| format!("[[rule]]\nto = [{to}]\nuser_timeout = \"{}s\"\n", index + 1);
     to.iter().enumerate().map(rule).collect()
 }
@@ -282,7 +282,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-const LOOK_UPS: [&str; 24] = [
+pub(crate) const LOOK_UPS: [&str; 24] = [
     "addrinfo redis",
     "addrinfo redis.",
     "addrinfo REDIS.prod",

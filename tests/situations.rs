@@ -481,12 +481,13 @@ fn plain_calls(before: &str, steps: &str) -> BTreeSet<i64> {
 
 /// The numbers of the system calls that README.md lists for a filter: all, or those after loading.
 fn documented(is_loaded: bool) -> Vec<i64> {
-    const NUMBERS: [(&str, i64); 21] = [
+    const NUMBERS: [(&str, i64); 22] = [
         ("setsockopt", libc::SYS_setsockopt),
         ("getsockopt", libc::SYS_getsockopt),
         ("getsockname", libc::SYS_getsockname),
         ("getpeername", libc::SYS_getpeername),
         ("rt_sigprocmask", libc::SYS_rt_sigprocmask),
+        ("futex", libc::SYS_futex),
         ("rt_sigpending", libc::SYS_rt_sigpending),
         ("rt_sigtimedwait", libc::SYS_rt_sigtimedwait),
         ("newfstatat", libc::SYS_newfstatat),

@@ -11,9 +11,10 @@ use libc::{sockaddr, socklen_t};
 use policy::options::Family;
 use policy::{Bypass, Connection, Decision, Endpoint, Key, Moment, Moments, Setting, Value};
 use socket::describe::kind;
+use socket::memory::{Near, Place};
 use socket::{Address, Kind, ffi};
 
-use crate::intercept::{concerns, family_to, first_of_tcp, make};
+use crate::intercept::{concerns, family_to, first_of_tcp, make, say_if_blind};
 use crate::setup::{Active, active};
 use crate::{fault, guard, log};
 
@@ -36,21 +37,26 @@ pub(crate) struct Connecting {
 /// Before connect.
 pub(crate) fn before_connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> Option<Connecting> {
     let active = active().filter(|active| concerns(active, CONNECT))?;
+    let place = Place::here();
+    let near = place.page();
+    let own = near.own_address(address, length);
     // UNIX sockets, mostly: not worth a guard.
-    if ffi::is_surely_foreign(address, length) && !log::enabled(policy::variables::Level::Debug) {
+    if own.is_some_and(|own| own.is_foreign()) && !log::enabled(policy::variables::Level::Debug) {
         return None;
     }
-    connect_to(active, fd, "connect", || ffi::copy_address(address, length))
+    connect_to(active, fd, "connect", || own.or_else(|| near.address(address, length)))
 }
 
 /// Before a send that connects.
 pub(crate) fn before_send(
     fd: c_int,
     call: &str,
-    address: impl FnOnce() -> Option<Address> + Copy,
+    address: impl FnOnce(Near<'_>) -> Option<Address> + Copy,
 ) -> Option<Connecting> {
     let active = active().filter(|active| concerns(active, CONNECT))?;
-    connect_to(active, fd, call, address)
+    let place = Place::here();
+    let near = place.page();
+    connect_to(active, fd, call, || address(near))
 }
 
 #[inline]
@@ -66,6 +72,7 @@ fn connect_to(
             Ok(peer) => peer,
             Err(reason) => {
                 log::debug(format_args!("{call} fd {fd}: left alone: {reason}"));
+                say_if_blind();
                 return None;
             }
         };

@@ -10,6 +10,7 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 use libc::{
     MSG_FASTOPEN, SO_ERROR, SOL_SOCKET, addrinfo, hostent, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t,
 };
+use socket::memory::Place;
 
 use crate::{connect, intercept, listeners, names, real, setup};
 
@@ -57,14 +58,20 @@ interpose! {
         after _done intercept::after_listen(fd, prepared);
     }
     fn accept(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int {
-        before room = socket::ffi::room_for_peer(address, length);
-        // SAFETY: the kernel has taken both pointers.
-        after accepted intercept::accepted(fd, accepted, || unsafe { socket::ffi::told_peer(address, length, room) });
+        before room = Place::here().page().room_for_peer(address, length);
+        after accepted {
+            let place = Place::here();
+            let near = place.page();
+            intercept::accepted(fd, accepted, || near.told_peer(address, length, room));
+        };
     }
     fn accept4(fd: c_int, address: *mut sockaddr, length: *mut socklen_t, flags: c_int) -> c_int {
-        before room = socket::ffi::room_for_peer(address, length);
-        // SAFETY: the kernel has taken both pointers.
-        after accepted intercept::accepted(fd, accepted, || unsafe { socket::ffi::told_peer(address, length, room) });
+        before room = Place::here().page().room_for_peer(address, length);
+        after accepted {
+            let place = Place::here();
+            let near = place.page();
+            intercept::accepted(fd, accepted, || near.told_peer(address, length, room));
+        };
     }
     // What the rule of this socket enforces is answered with success and not carried out.
     fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> c_int {
@@ -77,17 +84,16 @@ interpose! {
     }
     // These connect where MSG_FASTOPEN is set, tcp(7).
     fn sendto(fd: c_int, data: *const c_void, size: size_t, flags: c_int, address: *const sockaddr, length: socklen_t) -> ssize_t {
-        before connecting = if flags & MSG_FASTOPEN != 0 { connect::before_send(fd, "sendto", || socket::ffi::copy_address(address, length)) } else { None };
+        before connecting = if flags & MSG_FASTOPEN != 0 { connect::before_send(fd, "sendto", |near| near.address(address, length)) } else { None };
         always result connect::after_connect(fd, connecting, result as i64);
     }
     fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
-        before connecting = if flags & MSG_FASTOPEN != 0 { connect::before_send(fd, "sendmsg", || socket::ffi::message_address(message)) } else { None };
+        before connecting = if flags & MSG_FASTOPEN != 0 { connect::before_send(fd, "sendmsg", |near| near.message_address(message)) } else { None };
         always result connect::after_connect(fd, connecting, result as i64);
     }
     fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: real::BatchFlags) -> c_int {
         // The first message connects; an mmsghdr begins with its msghdr.
-        before connecting = if flags & MSG_FASTOPEN as real::BatchFlags != 0 && count > 0 { connect::before_send(fd, "sendmmsg", || socket::ffi::message_address(messages.cast())) } else { None };
-        // SAFETY: the kernel has taken so many of them.
+        before connecting = if flags & MSG_FASTOPEN as real::BatchFlags != 0 && count > 0 { connect::before_send(fd, "sendmmsg", |near| near.message_address(messages.cast())) } else { None };
         always result connect::after_connect(fd, connecting, i64::from(result));
     }
     // A descriptor that ends takes with it what is known of the listener behind it: the next listener with this number may

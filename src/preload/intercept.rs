@@ -4,7 +4,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use libc::{sockaddr, socklen_t};
 use policy::options::Family;
@@ -13,6 +13,7 @@ use policy::variables::Level;
 use policy::{Connection, Decision, Endpoint, Key, Moment, Moments, Setting, constants};
 use socket::apply::{Outcome, apply};
 use socket::describe::{is_accepted_tcp, kind};
+use socket::memory::{self, Near, Place};
 use socket::{Address, Kind, ffi};
 
 use crate::listeners::{self, Known};
@@ -27,6 +28,16 @@ pub(crate) fn concerns(active: &Active, moments: Moments) -> bool {
     active.rules.moments().intersects(moments) || log::enabled(Level::Debug)
 }
 
+/// Where an address could not be read because nothing tells what can be read, that is said once.
+pub(crate) fn say_if_blind() {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if memory::is_blind() && !SAID.swap(true, Relaxed) {
+        log::warn(format_args!(
+            "a seccomp filter refuses both rt_sigprocmask and futex: what an address says is not known, and options are left out"
+        ));
+    }
+}
+
 /// Makes the first of TCP's own settings. All other sockets refuse it, so that it is the question whether this one is
 /// TCP as well, and costs no call of its own.
 pub(crate) fn first_of_tcp<'a>(fd: c_int, mut settings: impl Iterator<Item = &'a Setting>) -> Option<&'a Setting> {
@@ -38,9 +49,13 @@ pub(crate) fn first_of_tcp<'a>(fd: c_int, mut settings: impl Iterator<Item = &'a
 pub(crate) fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) {
     const BIND: Moments = Moments::of(&[Moment::Bind]);
     let Some(active) = active().filter(|active| active.rules.moments().intersects(BIND)) else { return };
+    let place = Place::here();
+    let near = place.page();
     guard::contained(|| {
         fault::point("bind");
-        let Some(Ok(local)) = ffi::copy_address(address, length).map(|address| address.endpoint()) else { return };
+        let Some(Ok(local)) = near.address(address, length).map(|address| address.endpoint()) else {
+            return say_if_blind();
+        };
         let decision = active.decide(&Connection::Binding { local });
         if decision.bypass(BIND).is_none() && tcp(fd).is_some() {
             make(active, fd, &decision, None, decision.settings(BIND, Family::Any), "bind", local);
@@ -194,7 +209,9 @@ fn inherited_listener(active: &Active, listener: c_int, kind: Kind, local: Endpo
 pub(crate) fn is_enforced(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> bool {
     match active() {
         Some(active) if active.in_use.load(Relaxed) && active.rules.enforces(level, name) => {
-            guard::contained(|| is_enforced_here(active, fd, level, name, value, length))
+            let place = Place::here();
+            let near = place.page();
+            guard::contained(|| is_enforced_here(active, fd, level, name, (value, length, near)))
         }
         _ => false,
     }
@@ -206,8 +223,7 @@ fn is_enforced_here(
     fd: c_int,
     level: c_int,
     name: c_int,
-    value: *const c_void,
-    length: socklen_t,
+    (value, length, near): (*const c_void, socklen_t, Near<'_>),
 ) -> bool {
     fault::point("setsockopt");
     let Some((connection, moments)) = connection_of(active, fd) else { return false };
@@ -224,7 +240,7 @@ fn is_enforced_here(
     let Some(setting) = settings.find(is_it) else { return false };
     // The kernel reads so much of the value; what it would refuse for want of it, it shall refuse.
     let read = setting.bytes_read();
-    if i32::try_from(length).is_err() || (length as usize) < read || !ffi::is_readable(value, read) {
+    if i32::try_from(length).is_err() || (length as usize) < read || !near.is_readable(value, read) {
         return false;
     }
     // The rule's value in place of the program's: mostly it is there already, but the socket may have come by exec, or

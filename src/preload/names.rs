@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
 use libc::{addrinfo, hostent};
 use once_cell::race::OnceRef;
 use policy::{Endpoint, HostSet, Name, Rules};
-use socket::ffi;
+use socket::memory::{Near, Place};
 
 use crate::setup::{Active, active};
 use crate::{fault, guard, log};
@@ -46,10 +46,12 @@ pub(crate) fn after_getaddrinfo(status: c_int, asked: *const c_char, answer: *co
         return;
     }
     let Some(active) = interested() else { return };
+    let place = Place::here();
+    let near = place.page();
     guard::contained(|| {
         fault::point("look-up");
-        if let Some(first) = ffi::pointer_at(answer, 0) {
-            learn_list(active, asked, first);
+        if let Some(first) = near.pointer(answer, 0) {
+            learn_list(active, near, asked, first);
         }
     });
 }
@@ -60,9 +62,11 @@ pub(crate) fn after_gethostbyname(asked: *const c_char, answer: *const hostent) 
         return;
     }
     let Some(active) = interested() else { return };
+    let place = Place::here();
+    let near = place.page();
     guard::contained(|| {
         fault::point("look-up");
-        learn_host(active, asked, answer);
+        learn_host(active, near, asked, answer);
     });
 }
 
@@ -72,10 +76,12 @@ pub(crate) fn after_gethostbyname_r(status: c_int, asked: *const c_char, answer:
         return;
     }
     let Some(active) = interested() else { return };
+    let place = Place::here();
+    let near = place.page();
     guard::contained(|| {
         fault::point("look-up");
-        if let Some(host) = ffi::pointer_at(answer, 0) {
-            learn_host(active, asked, host);
+        if let Some(host) = near.pointer(answer, 0) {
+            learn_host(active, near, asked, host);
         }
     });
 }
@@ -83,21 +89,21 @@ pub(crate) fn after_gethostbyname_r(status: c_int, asked: *const c_char, answer:
 /// Longer answers are cut off.
 const MOST_ANSWERS: usize = 1024;
 
-fn learn_list(active: &Active, asked: *const c_char, first: *const addrinfo) {
-    let Some((name, is_absolute)) = name_at(asked) else { return };
-    let Some(head) = ffi::addrinfo_at(first) else { return };
+fn learn_list(active: &Active, near: Near<'_>, asked: *const c_char, first: *const addrinfo) {
+    let Some((name, is_absolute)) = name_at(near, asked) else { return };
+    let Some(head) = near.addrinfo(first) else { return };
     let mut hosts = HostSet::NONE;
     active.rules.add_hosts(&mut hosts, &name);
-    let is_told = add_told(&active.rules, &mut hosts, &name, head.ai_canonname);
+    let is_told = add_told(&active.rules, near, &mut hosts, &name, head.ai_canonname);
     // Who completed the name is not said. The C library has its own answer for localhost.
     if !is_absolute && !is_told && name.as_str() != "localhost" {
         active.search.iter().for_each(|domain| active.rules.add_completed_hosts(&mut hosts, &name, domain));
     }
     let (mut next, mut last, mut count) = (first, None, 0);
     for _ in 0..MOST_ANSWERS {
-        let Some(one) = ffi::addrinfo_at(next) else { break };
+        let Some(one) = near.addrinfo(next) else { break };
         next = one.ai_next;
-        let address = ffi::copy_address(one.ai_addr, one.ai_addrlen);
+        let address = near.address(one.ai_addr, one.ai_addrlen);
         let Some(Ok(endpoint)) = address.map(|address| address.endpoint()) else { continue };
         // An address comes once for each type of socket.
         if last.replace(endpoint.ip()) != Some(endpoint.ip()) {
@@ -110,27 +116,27 @@ fn learn_list(active: &Active, asked: *const c_char, first: *const addrinfo) {
 
 /// Adds what the canonical name matches; whether it is the asked name, maybe completed.
 #[inline(never)]
-fn add_told(rules: &Rules, hosts: &mut HostSet, asked: &Name, canonical: *const c_char) -> bool {
-    let Some((name, _)) = name_at(canonical) else { return false };
+fn add_told(rules: &Rules, near: Near<'_>, hosts: &mut HostSet, asked: &Name, canonical: *const c_char) -> bool {
+    let Some((name, _)) = name_at(near, canonical) else { return false };
     rules.add_hosts(hosts, &name);
     name.as_str().strip_prefix(asked.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-fn learn_host(active: &Active, asked: *const c_char, host: *const hostent) {
-    let Some((name, _)) = name_at(asked) else { return };
-    let Some(host) = ffi::hostent_at(host) else { return };
+fn learn_host(active: &Active, near: Near<'_>, asked: *const c_char, host: *const hostent) {
+    let Some((name, _)) = name_at(near, asked) else { return };
+    let Some(host) = near.hostent(host) else { return };
     let mut hosts = HostSet::NONE;
     active.rules.add_hosts(&mut hosts, &name);
     // It has the completed name here, or among the aliases.
-    add_told(&active.rules, &mut hosts, &name, host.h_name);
-    for alias in (0..MOST_ANSWERS).map_while(|index| ffi::pointer_at(host.h_aliases, index)) {
-        add_told(&active.rules, &mut hosts, &name, alias);
+    add_told(&active.rules, near, &mut hosts, &name, host.h_name);
+    for alias in (0..MOST_ANSWERS).map_while(|index| near.pointer(host.h_aliases, index)) {
+        add_told(&active.rules, near, &mut hosts, &name, alias);
     }
     let mut count = 0;
-    for address in (0..MOST_ANSWERS).map_while(|index| ffi::pointer_at(host.h_addr_list, index)) {
+    for address in (0..MOST_ANSWERS).map_while(|index| near.pointer(host.h_addr_list, index)) {
         let ip = match host.h_addrtype {
-            libc::AF_INET => ffi::bytes_at::<4>(address).map(IpAddr::from),
-            libc::AF_INET6 => ffi::bytes_at::<16>(address).map(IpAddr::from),
+            libc::AF_INET => near.host_address::<4>(address).map(IpAddr::from),
+            libc::AF_INET6 => near.host_address::<16>(address).map(IpAddr::from),
             _ => None,
         };
         let Some(ip) = ip else { break };
@@ -142,9 +148,9 @@ fn learn_host(active: &Active, asked: *const c_char, host: *const hostent) {
 
 /// A name in the program's memory, and whether it ends in a dot.
 #[inline(never)] // the buffer is gone when it returns
-fn name_at(text: *const c_char) -> Option<(Name, bool)> {
+fn name_at(near: Near<'_>, text: *const c_char) -> Option<(Name, bool)> {
     let mut buffer = [0; 256];
-    let text = ffi::copy_text(text, &mut buffer)?;
+    let text = near.text(text, &mut buffer)?;
     Some((Name::new(text)?, text.ends_with(b".")))
 }
 

@@ -22,10 +22,22 @@ impl Address {
     /// A copy of the bytes; what is longer than [`LONGEST`] is cut off.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Self {
+        Self::of(bytes, bytes.len().min(LONGEST))
+    }
+
+    /// A copy of the beginning of an address that is so long; what follows says nothing about where it is.
+    #[must_use]
+    pub(crate) fn of(bytes: &[u8], length: usize) -> Self {
         let mut copy = [0; LONGEST];
-        let length = bytes.len().min(LONGEST);
         copy.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
         Self { bytes: copy, length }
+    }
+
+    /// Whether it is of a family that this is not about.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        let [low, high, ..] = self.bytes;
+        !matches!(i32::from(u16::from_ne_bytes([low, high])), libc::AF_INET | libc::AF_INET6)
     }
 
     /// The address and port.

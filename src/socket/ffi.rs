@@ -1,4 +1,4 @@
-//! The system calls. The only file of this crate with `unsafe`.
+//! The system calls.
 //!
 //! setsockopt and whatever touches a file go through syscall(2), not through libc's functions of the same name:
 //! inside the preload library those names are our own hooks, and `open`, `write` and `close` are cancellation
@@ -9,10 +9,9 @@ use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::address::{Address, LONGEST};
+use crate::address::Address;
 use crate::errno::Errno;
 
 /// Checks the policy's numbers against libc's on the machine that is built for.
@@ -153,45 +152,11 @@ pub fn connected_peer(fd: c_int) -> Result<Address, Errno> {
     })
 }
 
-/// How many bytes the program has room for where accept(2) tells it the peer: 0 if that is nowhere, or cannot be read
-/// without asking the kernel. To be asked before the call, which writes there.
-#[must_use]
-#[inline]
-pub fn room_for_peer(address: *const libc::sockaddr, length: *const libc::socklen_t) -> libc::socklen_t {
-    let first = length as usize;
-    let is_at_hand = first.checked_add(3).is_some_and(|last| is_stack(first, last));
-    if address.is_null() || !is_at_hand {
-        return 0;
-    }
-    // SAFETY: four bytes of the stack. Nobody else is asked once more, who might ask the kernel: errno is the program's here.
-    libc::socklen_t::from_ne_bytes(unsafe { ptr::read_unaligned(length.cast::<[u8; 4]>()) })
-}
-
 /// close_range(2), for a libc that has it not: 0, or -1 and errno.
 #[must_use]
 pub fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     // SAFETY: takes numbers, which the program means.
     unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) as c_int }
-}
-
-/// The peer that accept(2) has told the program, if it had room for all of it.
-///
-/// # Safety
-/// accept(2) must have succeeded with these pointers, and `room` be what [`room_for_peer`] said of them before.
-#[must_use]
-pub unsafe fn told_peer(
-    address: *const libc::sockaddr,
-    length: *const libc::socklen_t,
-    room: libc::socklen_t,
-) -> Option<Address> {
-    if room == 0 {
-        return None;
-    }
-    // SAFETY: the kernel has written the length, and so many bytes of the address if there was room.
-    unsafe {
-        let length = ptr::read_unaligned(length);
-        (length <= room).then(|| Address::new(std::slice::from_raw_parts(address.cast(), length as usize)))
-    }
 }
 
 /// The bytes that are not acknowledged, sent or not (SIOCOUTQ), and those of them that are not sent (SIOCOUTQNSD), tcp(7).
@@ -304,164 +269,6 @@ pub fn is_socket(fd: c_int) -> bool {
         libc::syscall(libc::SYS_fstat, fd, status.as_mut_ptr()) == 0
             && status.assume_init().st_mode & libc::S_IFMT == libc::S_IFSOCK
     }
-}
-
-/// Copies a socket address out of the program's memory; None where it cannot be read.
-/// `address` may be any value.
-#[must_use]
-pub fn copy_address(address: *const libc::sockaddr, length: libc::socklen_t) -> Option<Address> {
-    let length = usize::try_from(length).ok()?.min(LONGEST);
-    let mut bytes = [0_u8; LONGEST];
-    copy(address.cast(), bytes.get_mut(..length)?).then(|| Address::new(bytes.get(..length).unwrap_or_default()))
-}
-
-/// The address and its length that a message names (`msg_name`); None where there is none to be read.
-#[must_use]
-pub fn message_address(message: *const libc::msghdr) -> Option<Address> {
-    let mut bytes = [0_u8; mem::offset_of!(libc::msghdr, msg_iov)];
-    if !copy(message.cast(), &mut bytes) {
-        return None;
-    }
-    let (pointer, rest) = bytes.split_first_chunk::<{ mem::size_of::<usize>() }>()?;
-    let length = u32::from_ne_bytes(*rest.first_chunk::<4>()?);
-    copy_address(usize::from_ne_bytes(*pointer) as *const libc::sockaddr, length)
-}
-
-/// Copies a text out of the program's memory, without its NUL; None where it cannot be read or does not fit.
-#[must_use]
-pub fn copy_text(from: *const c_char, to: &mut [u8; 256]) -> Option<&[u8]> {
-    let mut length = 0;
-    while length < to.len() {
-        let start = from.cast::<u8>().wrapping_add(length);
-        // What lies in the same page as its beginning can be read if that can.
-        let within = SMALLEST_PAGE - start as usize % SMALLEST_PAGE;
-        let piece = to.get_mut(length..).and_then(|rest| {
-            let size = rest.len().min(within);
-            rest.get_mut(..size)
-        })?;
-        if from.is_null() || !copy(start, piece) {
-            return None;
-        }
-        if let Some(end) = piece.iter().position(|byte| *byte == 0) {
-            return to.get(..length + end);
-        }
-        length += piece.len();
-    }
-    None
-}
-
-/// Copies so many bytes out of the program's memory.
-#[must_use]
-pub fn bytes_at<const N: usize>(from: *const c_char) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    copy(from.cast(), &mut bytes).then_some(bytes)
-}
-
-/// The pointer at an index of the program's array; None where it is null or cannot be read.
-#[must_use]
-pub fn pointer_at<T>(array: *const *mut T, index: usize) -> Option<*mut T> {
-    let bytes = bytes_at::<{ mem::size_of::<usize>() }>(array.wrapping_add(index).cast())?;
-    let pointer = usize::from_ne_bytes(bytes) as *mut T;
-    (!pointer.is_null()).then_some(pointer)
-}
-
-/// Copies an element of getaddrinfo(3)'s list.
-#[must_use]
-pub fn addrinfo_at(from: *const libc::addrinfo) -> Option<libc::addrinfo> {
-    let bytes = bytes_at::<{ mem::size_of::<libc::addrinfo>() }>(from.cast())?;
-    // SAFETY: a structure of integers and raw pointers, of any value.
-    Some(unsafe { mem::transmute::<[u8; mem::size_of::<libc::addrinfo>()], libc::addrinfo>(bytes) })
-}
-
-/// Copies what gethostbyname(3) answers.
-#[must_use]
-pub fn hostent_at(from: *const libc::hostent) -> Option<libc::hostent> {
-    let bytes = bytes_at::<{ mem::size_of::<libc::hostent>() }>(from.cast())?;
-    // SAFETY: as above.
-    Some(unsafe { mem::transmute::<[u8; mem::size_of::<libc::hostent>()], libc::hostent>(bytes) })
-}
-
-/// Copies fewer bytes than a page from anywhere, if they can be read.
-fn copy(from: *const u8, to: &mut [u8]) -> bool {
-    let readable = is_readable(from.cast(), to.len());
-    if readable {
-        // SAFETY: the kernel has just read from the pages of the first and the last byte, and there is none between
-        // them. Another thread that unmaps one in this moment races with the program's own call as well.
-        unsafe { ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
-    }
-    readable
-}
-
-/// Whether fewer bytes than a page can be read. A pointer that is none must end in the program's own EFAULT, not in our
-/// SIGSEGV, so the kernel looks where it is not certain.
-#[must_use]
-pub fn is_readable(start: *const c_void, length: usize) -> bool {
-    let first = start as usize;
-    let Some(last) = first.checked_add(length.saturating_sub(1)) else { return false };
-    length == 0
-        || is_stack(first, last)
-        // A word that is aligned lies in one page, the one of the byte in it.
-        || (word_is_readable(first & !(PROBE - 1))
-            && (first / SMALLEST_PAGE == last / SMALLEST_PAGE || word_is_readable(last & !(PROBE - 1))))
-}
-
-/// Whether an address can be read without asking the kernel, and is of no family that this is about.
-#[must_use]
-#[inline]
-pub fn is_surely_foreign(address: *const libc::sockaddr, length: libc::socklen_t) -> bool {
-    let first = address as usize;
-    if length < 2 || !first.checked_add(1).is_some_and(|last| is_stack(first, last)) {
-        return false;
-    }
-    // SAFETY: two bytes of the stack, the family.
-    let family = unsafe { ptr::read_unaligned(address.cast::<u16>()) };
-    !matches!(i32::from(family), libc::AF_INET | libc::AF_INET6)
-}
-
-/// Whether the bytes surely lie on the stack: in the page of this very call, or on the main thread's stack, above where
-/// this call stands on it: all of it up to the program's name at its end is mapped. Nothing else is mapped by itself
-/// within 128 MiB of it (arch/x86/mm/mmap.c, MIN_GAP), so whatever stands that near its end stands on it. Of no other
-/// memory is so much certain: the heap may be protected, the stack of another thread may end anywhere.
-#[inline]
-fn is_stack(first: usize, last: usize) -> bool {
-    const NEAR: usize = 8 << 20;
-    let here = &raw const first as usize;
-    let end = main_stack_end();
-    (first / SMALLEST_PAGE == here / SMALLEST_PAGE && last / SMALLEST_PAGE == here / SMALLEST_PAGE)
-        || (here <= first && last < end && end - here < NEAR)
-}
-
-/// Where the main thread's stack ends, less the program's name; getauxval(3) walks through a list for it.
-#[inline]
-fn main_stack_end() -> usize {
-    static END: AtomicUsize = AtomicUsize::new(0);
-    match END.load(Relaxed) {
-        0 => {
-            let errno = errno();
-            // SAFETY: getauxval(3) takes any number; 0 and ENOENT where there is none.
-            let end = unsafe { libc::getauxval(libc::AT_EXECFN) } as usize;
-            set_errno(errno);
-            END.store(end, Relaxed);
-            end
-        }
-        end => end,
-    }
-}
-
-/// No page is smaller, so that what lies within so much lies in one.
-const SMALLEST_PAGE: usize = 4096;
-
-/// The size of the kernel's `sigset_t`.
-const PROBE: usize = 8;
-
-/// Whether the 8 bytes at `address` can be read: rt_sigprocmask(2) copies the set before it finds that there is
-/// no such `how` (kernel/signal.c), so it answers EFAULT or EINVAL and changes nothing. Every program calls it,
-/// so no seccomp filter forbids it.
-fn word_is_readable(address: usize) -> bool {
-    const NO_SUCH_HOW: c_int = -1;
-    // SAFETY: nothing is written, and the kernel checks what it reads.
-    let result = unsafe { libc::syscall(libc::SYS_rt_sigprocmask, NO_SUCH_HOW, address, 0, PROBE) };
-    address != 0 && result < 0 && errno() == Errno(libc::EINVAL)
 }
 
 /// A set of signals in the kernel's form, bit n - 1 for signal n.
@@ -656,39 +463,4 @@ macro_rules! before_main {
             static BEFORE_MAIN: extern "C" fn() = $function;
         };
     };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    #[cfg_attr(miri, ignore = "asks the kernel, by rt_sigprocmask(2)")]
-    fn unreadable_addresses_are_refused() {
-        let page = 4096_usize;
-        for bad in [0, 1, page - 1, usize::MAX, usize::MAX - 7, 0xffff_8000_0000_0000] {
-            assert!(copy_address(bad as *const libc::sockaddr, 16).is_none(), "{bad:#x}");
-        }
-        let good = [2_u8, 0, 0, 80, 10, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0];
-        let copied = copy_address(good.as_ptr().cast(), 16).expect("readable");
-        assert_eq!(copied.endpoint().map(|e| e.to_string()), Ok("10.1.2.3:80".into()));
-    }
-
-    #[test]
-    #[cfg_attr(miri, ignore = "asks the kernel, by rt_sigprocmask(2)")]
-    fn an_address_that_ends_in_an_unmapped_page_is_refused() {
-        let page = 4096_usize;
-        // SAFETY: a fresh mapping of two pages, of which the second is taken away again.
-        let start = unsafe {
-            let start =
-                libc::mmap(ptr::null_mut(), 2 * page, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
-            libc::munmap(start.byte_add(page), page);
-            start as usize
-        };
-        assert!(copy_address((start + page - 16) as *const libc::sockaddr, 16).is_some());
-        assert!(is_readable((start + page - 4) as *const c_void, 4), "an int that ends with the page");
-        assert!(!is_readable((start + page - 4) as *const c_void, 5));
-        assert!(copy_address((start + page - 8) as *const libc::sockaddr, 16).is_none());
-        assert!(copy_address((start + page - 15) as *const libc::sockaddr, 16).is_none());
-    }
 }

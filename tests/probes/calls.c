@@ -6,6 +6,7 @@
  * `signal CALL` make the call there, `cancelled CALL` in a thread that was cancelled before. Around each call stands a getsockopt that cannot succeed, for strace. */
 #include "probe.h"
 
+#include <alloca.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -20,6 +21,8 @@ enum { UNTOUCHED = ENOTUNIQ, WORDS = 16 };
 
 static int variables[128];
 static char *in_signal;
+/* A page in the middle of the main thread's stack that cannot be read. */
+static char *hole;
 static pid_t started;
 
 static void on_alarm(int number) {
@@ -41,6 +44,13 @@ static void *place(const char *kind, const void *content, long length) {
     if (!strcmp(kind, "one")) return (void *)1;
     if (!strcmp(kind, "kernel")) return (void *)0xffff800000000000;
     if (!strcmp(kind, "last")) return (void *)-1;
+    if (!strcmp(kind, "stack")) return hole;
+    if (!strcmp(kind, "heap")) { /* The same where malloc's memory begins. */
+        char *block = malloc(3 * page);
+        block += page - (unsigned long)block % page;
+        mprotect(block, page, PROT_NONE);
+        return block;
+    }
     char *pages = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     munmap(pages + page, page);
     if (!strcmp(kind, "unmapped")) return pages + page;
@@ -83,7 +93,7 @@ static socklen_t value_of(const char *word, void *to) {
     return read * sizeof(int);
 }
 
-static long call(int count, char **w) {
+__attribute__((noinline)) static long call(int count, char **w) {
     struct sockaddr_storage to;
     socklen_t length = sizeof to;
     const char *name = w[0];
@@ -206,6 +216,9 @@ static void perform(const char *text) {
     snprintf(copy, sizeof copy, "%s", text);
     for (char *word = strtok_r(copy, " ", &rest); word && count < WORDS; word = strtok_r(NULL, " ", &rest))
         words[count++] = word;
+    /* What `call` has on the stack, and the hook below it, lies in one page. */
+    char *volatile top = alloca(((unsigned long)words - 4000) % 4096 + 1);
+    *top = 0;
     mark();
     errno = UNTOUCHED;
     long result = call(count, words);
@@ -270,9 +283,13 @@ static void situated(char *text) {
 }
 
 int main(int count, char **arguments) {
+    char much[3 * 4096];
+    hole = much + 4096 - (unsigned long)much % 4096;
+    if (mprotect(hole, 4096, PROT_NONE)) return 2;
     alarm(30);
     signal(SIGUSR1, on_signal);
     for (int i = 1; i < count; i++) situated(arguments[i]);
     if (started) kill(started, SIGKILL);
+    mprotect(hole, 4096, PROT_READ | PROT_WRITE);
     return 0;
 }

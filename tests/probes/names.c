@@ -166,7 +166,9 @@ static void print_host(const struct hostent *host) {
         printf(" %s", inet_ntop(host->h_addrtype, *one, text, sizeof text));
 }
 
-static void look_up(const char *how, const char *name) {
+static void look_up(const char *how, const char *text_of_name) {
+    /* By itself, so that sanitizers and valgrind know where it ends. */
+    char *name = strdup(text_of_name);
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list = NULL;
     struct hostent host, *answer = NULL;
     char buffer[4096], text[64];
@@ -198,11 +200,13 @@ static void look_up(const char *how, const char *name) {
         }
         puts("");
         if (list) freeaddrinfo(list);
+        free(name);
         return;
     }
     printf(" %d errno %d h_errno %d", status, errno, strchr(how, '_') ? error : h_errno);
     print_host(answer);
     puts("");
+    free(name);
 }
 
 static void step(const char *text) {

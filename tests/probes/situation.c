@@ -259,7 +259,10 @@ static void arguments(void) {
     struct sockaddr_in at;
     char *pages = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     munmap(pages + PAGE, PAGE);
-    void *const ADDRESSES[] = {NULL, (void *)1, (void *)-1, (void *)0xffff800000000000, pages + PAGE, pages + PAGE - 4};
+    /* A page of the stack that cannot be read. */
+    char much[3 * PAGE], *hole = much + PAGE - (unsigned long)much % PAGE;
+    mprotect(hole, PAGE, PROT_NONE);
+    void *const ADDRESSES[] = {NULL, (void *)1, (void *)-1, (void *)0xffff800000000000, pages + PAGE, pages + PAGE - 4, hole};
     const int LENGTHS[] = {0, 1, 2, 15, 16, 28, 4096, INT_MAX, INT_MIN, -1};
     const int COUNT = sizeof ADDRESSES / sizeof *ADDRESSES;
     for (int four = 0; four < 2; four++)
@@ -337,6 +340,7 @@ static void arguments(void) {
     SAY("sendmmsg without", sendmmsg(b, (void *)1, 1, MSG_FASTOPEN));
     SAY("sendmsg without", sendmsg(b, NULL, MSG_FASTOPEN));
     end(b);
+    mprotect(hole, PAGE, PROT_READ | PROT_WRITE);
     situation_round();
 }
 

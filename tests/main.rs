@@ -21,6 +21,7 @@ mod oracles;
 mod programs;
 mod properties;
 mod races;
+mod says;
 mod script;
 mod show;
 mod situations;
@@ -56,6 +57,7 @@ fn main() {
         programs::trials(),
         races::trials(),
         properties::trials(),
+        says::trials(),
         show::trials(),
         situations::trials(),
         time_wait::trials(),

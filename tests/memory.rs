@@ -119,8 +119,8 @@ fn look_ups(judge: Judge, build: Build) {
 const RULES: &str = "[defaults]\nkeepalive = { time = \"5s\" }\nlinger = \"off\"\nreuse_address = true\n\
                      [[rule]]\nfrom = [\"127.0.0.1\"]\nkeepalive = { time = \"5s\" }\n";
 
-/// Every call whose arguments are looked at, with arguments in blocks of the heap. Seen to fail with 28 bytes read of every address that
-/// is said to have more: AddressSanitizer ends the program.
+/// Every call whose arguments are looked at, with arguments in blocks of the heap. Seen to fail with 28 bytes read of
+/// every address that is said to have more: AddressSanitizer ends the program.
 fn calls(judge: Judge, build: Build) {
     let program = judge.probe("memory", &scratch(&format!("memory-calls-{judge:?}-{build:?}")));
     let run = |preload: Option<String>| {
@@ -135,8 +135,8 @@ fn calls(judge: Judge, build: Build) {
     assert!(with.matches("option = 5").count() > 7, "{with}");
 }
 
-/// Memory that another thread takes away as soon as the kernel is done with it. Of accept's answer seen to fail where the
-/// address was read afterwards if its length was on the stack: SIGSEGV.
+/// Memory that another thread takes away as soon as the kernel is done with it. Of accept's answer seen to fail where
+/// the address was read afterwards if its length was on the stack: SIGSEGV.
 fn taken_away(mode: &str, toml: &str, build: Build) {
     let mut command = plain(probe("memory"));
     command.args([mode, "5000"]).env("LD_PRELOAD", built(build)).env("SOCKOPT_CONFIG_TOML", toml);

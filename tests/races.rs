@@ -26,11 +26,6 @@ pub(crate) fn trials() -> Vec<Trial> {
             // std::sync::Mutex.
             race("fork", &["times", "5", "fork"], 200, &"100 of 100 children, thread 1\n".repeat(5), None);
         }),
-        test("races::fork_while_set_up_is_reported", || {
-            // The child has the options, and is set up once. Seen to fail with a STATE
-            // that is set after the report, and left as it is by who lost: the child compiles in each of its calls.
-            race("written", &["written"], 200, "101 of 101, set up once\n", None);
-        }),
         test("races::memory_for_one_set_up", first_use_with_little_memory),
     ]
 }

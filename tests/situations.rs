@@ -255,7 +255,7 @@ const PLACES: [(&str, &str, usize); 27] = [
 ];
 
 /// Where nothing may be written: there is no standard error, or a socket in its place. Those with sockets fail without
-/// `is_socket` in `to_stderr`, all of them with a descriptor that the library keeps.
+/// `is_socket` in `log::begin`, all of them with a descriptor that the library keeps.
 const SILENT: [(&str, &str); 6] = [
     ("descriptors 0 to 2 closed", "closed"),
     ("descriptors 0 to 2 closed before exec", "closed exec"),
@@ -481,7 +481,7 @@ fn plain_calls(before: &str, steps: &str) -> BTreeSet<i64> {
 
 /// The numbers of the system calls that README.md lists for a filter: all, or those after loading.
 fn documented(is_loaded: bool) -> Vec<i64> {
-    const NUMBERS: [(&str, i64); 22] = [
+    const NUMBERS: [(&str, i64); 25] = [
         ("setsockopt", libc::SYS_setsockopt),
         ("getsockopt", libc::SYS_getsockopt),
         ("getsockname", libc::SYS_getsockname),
@@ -497,6 +497,12 @@ fn documented(is_loaded: bool) -> Vec<i64> {
         ("madvise", libc::SYS_madvise),
         ("getpid", libc::SYS_getpid),
         ("fstat", libc::SYS_fstat),
+        #[cfg(target_arch = "x86_64")]
+        ("poll", libc::SYS_poll),
+        #[cfg(not(target_arch = "x86_64"))]
+        ("poll", libc::SYS_ppoll),
+        ("ppoll", libc::SYS_ppoll),
+        ("pwritev2", libc::SYS_pwritev2),
         ("write", libc::SYS_write),
         ("openat", libc::SYS_openat),
         ("close", libc::SYS_close),

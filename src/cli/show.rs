@@ -10,7 +10,7 @@ use policy::units::{Shown, ShownTime};
 use policy::verdict::{State, Verdict};
 use serde::Serialize;
 use socket::current::Current;
-use socket::{Kind, ffi};
+use socket::{Kind, signal};
 
 use crate::processes::{self, Filter, Found, Looked, Selection, Socket};
 use crate::table::{Cell, Column, Layout, Table};
@@ -95,7 +95,7 @@ fn shown(matches: &ArgMatches) -> Result<u8, u8> {
         output::print(&if as_json { json(&found, true) } else { people(&found, output::terminal_size().map(|s| s.0)) });
         return Ok(code);
     };
-    ffi::block(&WAKING);
+    signal::block(&WAKING);
     let mut screen = Screen::default();
     loop {
         let found = look();
@@ -110,7 +110,7 @@ fn shown(matches: &ArgMatches) -> Result<u8, u8> {
         if output::is_closed() {
             return Ok(exit::OK);
         }
-        match ffi::wait_for(&WAKING, interval) {
+        match signal::wait_for(&WAKING, interval) {
             None | Some(libc::SIGWINCH) => {}
             Some(_) => return Ok(exit::OK),
         }

@@ -17,7 +17,6 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use corosensei::stack::{Stack, StackPointer};
 use corosensei::{CoroutineResult, ScopedCoroutine, Yielder};
 use once_cell::race::OnceRef;
-use socket::ffi;
 
 /// Why set-up did not come to an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -283,8 +282,9 @@ thread_local! {
     static WAY_OUT: Cell<*const Yielder<(), ()>> = const { Cell::new(ptr::null()) };
 }
 
-/// Runs `work` on a stack of its own, which is gone afterwards, allocating from `heap`; with all signals blocked, since
-/// the kernel would take a handler for an alternate stack (sigaltstack(2)) to have left it, and a handler might jump away.
+/// Runs `work` on a stack of its own, which is gone afterwards, allocating from `heap`. Where a handler may be called,
+/// signals are to be blocked: on this stack the kernel would take an alternate one (sigaltstack(2)) to have been left,
+/// and a handler might jump away.
 ///
 /// # Errors
 /// [`Failure`]; what `work` had on its stack is forgotten then.
@@ -293,16 +293,14 @@ pub(crate) fn run<R>(stack: SetUpStack, heap: &Memory, work: impl FnOnce() -> R)
         WAY_OUT.set(yielder);
         heap.during(|| catch_unwind(AssertUnwindSafe(work)).map_err(|_| Failure::Panic))
     };
-    let outcome = ffi::without_signals(|| {
-        ScopedCoroutine::with_stack(stack, on_stack).scope(|mut coroutine| match coroutine.resume(()) {
-            CoroutineResult::Return(result) => result,
-            CoroutineResult::Yield(()) => {
-                // SAFETY: set-up asked for memory that is not there and is never resumed. What it had on its stack owns
-                // nothing but memory of `heap`.
-                unsafe { coroutine.force_reset() };
-                Err(Failure::Memory)
-            }
-        })
+    let outcome = ScopedCoroutine::with_stack(stack, on_stack).scope(|mut coroutine| match coroutine.resume(()) {
+        CoroutineResult::Return(result) => result,
+        CoroutineResult::Yield(()) => {
+            // SAFETY: set-up asked for memory that is not there and is never resumed. What it had on its stack owns
+            // nothing but memory of `heap`.
+            unsafe { coroutine.force_reset() };
+            Err(Failure::Memory)
+        }
     });
     CURRENT.set(ptr::null());
     WAY_OUT.set(ptr::null());

@@ -9,9 +9,10 @@ use once_cell::race::OnceBox;
 use policy::error::digest;
 use policy::variables::{self, Level};
 use policy::{Connection, Decision, Moments, Process, Rules, compile_alone};
-use socket::{Errno, ffi};
+use socket::{Errno, ffi, signal};
 
 use crate::isolated::{self, Failure, Memory, Reserved, Room};
+use crate::log::Lines;
 use crate::{fault, guard, listeners, log, names, real};
 
 /// The configuration in force.
@@ -103,7 +104,7 @@ pub(crate) fn active() -> Option<&'static Active> {
     match STATE.load(Ordering::Acquire) {
         ON => ACTIVE.get(),
         OFF => None,
-        _ => guard::contained(|| guard::not_reentered(set_up)),
+        _ => guard::contained(set_up),
     }
 }
 
@@ -128,8 +129,10 @@ pub(crate) fn on_load() {
         guard::not_reentered(|| {
             read(asked);
             let is_strict = FOUND.get().is_some_and(|found| found.loaded.strict);
-            if is_strict { set_up() } else { None }
-        });
+            if is_strict { compile_first() } else { None }
+        })
+        .into_iter()
+        .for_each(Report::make);
     });
 }
 
@@ -167,8 +170,8 @@ impl Need {
 /// not keep set-up from its memory, and set-up does not show among the program's own calls. Taken by the first.
 static ROOM: Reserved = Reserved::none();
 
-/// Our variables as they were at load time, a NUL behind each: most processes need no more of them, and reading them there
-/// would double what the library adds to the start of each.
+/// Our variables as they were at load time, a NUL behind each: most processes need no more of them, and reading them
+/// there would double what the library adds to the start of each.
 static NOTES: [AtomicU8; 1024] = [const { AtomicU8::new(0) }; 1024];
 static NOTES_END: AtomicUsize = AtomicUsize::new(0);
 /// What they take when they are read, should each have a letter only.
@@ -178,6 +181,9 @@ const NOTES_READ: usize = 64 << 10;
 static STRICT: AtomicBool = AtomicBool::new(false);
 
 fn read(asked: Asked) {
+    if asked != Asked::Nothing {
+        log::begin();
+    }
     let state = if asked == Asked::Nothing {
         OFF
     } else if let Some((tables, spare)) = isolated::zeroes() {
@@ -331,44 +337,71 @@ fn failed(failure: Failure) {
     }
 }
 
-/// Compiles what was found and reports it; of several threads that come here at once, one reports.
+/// Compiles what was found, and reports it when signals are no longer blocked; of several threads that come here at
+/// once, one reports.
 fn set_up() -> Option<&'static Active> {
-    if STATE.load(Ordering::Acquire) == UNREAD {
-        read(asked());
-    }
-    if !matches!(STATE.load(Ordering::Acquire), NOTED | READ) {
-        return ACTIVE.get().filter(|_| STATE.load(Ordering::Acquire) != OFF);
-    }
-    let in_room = |room: Room| {
-        let Room { stack, scratch, mut outcome } = room;
-        isolated::run(stack, &scratch, || {
-            let found = FOUND.get().or_else(|| read_notes(&mut outcome))?;
-            // Who has read it may not have come so far.
-            found.announce();
-            compile_into(found, outcome)
-        })
-    };
-    let reserved = ROOM.take();
-    let text = || FOUND.get().map_or_else(|| NOTES_END.load(Ordering::Relaxed), Found::text);
-    let generous = || COMPILING.reserve_generously(text()).ok_or(Failure::Memory).and_then(in_room);
-    let state = match reserved.map_or(Err(Failure::Memory), in_room) {
-        // None was reserved, another thread has it, or it was too little.
-        Err(Failure::Memory) => generous(),
-        done => done,
-    }
-    .unwrap_or_else(|failure| {
-        failed(failure);
-        None
-    });
-    if let Some(state) = state {
-        let _ = STATE.compare_exchange(READ, state, Ordering::AcqRel, Ordering::Acquire);
-    }
+    // All of it, or a handler that jumps away leaves this thread in the middle of it for ever.
+    let report = signal::without_signals(|_| guard::not_reentered(compile_first));
+    report.into_iter().for_each(Report::make);
     // A thread that lost the race works by the winner's outcome, which may not have got as far as its state.
     ACTIVE.get().filter(|_| STATE.load(Ordering::Acquire) != OFF)
 }
 
-/// Compiles and reports; the outcome lies in `kept`. The next state, unless it is set already.
-fn compile_into(found: &'static Found, kept: Memory) -> Option<u8> {
+/// Reads and compiles, unless that is done; what is to be said of it.
+fn compile_first() -> Option<Report> {
+    if STATE.load(Ordering::Acquire) == UNREAD {
+        read(asked());
+    }
+    if !matches!(STATE.load(Ordering::Acquire), NOTED | READ) {
+        return None;
+    }
+    let in_room = |room: Room| {
+        let Room { stack, scratch, mut outcome } = room;
+        let done = isolated::run(stack, &scratch, || {
+            let mut lines = Lines::default();
+            let next = FOUND.get().or_else(|| read_notes(&mut outcome)).and_then(|found| {
+                // Who has read it may not have come so far.
+                found.announce();
+                compile_into(found, outcome, &mut lines)
+            });
+            (next, lines)
+        });
+        done.map(|(next, lines)| (next, Report { lines, memory: scratch }))
+    };
+    let reserved = ROOM.take();
+    let text = || FOUND.get().map_or_else(|| NOTES_END.load(Ordering::Relaxed), Found::text);
+    let generous = || COMPILING.reserve_generously(text()).ok_or(Failure::Memory).and_then(in_room);
+    let done = match reserved.map_or(Err(Failure::Memory), in_room) {
+        // None was reserved, another thread has it, or it was too little.
+        Err(Failure::Memory) => generous(),
+        done => done,
+    };
+    let (next, report) = done.map_err(failed).ok()?;
+    if let Some(next) = next {
+        let _ = STATE.compare_exchange(READ, next, Ordering::AcqRel, Ordering::Acquire);
+    }
+    Some(report)
+}
+
+/// What set-up has to say in the end.
+struct Report {
+    /// In the memory, which goes after them.
+    lines: Lines,
+    #[expect(dead_code, reason = "kept until the lines are written")]
+    memory: Memory,
+}
+
+impl Report {
+    fn make(self) {
+        self.lines.write();
+        if self.lines.are_last_words() {
+            ffi::exit_now(EX_CONFIG);
+        }
+    }
+}
+
+/// Compiles; the outcome lies in `kept`. The next state, unless it is set already.
+fn compile_into(found: &'static Found, kept: Memory, lines: &mut Lines) -> Option<u8> {
     fault::point("compile");
     fault::point("exhaust compile");
     let configuration = &found.loaded.configuration;
@@ -378,16 +411,16 @@ fn compile_into(found: &'static Found, kept: Memory) -> Option<u8> {
         Ok(rules) if failures.is_empty() => rules,
         rules => {
             if STATE.compare_exchange(READ, OFF, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                failures.iter().for_each(|failure| log::error(format_args!("{failure}")));
+                failures.iter().for_each(|failure| lines.error(format_args!("{failure}")));
                 let (errors, sources) = (rules.err().unwrap_or_default(), configuration.sources());
                 for problem in errors.iter().take(MOST_ERRORS) {
-                    log::problem(Level::Error, format_args!("{}", problem.one_line(&sources)));
+                    lines.problem(Level::Error, format_args!("{}", problem.one_line(&sources)));
                 }
                 if let Some(more @ 1..) = errors.len().checked_sub(MOST_ERRORS) {
-                    log::error(format_args!("and {more} more; `sockopt check` shows them"));
+                    lines.error(format_args!("and {more} more; `sockopt check` shows them"));
                 }
                 if found.loaded.strict {
-                    ffi::exit_now(EX_CONFIG);
+                    lines.end_the_process();
                 }
             }
             return None;
@@ -414,15 +447,15 @@ fn compile_into(found: &'static Found, kept: Memory) -> Option<u8> {
         let sources = configuration.sources();
         let is_new = found.loaded.checked != Some(digest(&warnings, &sources));
         for problem in warnings.iter().filter(|_| is_new) {
-            log::problem(Level::Warn, format_args!("{}", problem.one_line(&sources)));
+            lines.problem(Level::Warn, format_args!("{}", problem.one_line(&sources)));
         }
     }
-    report(found, &rules);
+    add_summary(found, &rules, lines);
     None
 }
 
 /// One line per configuration that was loaded.
-fn report(found: &Found, rules: &Rules) {
+fn add_summary(found: &Found, rules: &Rules, lines: &mut Lines) {
     let name = found.loaded.configuration.document.as_ref().map_or("no file", |source| source.name.as_str());
     let of_environment =
         found.loaded.configuration.variables.iter().any(|variable| variables::is_option(&variable.name));
@@ -432,5 +465,5 @@ fn report(found: &Found, rules: &Rules) {
         (true, false) => ", options from the environment (not for this process)",
     };
     let (all, here) = (rules.rule_count(), rules.rules().count());
-    log::info(format_args!("configuration: {name}: {all} rules, {here} for this process{environment}"));
+    lines.info(format_args!("configuration: {name}: {all} rules, {here} for this process{environment}"));
 }

@@ -9,7 +9,6 @@ use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
-use std::time::Duration;
 
 use crate::address::Address;
 use crate::errno::Errno;
@@ -64,7 +63,7 @@ pub fn set_errno(errno: Errno) {
     unsafe { *libc::__errno_location() = errno.0 }
 }
 
-fn checked(result: libc::c_long) -> Result<libc::c_long, Errno> {
+pub(crate) fn checked(result: libc::c_long) -> Result<libc::c_long, Errno> {
     if result < 0 { Err(errno()) } else { Ok(result) }
 }
 
@@ -257,99 +256,6 @@ fn name_by(call: impl Fn(*mut libc::sockaddr, *mut libc::socklen_t) -> c_int) ->
     let mut length = storage.len() as libc::socklen_t;
     checked(call(storage.as_mut_ptr().cast(), &raw mut length).into())?;
     Ok(Address::new(storage.get(..length as usize).unwrap_or(&storage)))
-}
-
-/// Whether a descriptor is a socket, fstat(2).
-#[must_use]
-pub fn is_socket(fd: c_int) -> bool {
-    let mut status = MaybeUninit::<libc::stat>::zeroed();
-    // Not by libc's function, which is another system call in each libc.
-    // SAFETY: fstat(2) fills the structure; all zeros is valid where it does not.
-    unsafe {
-        libc::syscall(libc::SYS_fstat, fd, status.as_mut_ptr()) == 0
-            && status.assume_init().st_mode & libc::S_IFMT == libc::S_IFSOCK
-    }
-}
-
-/// A set of signals in the kernel's form, bit n - 1 for signal n.
-type SignalSet = u64;
-
-const fn signals(list: &[c_int]) -> SignalSet {
-    let mut set = 0;
-    let mut index = 0;
-    while index < list.len() {
-        set |= 1 << (list[index] - 1);
-        index += 1;
-    }
-    set
-}
-
-fn mask(how: c_int, set: SignalSet) -> SignalSet {
-    let mut old: SignalSet = 0;
-    // SAFETY: rt_sigprocmask(2) reads one set and writes the other, both of the size that is passed.
-    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const set, &raw mut old, size_of::<SignalSet>()) };
-    old
-}
-
-/// Runs `work` with every signal blocked.
-pub fn without_signals<R>(work: impl FnOnce() -> R) -> R {
-    let old = mask(libc::SIG_SETMASK, SignalSet::MAX);
-    let result = work();
-    mask(libc::SIG_SETMASK, old);
-    result
-}
-
-/// Blocks these signals in the calling thread: they are left for [`wait_for`].
-pub fn block(list: &[c_int]) {
-    mask(libc::SIG_BLOCK, signals(list));
-}
-
-/// Waits for one of these signals, which must be blocked, or until the time is over: none then. sigtimedwait(2).
-#[must_use]
-pub fn wait_for(list: &[c_int], at_most: Duration) -> Option<c_int> {
-    let set = signals(list);
-    let time =
-        libc::timespec { tv_sec: at_most.as_secs().min(i32::MAX as u64) as _, tv_nsec: at_most.subsec_nanos() as _ };
-    // SAFETY: rt_sigtimedwait(2) reads a set of the size that is passed, and a time.
-    let signal =
-        unsafe { libc::syscall(libc::SYS_rt_sigtimedwait, &raw const set, 0, &raw const time, size_of::<SignalSet>()) };
-    checked(signal).ok().map(|signal| signal as c_int)
-}
-
-/// Writes a line to a descriptor, without being a cancellation point; what cannot be written is lost. A pipe that nobody
-/// reads (SIGPIPE), a limit on files (SIGXFSZ) and a terminal in the background (SIGTTOU) do not reach the program.
-pub fn write(fd: c_int, bytes: &[u8]) {
-    const OURS: SignalSet = signals(&[libc::SIGPIPE, libc::SIGXFSZ, libc::SIGTTOU]);
-    let old = mask(libc::SIG_BLOCK, OURS);
-    // SAFETY: write(2) reads the slice; rt_sigtimedwait(2) a set of the size that is passed, and a time.
-    unsafe {
-        if libc::syscall(libc::SYS_write, fd, bytes.as_ptr(), bytes.len()) < 0 {
-            let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-            libc::syscall(libc::SYS_rt_sigtimedwait, ptr::from_ref(&OURS), 0, &raw const now, size_of::<SignalSet>());
-        }
-    }
-    mask(libc::SIG_SETMASK, old);
-}
-
-/// Appends a line to a file: opened for it and closed again, not followed if a link, created 0600.
-///
-/// # Errors
-/// Those of open(2).
-pub fn append(path: &std::ffi::CStr, bytes: &[u8]) -> Result<(), Errno> {
-    const FLAGS: c_int = libc::O_WRONLY
-        | libc::O_APPEND
-        | libc::O_CREAT
-        | libc::O_NOFOLLOW
-        | libc::O_CLOEXEC
-        | libc::O_NOCTTY
-        | libc::O_NONBLOCK;
-    // SAFETY: openat(2) reads the string up to its NUL; the descriptor is ours alone until it is closed here.
-    unsafe {
-        let fd = checked(libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), FLAGS, 0o600))? as c_int;
-        write(fd, bytes);
-        libc::syscall(libc::SYS_close, fd);
-    }
-    Ok(())
 }
 
 /// Asks for a file, faccessat(2).

@@ -10,9 +10,11 @@ pub mod current;
 pub mod describe;
 pub mod errno;
 pub mod ffi;
+pub mod line;
 pub mod memory;
 pub mod namespace;
 pub mod process;
+pub mod signal;
 
 pub use address::Address;
 pub use describe::Kind;

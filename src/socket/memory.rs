@@ -1,8 +1,8 @@
 //! The program's memory: read as far as the call itself would read it, and no further.
 //!
-//! A pointer that is none must end in the kernel's EFAULT, not in our SIGSEGV. So the kernel is asked about each page first,
-//! but for the one that the hook itself stands on. What is read is read by loads of our own, not by memcpy: sanitizers
-//! put theirs in its place, which judges the length that the program gave and the kernel does not need.
+//! A pointer that is none must end in the kernel's EFAULT, not in our SIGSEGV. So the kernel is asked about each page
+//! first, but for the one that the hook itself stands on. What is read is read by loads of our own, not by memcpy:
+//! sanitizers put theirs in its place, which judges the length that the program gave and the kernel does not need.
 #![expect(unsafe_code, reason = "reads where the program points; every block says what makes it sound")]
 
 use std::ffi::{c_char, c_int, c_void};
@@ -40,9 +40,9 @@ impl Place {
     }
 }
 
-/// A page that can be read as long as this lives: something in it is borrowed. The arguments of most programs that have them on the
-/// stack lie there, some tens of bytes above the hook. Of no other memory is as much certain: the rest of a stack or of
-/// the heap may be protected.
+/// A page that can be read as long as this lives: something in it is borrowed. The arguments of most programs that have
+/// them on the stack lie there, some tens of bytes above the hook. Of no other memory is as much certain: the rest of a
+/// stack or of the heap may be protected.
 #[derive(Debug, Clone, Copy)]
 pub struct Near<'a> {
     page: usize,
@@ -79,8 +79,8 @@ impl Near<'_> {
     /// Copies so many bytes, if they can be read.
     #[inline(always)]
     fn bytes<const N: usize>(self, from: *const u8) -> Option<[u8; N]> {
-        // SAFETY: in the page that is borrowed, or the kernel has just read from each page. Another thread that unmaps one in
-        // this moment races with the program's own call as well.
+        // SAFETY: in the page that is borrowed, or the kernel has just read from each page. Another thread that unmaps
+        // one in this moment races with the program's own call as well.
         (self.covers(from as usize, N) || self.is_readable(from.cast(), N)).then(|| unsafe { load(from) })
     }
 
@@ -176,7 +176,8 @@ impl Near<'_> {
         }
     }
 
-    /// The peer that a successful accept(2) has told the program, where [`Self::room_for_peer`] was so many bytes before.
+    /// The peer that a successful accept(2) has told the program, where [`Self::room_for_peer`] was so many bytes
+    /// before.
     #[must_use]
     pub fn told_peer(
         self,
@@ -244,8 +245,8 @@ const BY_MASK: u8 = 0;
 const BY_FUTEX: u8 = 1;
 const BY_NOTHING: u8 = 2;
 
-/// Whether nothing tells what can be read: a seccomp filter refuses whatever the kernel could be asked by. Then addresses
-/// count as unreadable.
+/// Whether nothing tells what can be read: a seccomp filter refuses whatever the kernel could be asked by. Then
+/// addresses count as unreadable.
 #[must_use]
 pub fn is_blind() -> bool {
     ASKED_BY.load(Relaxed) == BY_NOTHING

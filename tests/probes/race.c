@@ -4,7 +4,6 @@
  *   with setenv(3); prints what is left of them, and whether a connect afterwards has its option.
  * first: 64 threads whose first use comes at once; prints how many sockets have the option.
  * fork: a thread connects for the first time while 100 children are forked that connect.
- * written: the thread that sets up waits in its report (a full pipe as stderr); a child is forked and connects.
  * times N MODE: the same in N processes. The option is TCP_KEEPIDLE=5, on connects to 127.0.0.1:1. */
 #include "probe.h"
 
@@ -148,37 +147,6 @@ int main(int count, char **arguments) {
         }
         join(threads, 1);
         printf("%d of %d children, thread %d\n", well, CHILDREN, kept);
-    } else if (!strcmp(mode, "written")) {
-        static char block[1 << 16];
-        int ends[2], error = dup(2);
-        if (pipe(ends)) return 1;
-        fcntl(ends[1], F_SETFL, O_NONBLOCK);
-        while (write(ends[1], block, sizeof block) > 0) {}
-        while (write(ends[1], block, 1) > 0) {}
-        fcntl(ends[1], F_SETFL, 0);
-        dup2(ends[1], 2);
-        pthread_barrier_init(&start, NULL, 2);
-        run(threads, 1, first);
-        pthread_barrier_wait(&start);
-        usleep(500 * 1000);
-        pid_t child = fork();
-        if (!child) {
-            struct rusage before, after;
-            dup2(error, 2);
-            int well = connected();
-            getrusage(RUSAGE_SELF, &before);
-            for (int i = 0; i < 100; i++) well += connected();
-            getrusage(RUSAGE_SELF, &after);
-            dprintf(1, "%d of 101, set up %s\n", well, after.ru_minflt - before.ru_minflt < 1000 ? "once" : "each time");
-            _exit(0);
-        }
-        waitpid(child, NULL, 0);
-        /* The thread's report is taken out of the pipe. */
-        fcntl(ends[0], F_SETFL, O_NONBLOCK);
-        for (; !kept; usleep(1000))
-            while (read(ends[0], block, sizeof block) > 0) {}
-        dup2(error, 2);
-        join(threads, 1);
     } else {
         return 2;
     }

@@ -10,11 +10,10 @@ use std::ffi::c_int;
 use libc::{sockaddr, socklen_t};
 use policy::options::Family;
 use policy::{Bypass, Connection, Decision, Endpoint, Key, Moment, Moments, Setting, Value};
-use socket::describe::kind;
 use socket::memory::{Near, Place};
 use socket::{Address, Kind, ffi};
 
-use crate::intercept::{concerns, family_to, first_of_tcp, make, say_if_blind};
+use crate::intercept::{concerns, family_to, first_of_tcp, kind_of, make, say_if_blind};
 use crate::setup::{Active, active};
 use crate::{fault, guard, log};
 
@@ -255,7 +254,7 @@ fn prepare<S: Iterator<Item = &'static Setting>>(
     {
         return Ok((TCP, Some(first)));
     }
-    let moments = match kind(fd).map_err(|_| Bypass::NotTcp)? {
+    let moments = match kind_of(fd).ok_or(Bypass::NotTcp)? {
         Kind::Tcp | Kind::Mptcp => TCP,
         Kind::Udp => UDP,
         Kind::Other => return Err(Bypass::NotTcp),

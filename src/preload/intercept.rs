@@ -14,7 +14,7 @@ use policy::{Connection, Decision, Endpoint, Key, Moment, Moments, Setting, cons
 use socket::apply::{Outcome, apply};
 use socket::describe::{is_accepted_tcp, kind};
 use socket::memory::{self, Near, Place};
-use socket::{Address, Kind, ffi};
+use socket::{Address, Errno, Kind, ffi};
 
 use crate::listeners::{self, Known};
 use crate::setup::{Active, active};
@@ -36,6 +36,20 @@ pub(crate) fn say_if_blind() {
             "a seccomp filter refuses both rt_sigprocmask and futex: what an address says is not known, and options are left out"
         ));
     }
+}
+
+/// What kind of socket a descriptor is, if it is one. Where that may not be asked, it is said once.
+pub(crate) fn kind_of(fd: c_int) -> Option<Kind> {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    let kind = kind(fd);
+    if let Err(errno @ Errno(libc::EPERM | libc::EACCES | libc::ENOSYS)) = kind
+        && !SAID.swap(true, Relaxed)
+    {
+        log::warn(format_args!(
+            "a seccomp filter refuses getsockopt ({errno}): what kind of socket it is is not known, and options are left out"
+        ));
+    }
+    kind.ok()
 }
 
 /// Makes the first of TCP's own settings. All other sockets refuse it, so that it is the question whether this one is
@@ -272,7 +286,7 @@ pub(crate) fn connection_of(active: &Active, fd: c_int) -> Option<(Connection, M
     };
     let peer = peer.endpoint().ok()?;
     let outbound = Connection::Outbound { peer };
-    match kind(fd).ok()? {
+    match kind_of(fd)? {
         Kind::Tcp | Kind::Mptcp => {}
         Kind::Udp => return Some((outbound, Moments::of(&[Moment::Datagram]))),
         Kind::Other => return None,
@@ -284,7 +298,7 @@ pub(crate) fn connection_of(active: &Active, fd: c_int) -> Option<(Connection, M
 }
 
 fn tcp(fd: c_int) -> Option<Kind> {
-    kind(fd).ok().filter(|kind| matches!(kind, Kind::Tcp | Kind::Mptcp))
+    kind_of(fd).filter(|kind| matches!(kind, Kind::Tcp | Kind::Mptcp))
 }
 
 pub(crate) fn local_endpoint(fd: c_int) -> Option<Endpoint> {

@@ -9,7 +9,7 @@
  * reused HOW FILE: standard error is closed, and FILE opened by its number (open), put over it (dup2), or it was closed from
  *   the beginning (closed). Prints what is in FILE after a connect.
  * filter WHAT: a seccomp filter refuses rt_sigprocmask (SIG_BLOCK and what is unknown: block; SIG_SETMASK as well: set; all: all;
- *   block and futex: blind). Prints whether a blocked signal still waits, the mask, and the options of sockets whose addresses are
+ *   block and futex: blind), or setsockopt and getsockopt (options). Prints whether a blocked signal still waits, the mask, and the options of sockets whose addresses are
  *   on the heap and on the stack.
  * jump COUNT: a timer's handler jumps out of connect so many times. Prints the mask and how many descriptors are left open. */
 #include "probe.h"
@@ -166,7 +166,9 @@ static int filter(const char *what) {
         REFUSE,
         ALLOW,
     };
+    struct sock_filter options[] = {LOAD(nr), IF(SYS_setsockopt, 1, 0), IF(SYS_getsockopt, 0, 1), REFUSE, ALLOW};
     struct sock_fprog whole = {sizeof program / sizeof *program, program};
+    if (!strcmp(what, "options")) whole = (struct sock_fprog){sizeof options / sizeof *options, options};
     sigset_t mask, now;
     struct sockaddr_in *heap = malloc(sizeof to);
     sigemptyset(&mask);

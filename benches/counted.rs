@@ -175,6 +175,7 @@ const fn call(said: &'static str, arguments: &'static [&'static str]) -> Work {
 }
 
 const CONNECT: Work = tcp("socket, connect, close", &["connect", "#"]);
+const CONNECT_HEAP: Work = tcp("the same, the address on the heap", &["heap", "#"]);
 const ACCEPT: Work = tcp("accept, close", &["accept", "#"]);
 const UNTOLD: Work = tcp("accept without the peer's address, close", &["untold", "#"]);
 const CLOSE: Work = call("close of no socket", &["close"]);
@@ -195,6 +196,7 @@ fn plan(bench: &Bench) -> Result<Vec<Task>, Failure> {
     for count in [1, 100, 10_000] {
         plan.extend(variants.unmatched(count)?.into_iter().map(|ours| (&CONNECT, ours, Some(0))));
     }
+    plan.extend(variants.unmatched(1)?.into_iter().map(|ours| (&CONNECT_HEAP, ours, None)));
     plan.extend(variants.last_of(100)?.into_iter().map(|ours| (&CONNECT, ours, Some(5))));
     plan.extend(variants.neighbours().into_iter().map(|neighbour| (&CONNECT, neighbour, None)));
     plan.extend(variants.listening()?.into_iter().map(|ours| (&ACCEPT, ours, Some(0))));

@@ -22,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         add("descriptor_2_is_another", descriptor_2_is_another);
         add("filters_of_rt_sigprocmask", filters);
         add("handlers_that_jump_away", jumps);
+        add("handlers_that_jump_out_of_set_up", jumps_out_of_set_up);
     }
     trials
 }
@@ -146,4 +147,11 @@ fn jumps(build: Build) {
     let (stdout, stderr) = run(command(build, &["jump", "3000"]).env("SOCKOPT_LOG_FILE", &log));
     assert_eq!((stdout.as_str(), stderr.as_str()), ("left open: 0\noption 5\n", ""));
     assert!(fs::read_to_string(&log).is_ok_and(|log| log.lines().count() > 3000));
+}
+
+/// The same in the first connect of a process. Seen to fail, in 114 of 8000 processes, where signals were blocked only
+/// within set-up's own stack: the thread counted as being in set-up for ever.
+fn jumps_out_of_set_up(build: Build) {
+    let (stdout, stderr) = run(command(build, &["first", "2000"]).env("SOCKOPT_LOG", "warn"));
+    assert_eq!((stdout.as_str(), stderr.as_str()), ("2000 of 2000\n", ""));
 }

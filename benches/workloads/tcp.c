@@ -1,11 +1,13 @@
 // TCP connections over the loopback, both ends in this one thread, so that nothing depends on a second one being
 // scheduled:
 //     tcp connect OPTIONS   socket + connect + close; the program itself sets so many options before connect
+//     tcp heap OPTIONS      the same, the address on the heap
 //     tcp accept OPTIONS    accept + close, the peer's address asked for as servers do; the program itself sets so many
 //                           options after accept
 //     tcp untold OPTIONS    the same without asking for the address
 //     tcp first             the first call of the process that concerns a socket: a connect that is refused
 #include "measure.h"
+#include <alloca.h>
 
 #define BATCH 32
 
@@ -54,7 +56,7 @@ static int checked(int fd) {
     return fd;
 }
 
-int main(int count, char **arguments) {
+__attribute__((noinline)) static int run(int count, char **arguments) {
     need(count > 1, "usage");
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(9), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     if (strcmp(arguments[1], "first") == 0) {
@@ -74,10 +76,12 @@ int main(int count, char **arguments) {
     int client = connected(&address, 0), server = accepted(from, 0);
     close(checked(accepts ? server : client));
     close(accepts ? client : server);
+    const struct sockaddr_in *to = &address;
+    if (strcmp(arguments[1], "heap") == 0) to = memcpy(malloc(sizeof address), &address, sizeof address);
     while (next()) {
         if (!accepts) {
             begin();
-            for (int i = 0; i < BATCH; i++) close(connected(&address, options));
+            for (int i = 0; i < BATCH; i++) close(connected(to, options));
             end(BATCH);
             for (int i = 0; i < BATCH; i++) close(accepted(from, 0));
         } else {
@@ -89,4 +93,11 @@ int main(int count, char **arguments) {
         }
     }
     return 0;
+}
+
+// Where a stack begins is chance, and with it whether an address lies in the same page as the hook: here it does.
+int main(int count, char **arguments) {
+    char *volatile top = alloca(((unsigned long)__builtin_frame_address(0) - 3000) % 4096 + 1);
+    *top = 0;
+    return run(count, arguments);
 }

@@ -11,7 +11,8 @@
  * filter WHAT: a seccomp filter refuses rt_sigprocmask (SIG_BLOCK and what is unknown: block; SIG_SETMASK as well: set; all: all;
  *   block and futex: blind), or setsockopt and getsockopt (options). Prints whether a blocked signal still waits, the mask, and the options of sockets whose addresses are
  *   on the heap and on the stack.
- * jump COUNT: a timer's handler jumps out of connect so many times. Prints the mask and how many descriptors are left open. */
+ * jump COUNT: a timer's handler jumps out of connect so many times. Prints the mask and how many descriptors are left open.
+ * first COUNT: the same in the first connect of so many processes. Prints in how many the next one has its option. */
 #include "probe.h"
 
 #include <alloca.h>
@@ -24,6 +25,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 static struct sockaddr_in to = {.sin_family = AF_INET};
 
@@ -222,6 +224,28 @@ static int jump(int count) {
     return 0;
 }
 
+/* In so many processes each: whether the first connect, out of which a handler jumps at one moment or another, leaves the library
+ * able to set the option in the next. */
+static int first(int count) {
+    struct sigaction action = {.sa_handler = jumps, .sa_flags = SA_NODEFER};
+    int well = 0, status;
+    for (int i = 0; i < count; i++) {
+        struct itimerval timer = {{0, 0}, {0, 1 + i * 7 % 400}};
+        pid_t child = fork();
+        if (!child) {
+            sigaction(SIGALRM, &action, NULL);
+            if (!setjmp(back)) {
+                setitimer(ITIMER_REAL, &timer, NULL);
+                for (int fd = socket(AF_INET, SOCK_STREAM, 0);;) connect(fd, (void *)&to, sizeof to);
+            }
+            _exit(connected() == 5 ? 0 : 1);
+        }
+        well += waitpid(child, &status, 0) == child && status == 0;
+    }
+    printf("%d of %d\n", well, count);
+    return 0;
+}
+
 int main(int count, char **arguments) {
     const char *mode = count > 1 ? arguments[1] : "";
     to.sin_port = htons(1);
@@ -234,5 +258,6 @@ int main(int count, char **arguments) {
     if (!strcmp(mode, "reused") && count == 4) return reused(arguments[2], arguments[3]);
     if (!strcmp(mode, "filter") && count == 3) return filter(arguments[2]);
     if (!strcmp(mode, "jump") && count == 3) return jump(atoi(arguments[2]));
+    if (!strcmp(mode, "first") && count == 3) return first(atoi(arguments[2]));
     return 2;
 }

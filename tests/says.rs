@@ -18,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         };
         add("full_pipe", full_pipe);
         add("full_pipe_in_set_up", full_pipe_in_set_up);
+        add("terminal", terminal);
         add("signals_that_wait", signals_that_wait);
         add("descriptor_2_is_another", descriptor_2_is_another);
         add("filters_of_rt_sigprocmask", filters);
@@ -68,6 +69,15 @@ fn full_pipe_in_set_up(build: Build) {
     let (stdout, _) = run(command(build, &["full", "1"]).env("SOCKOPT_CONFIG_TOML", format!("[defaults]\n{unknown}")));
     // A configuration with errors sets nothing.
     assert!(stdout.starts_with("0 of 20\n"), "{stdout}");
+}
+
+/// A terminal that takes no more, or that has room for a part of a line. Seen to fail where a line was written if there was any
+/// room: it waited for more, with all signals blocked.
+fn terminal(build: Build) {
+    for how in ["stopped", "unread", "last"] {
+        let (stdout, _) = run(&mut command(build, &["terminal", how, "500"]));
+        assert_eq!(stdout, "500 of 500\n", "{how}");
+    }
 }
 
 /// What waits for the program stays, be it for the thread or for the process; what a line of the library's would raise

@@ -107,7 +107,7 @@ static STDERR: Stderr =
 /// Looks what descriptor 2 is: nothing else is ever written to, whatever the program has opened by that number since.
 /// If it is a socket, it belongs to the program (inetd), not to its terminal.
 pub(crate) fn begin() {
-    if let Some(identity) = Identity::of(2).filter(|identity| !identity.is_socket()) {
+    if let Some(identity) = Identity::of(line::STDERR).filter(|identity| !identity.is_socket()) {
         STDERR.device.store(identity.device, Relaxed);
         STDERR.inode.store(identity.inode, Relaxed);
         STDERR.special.store(identity.special, Relaxed);
@@ -120,7 +120,7 @@ fn to_stderr(bytes: &[u8]) -> bool {
     let kind = STDERR.kind.load(Acquire);
     let (device, inode) = (STDERR.device.load(Relaxed), STDERR.inode.load(Relaxed));
     let special = STDERR.special.load(Relaxed);
-    kind == 0 || line::write_to(2, Identity { device, inode, special, kind }, bytes)
+    kind == 0 || line::write_to_stderr(Identity { device, inode, special, kind }, bytes)
 }
 
 /// Lines that wait until they may be written: what set-up has to say, which runs with all signals blocked.

@@ -39,6 +39,11 @@ impl Identity {
         })
     }
 
+    /// Whether it is a terminal, by its number (Documentation/admin-guide/devices.txt).
+    fn is_terminal(self) -> bool {
+        self.kind == libc::S_IFCHR && matches!(libc::major(self.special as libc::dev_t), 4 | 5 | 136..=143)
+    }
+
     /// Whether it is a socket.
     #[must_use]
     pub fn is_socket(self) -> bool {
@@ -46,26 +51,32 @@ impl Identity {
     }
 }
 
-/// Writes a line to a descriptor of the program's, if that is still this file; false where it is lost. No cancellation
-/// point, and with all signals blocked: a handler that jumps away would leave the mask as it is here.
+/// Standard error.
+pub const STDERR: c_int = 2;
+
+/// Writes a line to descriptor 2, if that is still this file; false where it is lost. No cancellation point, and with all
+/// signals blocked: a handler that jumps away would leave the mask as it is here.
 #[must_use]
-pub fn write_to(fd: c_int, is: Identity, bytes: &[u8]) -> bool {
+pub fn write_to_stderr(is: Identity, bytes: &[u8]) -> bool {
     without_signals(|is_blocked| {
-        if !is_blocked || Identity::of(fd) != Some(is) {
+        if !is_blocked || Identity::of(STDERR) != Some(is) {
             return false;
         }
-        match has_room(fd) {
+        let all_of_it = || guarded(bytes, |bytes| write(STDERR, bytes));
+        let result = match has_room(STDERR) {
+            // Room for all of it, but another thread or process may be faster. Pipes know this since Linux 6.5.
             Some(true) if is.kind == libc::S_IFIFO => {
-                // Another thread or process may fill it in between. Pipes know this since Linux 6.5.
-                let result = guarded(|| write_at_once(fd, bytes));
-                result.unwrap_or_else(|_| guarded(|| write(fd, bytes)).unwrap_or(false))
+                write_at_once(bytes).or_else(|_| reopened(is, bytes)).or_else(|_| all_of_it())
             }
-            Some(true) => guarded(|| write(fd, bytes)).unwrap_or(false),
+            // Room for a byte.
+            Some(true) if is.is_terminal() => reopened(is, bytes).or_else(|_| byte_by_byte(bytes)),
+            Some(true) => all_of_it(),
+            Some(false) => Ok(false),
             // A filter refuses to tell.
-            None if is.kind == libc::S_IFREG => guarded(|| write(fd, bytes)).unwrap_or(false),
-            None if is.kind == libc::S_IFIFO => guarded(|| write_at_once(fd, bytes)).unwrap_or(false),
-            _ => false,
-        }
+            None if is.kind == libc::S_IFREG => all_of_it(),
+            None => write_at_once(bytes).or_else(|_| reopened(is, bytes)),
+        };
+        result.unwrap_or(false)
     })
 }
 
@@ -88,7 +99,7 @@ pub fn append(path: &CStr, bytes: &[u8]) -> Result<bool, Errno> {
         }
         // SAFETY: openat(2) reads the string up to its NUL; the descriptor is ours alone until it is closed here.
         let fd = checked(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), FLAGS, 0o600) })?;
-        let is_written = guarded(|| write(fd as c_int, bytes)).unwrap_or(false);
+        let is_written = guarded(bytes, |bytes| write(fd as c_int, bytes)).unwrap_or(false);
         // SAFETY: as above.
         unsafe { libc::syscall(libc::SYS_close, fd) };
         Ok(is_written)
@@ -100,14 +111,15 @@ struct Unknown;
 
 /// Writes, and takes away the signal that a failure has raised: of a pipe that nobody reads any more, of a limit on
 /// files. (A terminal in the background raises none where its signal is blocked.)
-fn guarded(write: impl FnOnce() -> libc::c_long) -> Result<bool, Unknown> {
+fn guarded(bytes: &[u8], write: impl FnOnce(&[u8]) -> libc::c_long) -> Result<bool, Unknown> {
     let before = Pending::now();
     // One for the process and another for this thread would be two.
     if before.has(libc::SIGXFSZ) {
         return Ok(false);
     }
-    if write() >= 0 {
-        return Ok(true);
+    let written = write(bytes);
+    if written >= 0 {
+        return Ok(written as usize == bytes.len());
     }
     match errno() {
         Errno(libc::EPIPE) => before.take_new(libc::SIGPIPE),
@@ -123,15 +135,42 @@ fn write(fd: c_int, bytes: &[u8]) -> libc::c_long {
     unsafe { libc::syscall(libc::SYS_write, fd, bytes.as_ptr(), bytes.len()) }
 }
 
-/// The same, or EAGAIN where it would have to wait, whatever the descriptor's own flags say: pwritev2(2).
-fn write_at_once(fd: c_int, bytes: &[u8]) -> libc::c_long {
+/// Writes to descriptor 2 without waiting, whatever flags it has: pwritev2(2).
+fn write_at_once(bytes: &[u8]) -> Result<bool, Unknown> {
     /// linux/fs.h.
     const RWF_NOWAIT: c_int = 8;
     /// Where the file stands.
     const NO_OFFSET: libc::c_long = -1;
-    let piece = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    // SAFETY: pwritev2(2) reads one structure, and the slice that it names.
-    unsafe { libc::syscall(libc::SYS_pwritev2, fd, &raw const piece, 1, NO_OFFSET, 0, RWF_NOWAIT) }
+    guarded(bytes, |bytes| {
+        let piece = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        // SAFETY: pwritev2(2) reads one structure, and the slice that it names.
+        unsafe { libc::syscall(libc::SYS_pwritev2, STDERR, &raw const piece, 1, NO_OFFSET, 0, RWF_NOWAIT) }
+    })
+}
+
+/// The same by a descriptor of our own for this one line, that has the flag.
+fn reopened(is: Identity, bytes: &[u8]) -> Result<bool, Unknown> {
+    const FLAGS: c_int = libc::O_WRONLY | libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY;
+    let name = c"/proc/thread-self/fd/2";
+    // SAFETY: openat(2) reads the string up to its NUL; the descriptor is ours alone until it is closed here.
+    let fd = checked(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, name.as_ptr(), FLAGS) });
+    let fd = fd.map_err(|_| Unknown)? as c_int;
+    // What is found under /proc is the program's to say.
+    let result = if Identity::of(fd) == Some(is) { guarded(bytes, |bytes| write(fd, bytes)) } else { Err(Unknown) };
+    // SAFETY: as above.
+    unsafe { libc::syscall(libc::SYS_close, fd) };
+    result
+}
+
+/// The same in pieces for which there is surely room; others' lines may come in between.
+fn byte_by_byte(bytes: &[u8]) -> Result<bool, Unknown> {
+    for piece in bytes.chunks(1) {
+        let is_written = has_room(STDERR) == Some(true) && guarded(piece, |piece| write(STDERR, piece))?;
+        if !is_written {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether a line can be written without waiting and without an error, poll(2); None where that is not told.

@@ -1,6 +1,8 @@
 /* What the library does when it has something to say and cannot: says MODE ... Every mode connects to 127.0.0.1:1, where
  * nobody listens, and prints what is left of the program's own doings.
  *
+ * terminal HOW COUNT: standard error is a terminal whose output is stopped, or that nobody reads (unread), or the same and no
+ *   descriptor is left beside the socket (last). So many connects.
  * full THREADS: standard error is a pipe that is full, first with room for one write more. So many threads connect 20 times
  *   each; then the pipe is emptied, and what is said after that is printed.
  * broken SIGNAL HOW: SIGPIPE or SIGXFSZ is blocked and waits before the connect, for the thread (raised) or for the process
@@ -26,6 +28,7 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <termios.h>
 
 static struct sockaddr_in to = {.sin_family = AF_INET};
 
@@ -63,6 +66,28 @@ static void empty(int fd, int pages) {
     static char block[4096];
     struct pollfd one = {fd, POLLIN, 0};
     while (pages-- && poll(&one, 1, 0) > 0 && read(fd, block, sizeof block) > 0) {}
+}
+
+static int terminal(char *how, char *count) {
+    int master = posix_openpt(O_RDWR | O_NOCTTY);
+    if (grantpt(master) || unlockpt(master)) return 2;
+    int end = open(ptsname(master), O_RDWR | O_NOCTTY);
+    if (!strcmp(how, "stopped") && tcflow(end, TCOOFF)) return 2;
+    return begin_with(end, "lines", how, count);
+}
+
+static int lines(const char *how, int count) {
+    int well = 0, next = dup(0);
+    close(next);
+    struct rlimit one;
+    if (!strcmp(how, "last")) {
+        getrlimit(RLIMIT_NOFILE, &one);
+        one.rlim_cur = next + 1;
+        setrlimit(RLIMIT_NOFILE, &one);
+    }
+    for (int i = 0; i < count; i++) well += connected() == 5;
+    printf("%d of %d\n", well, count);
+    return 0;
 }
 
 static int full(char *threads) {
@@ -257,6 +282,8 @@ int main(int count, char **arguments) {
     if (!strcmp(mode, "pending") && count == 4) return pending(arguments[2], arguments[3]);
     if (!strcmp(mode, "reused") && count == 4) return reused(arguments[2], arguments[3]);
     if (!strcmp(mode, "filter") && count == 3) return filter(arguments[2]);
+    if (!strcmp(mode, "terminal") && count == 4) return terminal(arguments[2], arguments[3]);
+    if (!strcmp(mode, "lines") && count == 4) return lines(arguments[2], atoi(arguments[3]));
     if (!strcmp(mode, "jump") && count == 3) return jump(atoi(arguments[2]));
     if (!strcmp(mode, "first") && count == 3) return first(atoi(arguments[2]));
     return 2;

@@ -925,7 +925,11 @@ fn a_long_line_is_cut() {
     let lines = lines_of_the_library(&outcome.2);
     assert_eq!(lines.len(), 2, "{}", outcome.2);
     assert!(outcome.2.ends_with('\n') && outcome.2.lines().all(|line| line.len() < 1_024), "{}", outcome.2);
-    assert!(lines.last().is_some_and(|line| line.contains("not \"a b \"; accepted: 1 to 255")), "{}", outcome.2);
+    assert!(
+        lines.last().is_some_and(|line| line.contains("not \"a\\nb\\u{1b}\"; accepted: 1 to 255")),
+        "{}",
+        outcome.2
+    );
 }
 
 fn strict_ends_before_main() {

@@ -13,12 +13,12 @@ use serde_json::Value;
 use crate::support::lab::{
     CLIENT_ALIVE, Lab, PATIENCE, Place, SERVER, SERVER_ALIVE, SERVER_V6, java_arguments, needs, send_lines,
 };
-use crate::support::{can_unshare, plain, scratch, sockopt, test, test_with, text};
+use crate::support::{can_unshare, library, plain, scratch, sockopt, test, test_with, text};
 
 pub(crate) fn trials() -> Vec<Trial> {
     /// Name, what it needs besides a lab, how it is run.
     type Case = (&'static str, &'static [&'static str], fn());
-    let with_namespaces: [Case; 16] = [
+    let with_namespaces: [Case; 18] = [
         ("show::every_column", &[], every_column),
         ("show::fits_the_terminal", &["script"], fits_the_terminal),
         ("show::watches", &["script", "timeout"], watches),
@@ -28,6 +28,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("show::without_the_system_call", &["strace"], without_the_system_call),
         ("show::sockets_that_close_meanwhile", &[], sockets_that_close),
         ("show::half_open", &[], half_open),
+        ("show::hint_where_it_helps", &[], hint_where_it_helps),
+        ("show::names_of_somebody_elses_making", &[], foreign_names),
         ("apply::dry_run_changes_nothing", &[], dry_run),
         ("apply::both_directions", &[], both_directions),
         ("apply::by_process", &[], by_process),
@@ -694,6 +696,123 @@ fn another_user() {
     let _ = std::fs::remove_dir_all(folder);
     assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
     assert!(stderr.contains(&format!("({own}): its sockets may not be read (EPERM)")), "{stderr}");
+}
+
+/// Of what has the options in force already nobody is told to set them. Seen to fail: the hint to `apply` stood below every
+/// half-open socket.
+fn hint_where_it_helps() {
+    const CLIENT: &str = "
+def to(port, *options):
+    s = connect('198.19.0.2', port); s.setblocking(False)
+    for option, value in options: s.setsockopt(1 if option == 9 else 6, option, value)
+    return s
+probed = to(8001, (9, 1), (4, 1), (5, 1), (6, 9), (18, 60000))
+in_flight = to(8001, (9, 1), (4, 60), (5, 10), (6, 3), (18, 60000))
+half = to(8002, (9, 1), (4, 1), (5, 1), (6, 9))
+hours = to(8003, (9, 1), (4, 7200), (18, 60000))
+say('connected'); wait()
+in_flight.send(b'x' * 118); hours.send(b'x' * 118)
+";
+    const HINT: &str = "`sockopt apply --dead-peer-timeout 15s PID` sets what notices a vanished peer.\n";
+    const NONE: &str = "are in force on each: the kernel ends it unless an answer comes.\n";
+    let lab = Lab::with_link();
+    let server = Program::python(&lab, Place::Server, "l = [listen('0.0.0.0', port) for port in (8001, 8002, 8003)]");
+    assert_eq!(server.line(), "ready");
+    let mut client = Program::python(&lab, Place::Client, CLIENT);
+    assert_eq!(client.line(), "connected");
+    let shown = |to: &str| outcome(&run(&lab, Place::Client, &["show", &client.pid, "--to", to])).1;
+    // Nothing is wrong, and nothing is hinted at.
+    let table = shown("198.19.0.2");
+    assert!(table.ends_with("4 TCP sockets: 4 ok\n"), "{table}");
+    thread::sleep(Duration::from_millis(300));
+    lab.cut();
+    writeln!(client.input).expect("the program runs");
+    assert_eq!(client.line(), "ready");
+    // Half of it, or after hours, is not enough.
+    for (to, sockets, end) in [(":8001", 2, NONE), (":8002", 1, HINT), (":8003", 1, HINT)] {
+        let until = Instant::now() + PATIENCE;
+        let table = loop {
+            let table = shown(to);
+            if table.contains(&format!(": {sockets} half-open?")) {
+                break table;
+            }
+            assert!(Instant::now() < until, "{table}");
+            thread::sleep(Duration::from_millis(100));
+        };
+        assert!(table.ends_with(end) && table.contains("sockopt apply") == (end == HINT), "{table}");
+    }
+}
+
+/// Names and command lines that would give orders to a terminal, or read otherwise than they are, are written out
+/// wherever people see them. Seen to fail: U+202E and the like passed through, and in `apply`'s rule names, `explain`'s
+/// and `run`'s texts everything did, but for what `check` shows of a file.
+fn foreign_names() {
+    const NAME: &str = "a\u{202e}b\u{9b}31mc\u{2066}\u{200b}\u{2028}\u{1b}[2J\u{feff}\u{e0041}d\u{7f}\u{e9}e\u{301}\u{4e2d}\u{1f600}\u{fe0f}";
+    const SHOWN: &str = "a\\u{202e}b\\u{9b}31mc\\u{2066}\\u{200b}\\u{2028}\\u{1b}[2J\\u{feff}\\u{e0041}d\\u{7f}\u{e9}e\u{301}\u{4e2d}\u{1f600}\u{fe0f}";
+    let is_unseen =
+        |c: char| (c != '\n' && c.is_control()) || "\u{202e}\u{2066}\u{200b}\u{2028}\u{feff}\u{e0041}".contains(c);
+    let folder = scratch("show-names");
+    let program = folder.join(NAME);
+    assert!(Command::new("cp").arg("/usr/bin/python3").arg(&program).status().is_ok_and(|status| status.success()));
+    let toml = folder.join(format!("{NAME}.toml"));
+    std::fs::write(
+        &toml,
+        format!("[[rule]]\nname = {}\nnodelay = true\n", Value::from(NAME).to_string().replace('\u{7f}', "\\u007f")),
+    )
+    .expect("a file");
+    let wrong = folder.join(format!("wrong {NAME}"));
+    std::fs::write(&wrong, format!("[[rule]]\nto = \"{}\"\n# {NAME}\n", "\u{202e}\u{9b}x\u{e0041}")).expect("a file");
+    let (toml, wrong) = (toml.to_str().expect("UTF-8"), wrong.to_str().expect("UTF-8"));
+    let lab = Lab::new();
+    let mut command = lab.command(Place::Here, &[], &program);
+    command.env("PYTHONHOME", "/usr");
+    let program = Program::start(python(command, &format!("l = listen('127.0.0.1', 8001); '{NAME}'")));
+    assert_eq!(program.line(), "ready");
+    let path = folder.join(NAME);
+    let path = path.to_str().expect("UTF-8");
+    let missing = format!("/{NAME}");
+    for (words, names) in [
+        (&["show", &*program.pid][..], &["d\\u{7f}\u{e9}", SHOWN][..]),
+        (&["apply", "--dry-run", "--config", toml, &program.pid], &[SHOWN, "by rule \"a\\u{202e}"]),
+        (&["show", NAME], &[SHOWN]),
+        (&["show", "--to", NAME, "1"], &[SHOWN]),
+        (&["check", toml], &[SHOWN]),
+        (&["check", wrong], &[SHOWN, "\\u{202e}\\u{9b}x"]),
+        (&["check", &missing], &[SHOWN]),
+        (&["explain", "--all", "--config", toml, "192.0.2.1:80"], &[SHOWN]),
+        (&["explain", "--config", toml, "--process", NAME, "--listen", ":80"], &[SHOWN]),
+        (&["explain", NAME], &[SHOWN]),
+        (&["run", "--dry-run", "--nodelay=true", "--library", path, path], &[SHOWN]),
+        (&["run", "--nodelay=true", &missing], &[SHOWN]),
+        (&["run", "--nodelay=true", "env", "-i", path], &[SHOWN]),
+    ] {
+        let mut command = lab.command(Place::Here, &[], sockopt());
+        command.env("SOCKOPT_LIBRARY", library());
+        let (_, stdout, stderr) = outcome(&command.args(words).output().expect("nsenter"));
+        let both = format!("{stdout}{stderr}");
+        let unseen: Vec<char> = both.chars().filter(|c| is_unseen(*c)).collect();
+        assert!(unseen.is_empty(), "{words:?}: {unseen:?} in {both}");
+        assert!(names.iter().all(|name| both.contains(name)), "{words:?}: {both}");
+    }
+    // JSON writes them as JSON does, and whoever reads it has them as they are.
+    for words in [&["show", "--json", &*program.pid][..], &["explain", "--json", "--config", toml, "192.0.2.1:80"]] {
+        let (_, stdout, stderr) = outcome(&run(&lab, Place::Here, words));
+        assert!(!stdout.contains(is_unseen), "{stdout}");
+        let report: Value = serde_json::from_str(&stdout).expect("JSON");
+        let name = if words[0] == "show" {
+            &report["processes"][0]["name"]
+        } else {
+            &report["connections"][0]["rule"]["name"]
+        };
+        assert_eq!(name, NAME, "{stderr}");
+    }
+    // The library's own lines.
+    let mut command = lab.command(Place::Here, &[], "python3");
+    command.env("LD_PRELOAD", library()).env("SOCKOPT_CONFIG", toml).env("SOCKOPT_LOG", "debug");
+    let script = "import socket; socket.create_connection(('127.0.0.1', 8001))";
+    let (code, _, stderr) = outcome(&command.args(["-c", script]).output().expect("nsenter"));
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains(&format!("rule \"{SHOWN}\"")) && !stderr.contains(is_unseen), "{stderr}");
 }
 
 // apply

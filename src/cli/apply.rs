@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use policy::options::Family;
+use policy::plain::Plain;
 use policy::rules::Accepting;
 use policy::units::ShownTime;
 use policy::verdict::State;
@@ -412,14 +413,17 @@ impl Done<'_> {
         for (first, sockets) in &groups {
             text.push_str(&format!(
                 "  by {}{}:\n",
-                first.rule.as_deref().unwrap_or_default(),
+                Plain(first.rule.as_deref().unwrap_or_default()),
                 if is_dry { ", not done" } else { "" }
             ));
-            let before = |change: &Change| change.before.as_ref().map_or_else(|| "?".to_owned(), Value::to_string);
+            let before = |change: &Change| {
+                change.before.as_ref().map_or_else(|| "?".to_owned(), |value| output::plain(&value.to_string()))
+            };
             let widest = |of: &dyn Fn(&Change) -> usize| first.changes.iter().map(of).max().unwrap_or(0);
             let (names, befores) = (widest(&|change| change.option.len()), widest(&|change| before(change).len()));
             for change in &first.changes {
-                let line = format!("{:names$}  {:befores$}  ->  {}", change.option, before(change), change.after);
+                let after = output::plain(&change.after.to_string());
+                let line = format!("{:names$}  {:befores$}  ->  {after}", change.option, before(change));
                 text.push_str(&format!("    {line}\n"));
             }
             text.push_str(&format!("  on {}:\n", count(sockets.len(), "socket")));

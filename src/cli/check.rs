@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::ArgMatches;
 use load::Loaded;
 use policy::advice::advise;
+use policy::plain::Plain;
 use policy::{Compiled, Configuration, Problem, Process, Severity, Source, compile};
 use serde::Serialize;
 
@@ -120,7 +121,7 @@ fn print_text(loaded: &Loaded, compiled: &Compiled, advice: &[Problem]) {
         1 => ", 1 piece of advice".to_owned(),
         more => format!(", {more} pieces of advice"),
     };
-    output::print(&format!("{name}: no errors, [defaults] and {rules}{advice}\n"));
+    output::print(&format!("{}: no errors, [defaults] and {rules}{advice}\n", Plain(name)));
 }
 
 /// Reports every problem of a configuration; the number of rules if none is an error, the exit code otherwise.

@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 use comfy_table::{ContentArrangement, ContentLineStyle, LineStyle, Table, TableStyle};
 use policy::explain::{Asked, Candidate, Environment, Explainer, Given};
 use policy::options::Family;
+use policy::plain::Plain;
 use policy::rules::Accepting;
 use policy::unnoticed::{End, ROUND_TRIP_MS, State, Sysctls, Timers};
 use policy::{
@@ -586,16 +587,16 @@ impl Context<'_> {
         let here = env::current_dir().ok();
         let short =
             here.and_then(|here| Path::new(name).strip_prefix(here).ok().map(|path| path.display().to_string()));
-        output::plain(&short.unwrap_or_else(|| name.to_owned()))
+        short.unwrap_or_else(|| name.to_owned())
     }
 
     fn rule_line(&self, candidate: &Candidate) -> RuleLine {
         RuleLine {
-            name: candidate.name.as_deref().map(output::plain),
+            name: candidate.name.clone(),
             number: candidate.number,
             file: self.file(candidate.source),
             line: candidate.line,
-            mismatch: candidate.mismatch.as_ref().map(|mismatch| output::plain(&mismatch.to_string())),
+            mismatch: candidate.mismatch.as_ref().map(ToString::to_string),
         }
     }
 
@@ -627,7 +628,7 @@ fn value(value: &Value) -> serde_json::Value {
         Value::Int(number) => (*number).into(),
         Value::Timeval { seconds, microseconds } => format!("{{{seconds}, {microseconds}}}").into(),
         Value::Linger { on, seconds } => format!("{{{}, {seconds}}}", i32::from(*on)).into(),
-        Value::Text(text) => output::plain(text).into(),
+        Value::Text(text) => (&**text).into(),
     }
 }
 
@@ -647,7 +648,7 @@ fn table(head: [&str; 3], rows: Vec<[String; 3]>) -> String {
     table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic).force_no_tty();
     table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
     table.set_header(head);
-    table.add_rows(rows);
+    table.add_rows(rows.iter().map(|row| row.each_ref().map(|cell| output::plain(cell))));
     let mut text = String::new();
     for (index, line) in table.lines().enumerate() {
         let line = line.trim_end();
@@ -680,9 +681,11 @@ impl Explanation {
 impl Found {
     fn text(&self) -> String {
         let mut text = match &self.rule {
-            Some(RuleLine { name: Some(name), file, line, .. }) => format!("rule \"{name}\", {file}:{line}\n"),
-            Some(RuleLine { number, file, line, .. }) => format!("rule {number}, {file}:{line}\n"),
-            None => format!("no rule matches: {}\n", self.otherwise),
+            Some(RuleLine { name: Some(name), file, line, .. }) => {
+                format!("rule \"{}\", {}:{line}\n", Plain(name), Plain(file))
+            }
+            Some(RuleLine { number, file, line, .. }) => format!("rule {number}, {}:{line}\n", Plain(file)),
+            None => format!("no rule matches: {}\n", Plain(&self.otherwise)),
         };
         if !self.rules.is_empty() {
             text += &format!("\n{}", self.all_rules());
@@ -692,13 +695,13 @@ impl Found {
         }
         for (index, place) in self.left_to_the_program.iter().enumerate() {
             let gap = if index == 0 { "\n" } else { "" };
-            text += &format!("{gap}{} = \"system\" ({}): left to the program\n", place.key, place.text());
+            text += &format!("{gap}{} = \"system\" ({}): left to the program\n", place.key, Plain(&place.text()));
         }
         if !self.unnoticed.is_empty() {
             text += &format!("\n{}", self.times());
         }
         for note in &self.notes {
-            text += &format!("\nnote: {}\n", output::as_given(note));
+            text += &format!("\nnote: {}\n", Plain(&output::as_given(note)));
         }
         text
     }

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use policy::plain::{Plain, is_unseen};
 use policy::variables::PREFIX;
 use policy::{Problem, Severity, Source};
 
@@ -47,23 +48,24 @@ pub(crate) fn problem(problem: &Problem, sources: &[Source]) {
     let Some(source) = sources.get(problem.source) else {
         return message(level, &problem.message, problem.help.as_deref());
     };
-    let path = as_given(&source.name);
-    let title = wrapped(&as_given(&problem.message), LONGEST_LEVEL);
+    let path = plain(&as_given(&source.name));
+    let title = wrapped(&plain(&as_given(&problem.message)), LONGEST_LEVEL);
     let (line, _) = source.position(problem.span.end);
     let excerpt =
-        Snippet::source(&source.text).path(path).annotation(AnnotationKind::Primary.span(problem.span.clone()));
+        Snippet::source(shown(&source.text)).path(path).annotation(AnnotationKind::Primary.span(problem.span.clone()));
     let mut group = level.primary_title(title).element(excerpt);
     if let Some(help) = &problem.help {
         // It stands behind as many blanks as the number of the last line shown has digits.
         let before = line.to_string().len() + " = help: ".len();
-        group = group.element(Level::HELP.message(wrapped(&as_given(help), before)));
+        group = group.element(Level::HELP.message(wrapped(&plain(&as_given(help)), before)));
     }
     anstream::eprintln!("{}\n", Renderer::styled().render(&[group]));
 }
 
 fn message(level: Level<'static>, text: &str, help: Option<&str>) {
     for (level, text) in [(level, text)].into_iter().chain(help.map(|help| (Level::HELP, help))) {
-        let line = annotate_snippets::Group::with_title(level.primary_title(wrapped(&as_given(text), LONGEST_LEVEL)));
+        let line =
+            annotate_snippets::Group::with_title(level.primary_title(wrapped(&plain(&as_given(text)), LONGEST_LEVEL)));
         anstream::eprintln!("{}", Renderer::styled().render(&[line]));
     }
 }
@@ -151,14 +153,43 @@ pub(crate) fn terminal_size() -> Option<(usize, usize)> {
     size.map(|(width, height)| (width.0.into(), height.0.into()))
 }
 
-/// A text of somebody else's making, without what a terminal would take for an order.
+/// A text of somebody else's making, with what a terminal would take for an order, or not show, written out.
 pub(crate) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    Plain(text).to_string()
+}
+
+/// A source as it may be shown: the same bytes stay where they are, since places are counted in them.
+fn shown(text: &str) -> Cow<'_, str> {
+    let is_layout = |c: char| matches!(c, '\n' | '\r' | '\t');
+    if !text.contains(|c| is_unseen(c) && !is_layout(c)) {
+        return text.into();
+    }
+    let stand_in = |c: char| ["?", "\u{b7}", "\u{fffd}", "\u{fffd}?"].get(c.len_utf8() - 1).copied().unwrap_or("?");
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_unseen(c) && !is_layout(c) { shown.push_str(stand_in(c)) } else { shown.push(c) }
+    }
+    shown.into()
 }
 
 /// JSON, in one line unless it is for reading.
 pub(crate) fn json(report: &impl serde::Serialize, is_pretty: bool) -> String {
     let json = if is_pretty { serde_json::to_string_pretty(report) } else { serde_json::to_string(report) };
     // Only maps with keys that are no strings can fail.
-    json.unwrap_or_default() + "\n"
+    let json = json.unwrap_or_default();
+    if !json.contains(|c| is_unseen(c) && c != '\n') {
+        return json + "\n";
+    }
+    // They stand in texts only, which JSON lets be written so.
+    let mut escaped = String::with_capacity(json.len() + 64);
+    for c in json.chars() {
+        match c {
+            '\n' => escaped.push(c),
+            c if is_unseen(c) => {
+                c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| escaped.push_str(&format!("\\u{unit:04x}")))
+            }
+            c => escaped.push(c),
+        }
+    }
+    escaped + "\n"
 }

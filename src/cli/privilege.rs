@@ -90,7 +90,8 @@ pub(crate) fn elevation(caller: Caller, file: Rights) -> Option<Elevation> {
 impl Caller {
     /// This process.
     pub(crate) fn this() -> Self {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        // Its first line is the name that the command was started by.
+        let status = String::from_utf8_lossy(&fs::read("/proc/self/status").unwrap_or_default()).into_owned();
         let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let set = |name| line(name).and_then(|mask| u64::from_str_radix(mask, 16).ok());
         Self {

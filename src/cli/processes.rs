@@ -311,8 +311,9 @@ fn process(pid: i32) -> Process {
 
 /// The process that a process or thread number belongs to.
 fn thread_group(id: i32) -> Option<i32> {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+    // Its first line is the program's name, as far as that fits: a letter may be cut in the middle.
+    let status = fs::read(format!("/proc/{id}/status")).ok()?;
+    String::from_utf8_lossy(&status).lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
 }
 
 /// Adds the filters by address.

@@ -255,7 +255,7 @@ fn row(socket: &Socket) -> Vec<Cell> {
             Some(seconds) => format!("{seconds}s"),
         },
         or_none(current.nodelay.map(on_off)),
-        or_none(current.congestion.clone()),
+        or_none(current.congestion.as_deref().map(output::plain)),
         or_none(current.unsent.map(bytes)),
         or_none(current.unacknowledged.map(bytes)),
         of_connection(ShownTime(info.last_data_ms.into()).to_string()),
@@ -360,10 +360,26 @@ fn summary(found: &Found) -> String {
     for (word, meaning) in explained.iter().filter(|(word, _)| has(word)) {
         text.push_str(&format!("  {word:<10}  {meaning}\n"));
     }
-    if explained.iter().any(|(word, _)| has(word)) {
+    let sockets = found.processes.iter().flat_map(|looked| &looked.sockets).map(|socket| &socket.current);
+    let mut in_danger = sockets.filter(|current| explained.iter().any(|(word, _)| current.verdict().word() == *word));
+    if in_danger.any(|current| !is_guarded(current)) {
         text.push_str("`sockopt apply --dead-peer-timeout 15s PID` sets what notices a vanished peer.\n");
+    } else if has("half-open?") {
+        text.push_str("Keepalive and user timeout are in force on each: the kernel ends it unless an answer comes.\n");
     }
     text
+}
+
+/// Whether the kernel notices a vanished peer by the options in force, before anybody loses patience: idle and with data
+/// in flight.
+fn is_guarded(current: &Current) -> bool {
+    const PATIENCE_S: u32 = 600;
+    let probed = current
+        .keepalive
+        .is_some_and(|keepalive| keepalive.on && keepalive.time_s.saturating_add(keepalive.interval_s) <= PATIENCE_S);
+    // Multipath TCP has none.
+    let given_up = current.user_timeout_ms.is_none_or(|ms| (1..=PATIENCE_S * 1_000).contains(&ms));
+    probed && given_up
 }
 
 /// A terminal that is written over again and again; or whatever else stdout is, where one follows the other.
@@ -377,7 +393,7 @@ impl Screen {
         let size = output::terminal_size();
         let mut text = people(found, size.map(|(width, _)| width));
         for trouble in &found.troubles {
-            text.push_str(&format!("{}\n", trouble.message));
+            text.push_str(&format!("{}\n", output::plain(&trouble.message)));
         }
         let Some((_, height)) = size else {
             let gap = if self.is_used { "\n" } else { "" };

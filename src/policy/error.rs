@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use crate::plain::Plain;
+
 /// Where a text came from: a file, or an environment variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
@@ -66,7 +68,7 @@ impl Problem {
     }
 }
 
-/// A [`Problem`] on a single line.
+/// A [`Problem`] on a single line, whatever a file says.
 #[derive(Debug)]
 pub struct OneLine<'a> {
     problem: &'a Problem,
@@ -78,22 +80,13 @@ impl fmt::Display for OneLine<'_> {
         let Problem { severity, message, help, .. } = self.problem;
         if let Some(source) = self.sources.get(self.problem.source) {
             let (line, column) = source.position(self.problem.span.start);
-            write!(f, "{}:{line}:{column}: ", Flat(&source.name))?;
+            write!(f, "{}:{line}:{column}: ", Plain(&source.name))?;
         }
-        write!(f, "{severity}: {}", Flat(message))?;
+        write!(f, "{severity}: {}", Plain(message))?;
         if let Some(help) = help {
-            write!(f, "; {}", Flat(help))?;
+            write!(f, "; {}", Plain(help))?;
         }
         Ok(())
-    }
-}
-
-/// A text without line breaks or other control characters: one problem stays one line, whatever a file says.
-struct Flat<'a>(&'a str);
-
-impl fmt::Display for Flat<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| fmt::Write::write_char(f, if c.is_control() { ' ' } else { c }))
     }
 }
 

@@ -17,6 +17,7 @@ pub mod hosts;
 mod index;
 pub mod matcher;
 pub mod options;
+pub mod plain;
 pub mod rules;
 mod shadow;
 pub mod units;

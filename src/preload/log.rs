@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
 
 use once_cell::race::OnceRef;
+use policy::plain;
 use policy::variables::Level;
 use socket::ffi;
 use socket::line::{self, Identity};
@@ -178,16 +179,28 @@ impl Line {
     }
 }
 
-impl fmt::Write for Line {
+/// Where a line takes what may be shown.
+struct Raw<'a>(&'a mut Line);
+
+impl fmt::Write for Raw<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = self.bytes.len() - 1 - self.length;
-        let taken = text.as_bytes().get(..text.len().min(room)).unwrap_or_default();
-        if let Some(free) = self.bytes.get_mut(self.length..self.length + taken.len()) {
+        let Line { bytes, length } = self.0;
+        let mut end = text.len().min(bytes.len() - 1 - *length);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let taken = text.as_bytes().get(..end).unwrap_or_default();
+        if let Some(free) = bytes.get_mut(*length..*length + taken.len()) {
             free.copy_from_slice(taken);
-            // One line stays one line, whatever a rule or a file is called.
-            free.iter_mut().filter(|byte| byte.is_ascii_control()).for_each(|byte| *byte = b' ');
-            self.length += taken.len();
+            *length += taken.len();
         }
         Ok(())
+    }
+}
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // One line stays one line, whatever a rule or a file is called.
+        plain::write(text, &mut Raw(self))
     }
 }

@@ -6,6 +6,7 @@ mod command;
 mod connecting;
 mod dead_peers;
 mod decisions;
+mod descriptors;
 mod documents;
 mod errors;
 mod executables;
@@ -42,6 +43,7 @@ fn main() {
         connecting::trials(),
         dead_peers::trials(),
         decisions::trials(),
+        descriptors::trials(),
         documents::trials(),
         errors::trials(),
         executables::trials(),

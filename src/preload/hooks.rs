@@ -97,18 +97,22 @@ interpose! {
         always result connect::after_connect(fd, connecting, i64::from(result));
     }
     // A descriptor that ends takes with it what is known of the listener behind it: the next listener with this number may
-    // come by a way on which it gets no options (dup, SCM_RIGHTS).
+    // come by a way on which it gets no options (dup, SCM_RIGHTS). Also what another thread has found out about it meanwhile.
     fn close(fd: c_int) -> c_int {
         before () = listeners::forget(fd);
+        always _result listeners::forget(fd);
     }
     fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
-        before () = if flags as c_uint & libc::CLOSE_RANGE_CLOEXEC == 0 { listeners::forget_range(first, last) };
+        before () = listeners::forget_range(first, last, flags);
+        always _result listeners::forget_range(first, last, flags);
     }
     fn dup2(from: c_int, to: c_int) -> c_int {
         before () = if from != to { listeners::forget(to) };
+        always _result if from != to { listeners::forget(to) };
     }
     fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int {
         before () = listeners::forget(to);
+        always _result listeners::forget(to);
     }
     // What the program is told of host names that rules are for.
     fn getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo, answer: *mut *mut addrinfo) -> c_int {

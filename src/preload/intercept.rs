@@ -11,12 +11,12 @@ use policy::options::Family;
 use policy::rules::Accepting;
 use policy::variables::Level;
 use policy::{Connection, Decision, Endpoint, Key, Moment, Moments, Setting, constants};
-use socket::apply::{Outcome, apply};
+use socket::apply::{Outcome, apply, is_in_force};
 use socket::describe::{is_accepted_tcp, kind};
 use socket::memory::{self, Near, Place};
 use socket::{Address, Errno, Kind, ffi};
 
-use crate::listeners::{self, Known};
+use crate::listeners::{self, Known, Look};
 use crate::setup::{Active, active};
 use crate::{connect, fault, guard, log};
 
@@ -84,9 +84,9 @@ pub(crate) enum Listening {
     #[default]
     Ignored,
     /// The options are set.
-    Prepared(Endpoint, Known),
+    Prepared(Look, Endpoint, Known),
     /// The port is chosen by listen itself: then.
-    Unbound(Kind),
+    Unbound(Look, Kind),
 }
 
 /// Before listen: options on the listener, which the sockets that it accepts inherit.
@@ -96,11 +96,12 @@ pub(crate) fn before_listen(fd: c_int) -> Listening {
     };
     guard::contained(|| {
         fault::point("before listen");
+        let look = listeners::look(fd);
         match (tcp(fd), local_endpoint(fd)) {
             (Some(kind), Some(local)) if local.port() != 0 => {
-                Listening::Prepared(local, settle(active, fd, kind, local, "listen"))
+                Listening::Prepared(look, local, settle(active, fd, kind, local, Settling::Anew))
             }
-            (Some(kind), Some(_)) => Listening::Unbound(kind),
+            (Some(kind), Some(_)) => Listening::Unbound(look, kind),
             _ => Listening::Ignored,
         }
     })
@@ -111,32 +112,50 @@ pub(crate) fn after_listen(fd: c_int, listening: Listening) {
     let Some(active) = active() else { return };
     guard::contained(|| {
         fault::point("after listen");
-        let (local, known) = match listening {
+        let (look, local, known) = match listening {
             Listening::Ignored => return,
-            Listening::Prepared(local, known) => (local, known),
-            Listening::Unbound(kind) => {
+            Listening::Prepared(look, local, known) => (look, local, known),
+            Listening::Unbound(look, kind) => {
                 let Some(local) = local_endpoint(fd) else { return };
-                (local, settle(active, fd, kind, local, "listen"))
+                (look, local, settle(active, fd, kind, local, Settling::Anew))
             }
         };
         listeners::remember_port(local);
-        listeners::remember(fd, known);
+        look.found(known);
     });
 }
 
-/// Sets a listener's options.
-fn settle(active: &Active, fd: c_int, kind: Kind, local: Endpoint, call: &str) -> Known {
+/// Why a listener is given its options.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settling {
+    /// It begins to listen.
+    Anew,
+    /// It listened before this process saw it, or before it had this number.
+    Found,
+    /// The same on a port that this process has listened on: it is a listener of ours, most likely.
+    Again,
+}
+
+/// Sets a listener's options. One of ours has them already, unless the program has the last word and has changed them.
+fn settle(active: &Active, fd: c_int, kind: Kind, local: Endpoint, why: Settling) -> Known {
     const LISTEN: Moments = Moments::of(&[Moment::Listen]);
     let (decision, accepting) = active.rules.listening(local);
-    match decision.bypass(LISTEN) {
+    let call = if why == Settling::Anew { "listen" } else { "inherited listener" };
+    let enforce = decision.profile().enforce();
+    let settings = decision.settings(LISTEN, family_of(local)).filter(|setting| match why {
         // For some peers another rule is meant, and what they inherit could not be taken back: only what a listener
         // alone has.
-        None if accepting == Accepting::PerPeer => {
-            let settings = decision.settings(LISTEN, family_of(local)).filter(|setting| !is_for_accepted(setting));
+        _ if accepting == Accepting::PerPeer && is_for_accepted(setting) => false,
+        Settling::Again => enforce && is_in_force(fd, setting) != Ok(true),
+        Settling::Anew | Settling::Found => true,
+    });
+    match decision.bypass(LISTEN) {
+        None => {
             make(active, fd, &decision, None, settings, call, local);
-            log::debug(format_args!("{call} fd {fd} {local}: decided for each accepted socket"));
+            if accepting == Accepting::PerPeer {
+                log::debug(format_args!("{call} fd {fd} {local}: decided for each accepted socket"));
+            }
         }
-        None => make(active, fd, &decision, None, decision.settings(LISTEN, family_of(local)), call, local),
         Some(reason) => log::debug(format_args!("{call} fd {fd} {local}: left alone: {reason}")),
     }
     match accepting {
@@ -166,19 +185,8 @@ pub(crate) fn accepted(listener: c_int, fd: c_int, told: impl FnOnce() -> Option
 #[cold]
 fn accepted_with_work(active: &Active, listener: c_int, fd: c_int, known: Known, told: Option<Address>) {
     fault::point("accept");
-    let known = if known == Known::Nothing {
-        let Some(kind) = tcp(listener) else {
-            // A UNIX listener is asked about once.
-            return listeners::remember(listener, Known::Settled);
-        };
-        let Some(local) = local_endpoint(listener) else { return };
-        inherited_listener(active, listener, kind, local)
-    } else {
-        known
-    };
-    if known == Known::Settled {
-        return;
-    }
+    let known = if known == Known::Nothing { seen_first(active, listener, fd) } else { Some(known) };
+    let Some(known) = known.filter(|known| *known != Known::Settled) else { return };
     let peer = told.or_else(|| ffi::connected_peer(fd).ok());
     let Some(peer) = peer.and_then(|address| address.endpoint().ok()) else { return };
     let local = if active.rules.asks_for_listener() { local_endpoint(listener) } else { Some(Endpoint::ANY) };
@@ -188,7 +196,12 @@ fn accepted_with_work(active: &Active, listener: c_int, fd: c_int, known: Known,
     if let Some(reason) = decision.bypass(moments) {
         return log::debug(format_args!("accept fd {fd} {peer}: left alone: {reason}"));
     }
-    let settings = || decision.settings(moments, family_to(peer));
+    // Where the program has the last word, it has it on its listener for those who wait there too.
+    let has_last_word = !decision.profile().enforce() && active.rules.listening(local).1 != Accepting::PerPeer;
+    let is_changed = |setting: &Setting| {
+        has_last_word && setting.moments.contains(Moment::Listen) && is_in_force(listener, setting) == Ok(false)
+    };
+    let settings = || decision.settings(moments, family_to(peer)).filter(|setting| !is_changed(setting));
     let first = first_of_tcp(fd, settings());
     // What is known of the listener may be out of date.
     if first.is_some() || is_accepted_tcp(fd) {
@@ -196,25 +209,32 @@ fn accepted_with_work(active: &Active, listener: c_int, fd: c_int, known: Known,
     }
 }
 
-/// A listener that did not come by listen in this process: it gets the options now, and those who have been
-/// waiting in its queue get them one by one.
-fn inherited_listener(active: &Active, listener: c_int, kind: Kind, local: Endpoint) -> Known {
-    // A duplicate of a listener of ours, whose options the program may have changed since.
-    if listeners::is_port_known(local) && !active.rules.listening(local).0.profile().enforce() {
-        listeners::remember(listener, Known::Settled);
-        return Known::Settled;
-    }
-    let known = settle(active, listener, kind, local, "inherited listener");
+/// A listener that did not come by listen in this process, or not by this number: it gets the options now, and those who
+/// have been waiting in its queue get them one by one. What the one gets that was accepted first; none if that is not to
+/// be had.
+fn seen_first(active: &Active, listener: c_int, accepted: c_int) -> Option<Known> {
+    let look = listeners::look(listener);
+    let kind = match kind_of(listener)? {
+        kind @ (Kind::Tcp | Kind::Mptcp) => kind,
+        Kind::Udp | Kind::Other => {
+            // A UNIX listener is asked about once.
+            look.found(Known::Settled);
+            return None;
+        }
+    };
+    let local = local_endpoint(listener)?;
+    let why = if listeners::is_port_known(local) { Settling::Again } else { Settling::Found };
+    let known = settle(active, listener, kind, local, why);
     listeners::remember_port(local);
     let waiting = || u16::try_from(ffi::accept_queue(listener).unwrap_or(0)).unwrap_or(u16::MAX);
-    let next = match known {
+    look.found(match known {
         Known::Settled => Known::Waiting(waiting()),
         // One by one anyway; who waited lacks what the others inherit, so everything is set on all.
         Known::SomeOptions => Known::PerPeer,
         other => other,
-    };
-    listeners::remember(listener, next);
-    Known::Waiting(1)
+    });
+    // Another thread may have put another listener in the place of the one that this was accepted on.
+    (local_endpoint(accepted)?.port() == local.port()).then_some(Known::Waiting(1))
 }
 
 /// Whether the program's setsockopt is to be answered and not carried out: its socket has a rule that set this very

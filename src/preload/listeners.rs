@@ -1,17 +1,23 @@
 //! What is known of the listeners behind descriptors, so that accept need not ask the kernel.
 //!
-//! Hints, indexed by descriptor and by port, without locks: they are set by listen and accept, and taken back by
-//! close, close_range, dup2 and dup3. A hint that is missing costs work: the kernel is asked again, and the listener is
-//! given its options once more. So it does no harm that a child of vfork, which closes the descriptors that its program is
-//! not to have, takes back its parent's. Descriptors beyond the table have no hints.
+//! Hints, in a table without locks: they are set by listen and accept, and taken back by close, close_range, dup2 and
+//! dup3, before the call and behind it, since the number may be looked at in between. A hint that is missing costs work: the
+//! kernel is asked again. So two descriptors may share a row, of which the last counts, and a child of vfork, which
+//! closes the descriptors that its program is not to have, may take back its parent's.
+//!
+//! A hint that is wrong would cost a connection its options. Who finds out about a listener therefore puts a ticket into
+//! the row first ([`look`]), and what was found counts only if the ticket is still there: else the descriptor has
+//! ended meanwhile, and its number may be another's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32};
 
 use once_cell::race::OnceRef;
 use policy::Endpoint;
 
-const DESCRIPTORS: usize = 65_536;
+/// A descriptor's row is its number modulo this.
+const ROWS: usize = 4_096;
 
 /// What an accept on a descriptor has to do for the new socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,15 +34,19 @@ pub(crate) enum Known {
     Waiting(u16),
 }
 
+// The lower half of a row; the upper one says which of its descriptors it is about.
 const NOTHING: u16 = 0;
 const SETTLED: u16 = 1;
 const SOME_OPTIONS: u16 = 2;
 const PER_PEER: u16 = 3;
 /// From here on, this much less is the number of connections that still wait.
 const WAITING: u16 = 3;
+/// From here on it is a ticket: somebody is finding out.
+const TICKET: u16 = 1 << 15;
+
 /// What is known; nothing, where all is zero.
 pub(crate) struct Tables {
-    by_descriptor: [AtomicU16; DESCRIPTORS],
+    by_descriptor: [AtomicU32; ROWS],
     /// How this process listened on each port: tells accepted from outbound sockets, which the kernel does not. Never
     /// taken back: an outbound socket that later gets the same local port by chance is judged by the rules for inbound
     /// ones when the program sets an option on it.
@@ -46,78 +56,111 @@ pub(crate) struct Tables {
 #[cfg(test)]
 impl Tables {
     pub(crate) const fn zeroes() -> Self {
-        Self {
-            by_descriptor: [const { AtomicU16::new(0) }; DESCRIPTORS],
-            by_port: [const { AtomicU8::new(0) }; 65_536],
-        }
+        Self { by_descriptor: [const { AtomicU32::new(0) }; ROWS], by_port: [const { AtomicU8::new(0) }; 65_536] }
     }
 }
 
 /// None in a process that has nothing configured.
 static TABLES: OnceRef<'static, Tables> = OnceRef::new();
+/// Whether anything was ever put into a row.
+static IN_USE: AtomicBool = AtomicBool::new(false);
 
 /// Begins to know things, by tables of zeroes; the first are kept.
 pub(crate) fn begin(tables: &'static Tables) {
     let _ = TABLES.set(tables);
 }
 
-fn slot(fd: i32) -> Option<&'static AtomicU16> {
+/// The row of a descriptor, and what its upper half is when it is about this one.
+#[inline]
+fn row(fd: i32) -> Option<(&'static AtomicU32, u32)> {
     let tables = TABLES.get()?;
-    usize::try_from(fd).ok().and_then(|index| tables.by_descriptor.get(index))
+    let fd = u32::try_from(fd).ok()?;
+    let row = tables.by_descriptor.get(fd as usize % ROWS)?;
+    // Larger numbers than 2^28 the kernel does not give.
+    Some((row, (fd / ROWS as u32) << 16))
 }
 
 fn port(local: Endpoint) -> Option<&'static AtomicU8> {
     TABLES.get().and_then(|tables| tables.by_port.get(usize::from(local.port())))
 }
 
-/// One more than the largest descriptor that something is known of.
-static END: AtomicUsize = AtomicUsize::new(0);
-
-/// Called for a range of descriptors that end, the last included.
-pub(crate) fn forget_range(first: u32, last: u32) {
-    let end = (last as usize).saturating_add(1).min(END.load(Relaxed));
-    (first as usize..end).filter_map(|fd| i32::try_from(fd).ok()).for_each(forget);
+/// Called for a range of descriptors that end, the last included, unless the flags say that they go on until exec.
+pub(crate) fn forget_range(first: u32, last: u32, flags: i32) {
+    let ends = flags as u32 & libc::CLOSE_RANGE_CLOEXEC == 0;
+    let Some(tables) = TABLES.get().filter(|_| ends && IN_USE.load(Relaxed)) else { return };
+    for (index, row) in (0..).zip(&tables.by_descriptor) {
+        let found = row.load(Relaxed);
+        let fd = (found >> 16) * ROWS as u32 + index;
+        if found as u16 != NOTHING && (first..=last).contains(&fd) {
+            row.store(0, Relaxed);
+        }
+    }
 }
 
 /// What is known of a listener; a waiting connection is counted off.
 pub(crate) fn on_accept(fd: i32) -> Known {
-    let Some(slot) = slot(fd) else { return Known::Nothing };
-    match slot.load(Relaxed) {
-        NOTHING => Known::Nothing,
+    let Some((row, whose)) = row(fd) else { return Known::Nothing };
+    let found = row.load(Relaxed);
+    if found & !0xffff != whose {
+        return Known::Nothing;
+    }
+    match found as u16 {
+        NOTHING | TICKET.. => Known::Nothing,
         SETTLED => Known::Settled,
         SOME_OPTIONS => Known::SomeOptions,
         PER_PEER => Known::PerPeer,
         more => {
             let next = if more - 1 == WAITING { SETTLED } else { more - 1 };
             // Lost to another thread: one connection more is looked at than need be.
-            let _ = slot.compare_exchange(more, next, Relaxed, Relaxed);
+            let _ = row.compare_exchange(found, whose | u32::from(next), Relaxed, Relaxed);
             Known::Waiting(more - WAITING)
         }
     }
 }
 
-/// Remembers a listener.
-pub(crate) fn remember(fd: i32, known: Known) {
-    let Some(slot) = slot(fd) else { return };
-    END.fetch_max(fd as usize + 1, Relaxed);
-    slot.store(
-        match known {
+/// Somebody finds out about a descriptor.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Look {
+    fd: i32,
+    ticket: u16,
+}
+
+/// Begins to find out about a descriptor.
+pub(crate) fn look(fd: i32) -> Look {
+    static TICKETS: AtomicU16 = AtomicU16::new(0);
+    let ticket = TICKET | TICKETS.fetch_add(1, Relaxed);
+    if let Some((row, whose)) = row(fd) {
+        IN_USE.store(true, Relaxed);
+        // In one order with what the kernel does next: who ends the descriptor after it was asked finds the ticket.
+        row.swap(whose | u32::from(ticket), SeqCst);
+    }
+    Look { fd, ticket }
+}
+
+impl Look {
+    /// Remembers what was found, unless the descriptor has ended since.
+    pub(crate) fn found(self, known: Known) {
+        let Some((row, whose)) = row(self.fd) else { return };
+        let found = match known {
             Known::Nothing => NOTHING,
             Known::Settled | Known::Waiting(0) => SETTLED,
             Known::SomeOptions => SOME_OPTIONS,
             Known::PerPeer => PER_PEER,
-            Known::Waiting(more) => WAITING.saturating_add(more),
-        },
-        Relaxed,
-    );
+            Known::Waiting(more) if more < TICKET - WAITING => WAITING + more,
+            // Too many to be counted.
+            Known::Waiting(_) => PER_PEER,
+        };
+        let _ = row.compare_exchange(whose | u32::from(self.ticket), whose | u32::from(found), SeqCst, Relaxed);
+    }
 }
 
 /// Called for every descriptor that ends: one load and one branch for those that nothing is known of.
 #[inline]
 pub(crate) fn forget(fd: i32) {
-    let Some(slot) = slot(fd) else { return };
-    if slot.load(Relaxed) != NOTHING {
-        slot.store(NOTHING, Relaxed);
+    let Some((row, whose)) = row(fd) else { return };
+    let found = row.load(Relaxed);
+    if found as u16 != NOTHING && found & !0xffff == whose {
+        row.store(0, Relaxed);
     }
 }
 

@@ -39,3 +39,39 @@ pub fn apply(fd: i32, setting: &Setting) -> Outcome {
         Err(errno) => Outcome::Failed(errno),
     }
 }
+
+/// Whether an option has the value that a setting gives it.
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn is_in_force(fd: i32, setting: &Setting) -> Result<bool, Errno> {
+    const ROOM: usize = 64;
+    let mut bytes = [0; ROOM];
+    let mut get = |length: usize| {
+        let bytes = bytes.get_mut(..length).unwrap_or_default();
+        ffi::get_bytes(fd, setting.level, setting.name, bytes)
+    };
+    Ok(match &setting.value {
+        Value::Int(value) => {
+            let found = ffi::get_int(fd, setting.level, setting.name)?;
+            let is_buffer =
+                setting.level == libc::SOL_SOCKET && matches!(setting.name, libc::SO_RCVBUF | libc::SO_SNDBUF);
+            // The kernel doubles them, socket(7).
+            found == if is_buffer { value.saturating_mul(2) } else { *value }
+        }
+        Value::Timeval { seconds, microseconds } => {
+            let mut wanted = [0; 2 * size_of::<libc::c_long>()];
+            let words = [*seconds as libc::c_long, *microseconds as libc::c_long].map(libc::c_long::to_ne_bytes);
+            wanted.iter_mut().zip(words.as_flattened()).for_each(|(to, from)| *to = *from);
+            get(wanted.len())? == wanted.len() && bytes.starts_with(&wanted)
+        }
+        Value::Linger { on, seconds } => {
+            let wanted = [i32::from(*on), *seconds].map(i32::to_ne_bytes);
+            get(8)? == 8 && bytes.starts_with(wanted.as_flattened())
+        }
+        Value::Text(text) => {
+            let length = get(ROOM)?;
+            bytes.get(..length).is_some_and(|found| found.split(|byte| *byte == 0).next() == Some(text.as_bytes()))
+        }
+    })
+}

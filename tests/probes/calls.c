@@ -2,8 +2,9 @@
  *
  *   calls 'socket s inet stream' 'connect s 127.0.0.1:80' '@look s SO_KEEPALIVE' ...
  *
- * Sockets are kept in variables of one letter. `@...` asks the outside (readback.c); `child CALL`, `thread CALL` and
- * `signal CALL` make the call there, `cancelled CALL` in a thread that was cancelled before. Around each call stands a getsockopt that cannot succeed, for strace. */
+ * Sockets are kept in variables of one letter. `@...` asks the outside (readback.c); `child CALL`, `vfork CALL`, `thread CALL`
+ * and `signal CALL` make the call there, `cancelled CALL` in a thread that was cancelled before; `begin CALL` in a thread that is waited
+ * for by `join`. Around each call stands a getsockopt that cannot succeed, for strace. */
 #include "probe.h"
 
 #include <alloca.h>
@@ -13,6 +14,7 @@
 #include <spawn.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -24,6 +26,7 @@ static char *in_signal;
 /* A page in the middle of the main thread's stack that cannot be read. */
 static char *hole;
 static pid_t started;
+static pthread_t begun;
 
 static void on_alarm(int number) {
     (void)number;
@@ -103,6 +106,12 @@ __attribute__((noinline)) static long call(int count, char **w) {
     if (!strcmp(name, "socket"))
         return variables[(int)*w[1]] = socket(family_of(w[2]), type_of(w[3]), count > 4 ? atoi(w[4]) : 0);
     if (!strcmp(name, "use")) return variables[(int)*w[1]] = atoi(w[2]);
+    if (!strcmp(name, "descriptors")) { /* As many as may be. */
+        struct rlimit limit;
+        getrlimit(RLIMIT_NOFILE, &limit);
+        limit.rlim_cur = limit.rlim_max;
+        return setrlimit(RLIMIT_NOFILE, &limit);
+    }
     if (!strcmp(name, "clock")) { /* Milliseconds. */
         struct timespec now;
         clock_gettime(CLOCK_MONOTONIC, &now);
@@ -266,9 +275,21 @@ static void situated(char *text) {
             _exit(0);
         }
         wait(NULL);
+    } else if (!strncmp(text, "vfork ", 6)) {
+        pid_t child = vfork();
+        if (!child) {
+            perform(text + 6);
+            _exit(0);
+        }
+        waitpid(child, NULL, 0);
     } else if (!strncmp(text, "thread ", 7)) {
         pthread_create(&other, NULL, thread, text + 7);
         pthread_join(other, NULL);
+    } else if (!strncmp(text, "begin ", 6)) {
+        pthread_create(&begun, NULL, thread, text + 6);
+        usleep(200 * 1000);
+    } else if (!strcmp(text, "join")) {
+        pthread_join(begun, NULL);
     } else if (!strncmp(text, "cancelled ", 10)) {
         void *result = NULL;
         pthread_create(&other, NULL, cancelled, text + 10);

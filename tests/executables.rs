@@ -37,6 +37,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("executables::interpreters", interpreters),
         test_with(&["cc"], "executables::shells", shells),
         test("executables::env", env_is_followed),
+        test_with(&["cc", "strace", "unshare"], "executables::wrappers", wrappers),
+        test_with(
+            &["cc", "gosu", "tini-static", "dumb-init", "catatonit", "sudo", "time", "setpriv"],
+            "executables::wrappers_of_containers",
+            wrappers_of_containers,
+        ),
+        test_with(&["cc"], "executables::wrappers_that_are_not_followed", wrappers_that_are_not_followed),
         test("executables::missing_interpreters", missing_interpreters),
         test_with(&["python3"], "executables::python", python),
     ]
@@ -616,6 +623,218 @@ fn env_is_followed() {
         let (code, stderr) = outcome_of(arguments);
         assert_eq!(code, Some(0), "{arguments:?}: {stderr}");
         assert!(stderr.contains("in a way that is not followed here"), "{arguments:?}: {stderr}");
+    }
+}
+
+/// Says whether the library is in it.
+const HAS_LIBRARY: &str = "#include <stdio.h>\n#include <string.h>\nint main(void) { char line[4096]; FILE *maps = fopen(\"/proc/self/maps\", \"r\");\n\
+    while (fgets(line, sizeof line, maps)) if (strstr(line, \"libsockopt.so\")) { puts(\"library\"); return 5; }\n\
+    puts(\"nothing\"); return 5; }\n";
+
+/// A folder that every user gets to, with the command, the library and a program of each sort, and its end.
+struct Open(PathBuf);
+
+impl Open {
+    fn new(name: &str) -> Self {
+        let folder = env::temp_dir().join(format!("sockopt-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).expect("a folder of our own");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        copy(sockopt(), &folder.join("sockopt"));
+        copy(&library(), &folder.join("libsockopt.so"));
+        build(&folder, "dynamic", HAS_LIBRARY, &[]);
+        build(&folder, "static", HAS_LIBRARY, &["-static"]);
+        Self(folder)
+    }
+
+    /// `sockopt run`, with `%` for the program's path and `~` for blanks within a word.
+    fn run(&self, option: &str, line: &str, program: &str) -> (Option<i32>, String, String) {
+        let path = self.0.join(program).display().to_string();
+        let mut command = plain(self.0.join("sockopt"));
+        command.current_dir(&self.0).env("PATH", crate::support::search_path()).args(["run", "--nodelay=true", option]);
+        outcome(command.args(line.split(' ').map(|word| word.replace('~', " ").replace('%', &path))))
+    }
+
+    /// What is said of each line is so: with a dynamic program behind the wrapper, and with one that has no loader.
+    fn assert_followed(&self, lines: &[&str]) {
+        for line in lines {
+            let (code, printed, stderr) = self.run("--log=off", line, "dynamic");
+            assert_eq!((printed.trim_end(), stderr.as_str()), ("library", ""), "{line}: {code:?}");
+            let (code, _, stderr) = self.run("--dry-run", line, "dynamic");
+            assert_eq!(code, Some(0), "{line}: {stderr}");
+            let judged = format!("note: {}/dynamic is dynamically linked with glibc", self.0.display());
+            assert!(stderr.starts_with(&judged) && stderr.contains("the library takes effect"), "{line}: {stderr}");
+            let (code, printed, stderr) = self.run("--log=off", line, "static");
+            assert_eq!((code, printed.as_str()), (Some(1), ""), "{line}: {stderr}");
+            assert!(
+                stderr.starts_with("error: ") && stderr.contains("/static is statically linked"),
+                "{line}: {stderr}"
+            );
+            let (_, printed, _) = self.run("--force", line, "static");
+            assert_eq!(printed.trim_end(), "nothing", "{line}");
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Wrappers are followed to the program that they start. Seen to fail: of `timeout 5 ./static` it was said that the library
+/// takes effect, for only `timeout` was judged.
+fn wrappers() {
+    let open = Open::new("wrappers");
+    open.assert_followed(&[
+        "timeout 5 %",
+        "timeout -k 1 -s KILL 5 %",
+        "timeout --foreground --kill-after=1 -- 5 %",
+        "timeout -k1 --signal TERM 5 env A=b nice -n 1 %",
+        "nice %",
+        "nice -n1 %",
+        "nice -5 %",
+        "nice --adjustment 1 %",
+        "nohup %",
+        "setsid -w %",
+        "stdbuf -oL -e 0 %",
+        "env -u A B=c %",
+        "taskset -c 0 %",
+        "taskset 1 %",
+        "ionice -c3 %",
+        "ionice -c 2 -n 5 %",
+        "chrt -o 0 %",
+        "chrt --batch 0 %",
+        "prlimit --nofile=99 -c0 %",
+        "xargs -r0a /proc/self/comm %",
+        "xargs -a /proc/self/comm -I{} %",
+        "flock ./lock %",
+        "flock -w 1 -E 3 ./lock %",
+        "flock ./lock -c %",
+        "linux64 -R %",
+        "setarch x86_64 -R %",
+        "setpriv --no-new-privs %",
+        "sh -c %",
+        "bash -ec exec~%~argument",
+        "busybox timeout 5 %",
+        "busybox setsid %",
+        "busybox sh -c %",
+        "strace -f -o ./trace %",
+        "strace -fo./trace -e trace=read -- %",
+    ]);
+    if crate::support::can_unshare() {
+        open.assert_followed(&[
+            "unshare -Ur %",
+            "unshare --user --map-root-user -n --fork %",
+            "unshare -Ur --propagation private -m %",
+            "unshare -Ur chroot / %",
+            "unshare -Urn nsenter -n/proc/self/ns/net %",
+            "unshare -Urn nsenter --net=/proc/self/ns/net -- timeout 5 %",
+            "unshare -Urw / %",
+        ]);
+        // In another root there is another library, or none.
+        let (code, _, stderr) = open.run("--dry-run", "unshare -Ur chroot /proc /x", "dynamic");
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stderr.contains("starts something in the root /proc, where "), "{stderr}");
+        let below = open.0.join("root").join(open.0.strip_prefix("/").expect("absolute"));
+        copy(&library(), &below.join("libsockopt.so"));
+        let (code, _, stderr) = open.run("--dry-run", "unshare -Ur -R ./root /x", "dynamic");
+        assert_eq!(code, Some(0), "{stderr}");
+        assert!(stderr.starts_with("note: ") && stderr.contains("in the root ./root, which is not judged"), "{stderr}");
+    }
+    // By its name, where the wrapper finds it.
+    let (code, _, stderr) = open.run("--dry-run", "timeout 5 env PATH=. static", "static");
+    assert_eq!(code, Some(1), "{stderr}");
+    // Where the wrapper has a better word for it, it has it.
+    let (code, _, stderr) = open.run("--log=off", "setsid -w ./absent", "dynamic");
+    assert_eq!(code, outcome(plain("setsid").args(["-w", "./absent"])).0, "{stderr}");
+    assert!(stderr.starts_with("note: ./absent, which ") && stderr.contains(" is to start, is not found"), "{stderr}");
+}
+
+/// Those that containers begin with, which may be Go or static: that is no reason to refuse. Seen to fail: gosu and
+/// tini-static were refused, and behind sudo the library was said to take effect.
+fn wrappers_of_containers() {
+    let open = Open::new("containers");
+    open.assert_followed(&[
+        "tini -s %",
+        "tini -s -- %",
+        "tini-static -sw -- %",
+        "tini -gsp SIGTERM %",
+        "tini-static -s timeout 5 %",
+        "dumb-init -c %",
+        "dumb-init --rewrite 15:3 -- %",
+        "catatonit %",
+        "catatonit -- %",
+        "/usr/bin/time -o ./time %",
+        "/usr/bin/time -f x -ao ./time %",
+    ]);
+    if !crate::support::is_root() {
+        return;
+    }
+    open.assert_followed(&[
+        "gosu root %",
+        "gosu nobody %",
+        "gosu 65534:65534 tini-static -s -- %",
+        "setpriv --reuid=65534 --regid 65534 --clear-groups %",
+        "runuser -u nobody -- %",
+        "unshare -S 65534 %",
+        "chroot --userspec=65534:65534 / %",
+    ]);
+    // What another user cannot read the loader leaves out.
+    let library = open.0.join("libsockopt.so");
+    fs::set_permissions(&library, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    for (line, has) in [("gosu nobody %", false), ("gosu root %", true), ("setpriv --reuid=65534 %", false)] {
+        let (_, printed, stderr) = open.run("--log=off", line, "dynamic");
+        assert_eq!((printed.trim_end() == "library", stderr.starts_with("warning: ")), (has, !has), "{line}: {stderr}");
+        assert!(has || stderr.contains(", who may not read "), "{stderr}");
+    }
+    fs::set_permissions(&library, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    // sudo starts it without.
+    let (code, _, stderr) = open.run("--log=off", "sudo %", "dynamic");
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("sudo sockopt run"), "{stderr}");
+    assert_eq!(open.run("--force", "sudo %", "dynamic").1, "nothing\n");
+    // As another user, a program's own rights count anew.
+    copy(&open.0.join("dynamic"), &open.0.join("setuid"));
+    fs::set_permissions(open.0.join("setuid"), fs::Permissions::from_mode(0o4755)).expect("it is ours");
+    let (code, _, stderr) = open.run("--dry-run", "gosu nobody %", "setuid");
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.starts_with("note: ") && stderr.contains("has rights of its own"), "{stderr}");
+    let (code, _, stderr) = open.run("--dry-run", "gosu nobody setpriv --no-new-privs %", "dynamic");
+    assert_eq!((code, stderr.contains("the library takes effect")), (Some(0), true), "{stderr}");
+}
+
+/// What is not understood is said to be so, and what takes the library away is. Seen to fail: each was taken for a program
+/// of its own in which the library takes effect.
+fn wrappers_that_are_not_followed() {
+    let open = Open::new("not-followed");
+    for line in
+        ["timeout --unknown 5 %", "taskset -p 1", "prlimit --pid 1", "nsenter -m -t 1 %", "strace -E A=b %", "su -c %"]
+    {
+        let (code, _, stderr) = open.run("--dry-run", line, "dynamic");
+        assert_eq!(code, Some(0), "{line}: {stderr}");
+        let said = "is called in a way that is not followed here: what it starts is not judged\n";
+        assert!(stderr.starts_with("note: ") && stderr.ends_with(said), "{line}: {stderr}");
+    }
+    for (line, why) in [
+        ("timeout 5 env -i %", "env empties the environment: "),
+        ("setpriv --reset-env %", "setpriv empties the environment: "),
+        ("nice env -u LD_PRELOAD %", "env unsets LD_PRELOAD: "),
+        ("systemd-run --wait %", "systemd starts the program, "),
+        ("systemd-run --user -p A=b -- %", "systemd starts the program, "),
+    ] {
+        let (code, _, stderr) = open.run("--dry-run", line, "dynamic");
+        assert_eq!(code, Some(1), "{line}: {stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains(why), "{line}: {stderr}");
+    }
+    let (code, _, stderr) = open.run("--dry-run", "systemd-run --scope --user -q %", "static");
+    assert_eq!((code, stderr.contains("/static is statically linked")), (Some(1), true), "{stderr}");
+    // They start nothing, or what a shell makes of more than a plain command.
+    for line in
+        ["env", "nice", "timeout 5", "xargs", "sh -c %~|~cat", "sh -c cd~/;~%", "sh -c A=b~%", "sh script", "watch ls"]
+    {
+        let (code, _, stderr) = open.run("--dry-run", line, "static");
+        assert_eq!((code, stderr.contains("takes effect in it")), (Some(0), true), "{line}: {stderr}");
     }
 }
 

@@ -18,6 +18,7 @@ mod run;
 mod schema;
 mod show;
 mod table;
+mod wrapper;
 
 use std::process::ExitCode;
 

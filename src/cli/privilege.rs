@@ -3,7 +3,9 @@
 //!
 //! The kernel's way of deciding it: fs/exec.c, bprm_fill_uid, and security/commoncap.c, cap_bprm_creds_from_file.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -108,6 +110,11 @@ impl Caller {
 }
 
 impl Rights {
+    /// Whether they may be more than those of who starts it, whoever that is.
+    pub(crate) fn may_elevate(&self) -> bool {
+        self.mode & (S_ISUID | S_ISGID) != 0 || self.capabilities.is_some()
+    }
+
     /// Those of a file.
     pub(crate) fn of(file: &Path) -> Option<Self> {
         let metadata = fs::metadata(file).ok()?;
@@ -125,6 +132,26 @@ impl Rights {
             capabilities: value.get(..length).and_then(Capabilities::read),
         })
     }
+}
+
+/// Whether a user, by name or number, may read a file, as far as the owners and modes on the way to it tell; a group's
+/// rights do not count.
+pub(crate) fn may_read(user: &OsStr, file: &Path) -> bool {
+    // USER:GROUP and USER.GROUP (chroot, gosu) name both.
+    let user = user.as_bytes().split(|byte| *byte == b':').next().unwrap_or_default();
+    let id = std::str::from_utf8(user).ok().and_then(|user| user.parse::<u32>().ok()).or_else(|| {
+        let users = fs::read("/etc/passwd").ok()?;
+        let mut lines = users.split(|byte| *byte == b'\n').map(|line| line.split(|byte| *byte == b':'));
+        let mut columns = lines.find_map(|mut columns| (columns.next() == Some(user)).then_some(columns))?;
+        std::str::from_utf8(columns.nth(1)?).ok()?.parse().ok()
+    });
+    let allows = |path: &Path, bit: u32| {
+        fs::metadata(path)
+            .is_ok_and(|found| found.mode() & bit != 0 || (Some(found.uid()) == id && found.mode() & (bit << 6) != 0))
+    };
+    const READ: u32 = 0o4;
+    const SEARCH: u32 = 0o1;
+    id == Some(0) || (allows(file, READ) && file.ancestors().skip(1).all(|folder| allows(folder, SEARCH)))
 }
 
 /// Whether a user or group, as this user namespace shows it, is one that it has: others are shown as the overflow id.

@@ -1,5 +1,5 @@
 //! Which file a command line starts in the end, as execvp(3) finds it, `#!` names its interpreter (execve(2)), and
-//! env(1) its command; and what becomes of the library in it.
+//! wrappers such as env(1) their command; and what becomes of the library in it.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -13,10 +13,11 @@ use object::ReadCache;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 
-use crate::executable::{self, Image, Libc, Verdict};
+use crate::executable::{self, Image, Libc, Outlook, Verdict};
 use crate::exit;
 use crate::library::Library;
-use crate::privilege::{Caller, Elevation, Rights, elevation};
+use crate::privilege::{self, Caller, Elevation, Rights, elevation};
+use crate::wrapper::{self, Call};
 
 /// What a command line comes to.
 #[derive(Debug)]
@@ -27,13 +28,19 @@ pub(crate) struct Program {
     pub(crate) words: Vec<OsString>,
     /// The script that named it, if any.
     pub(crate) script: Option<PathBuf>,
-    /// Why it will not see LD_PRELOAD: env(1) takes it away.
-    cleared: Option<&'static str>,
+    /// The programs that start it, in their order.
+    wrappers: Vec<PathBuf>,
+    /// The wrapper that takes LD_PRELOAD away, and how.
+    cleared: Option<(String, &'static str)>,
+    /// As which user it is started, if not as this one.
+    user: Option<OsString>,
+    has_other_rights: bool,
+    no_new_privileges: bool,
     /// What that file is.
     end: End,
 }
 
-/// Where the chain of interpreters ends.
+/// Where the chain of interpreters and wrappers ends.
 #[derive(Debug, Clone)]
 enum End {
     Program(Image),
@@ -41,8 +48,14 @@ enum End {
     Foreign,
     /// Nobody may read it.
     Unreadable,
-    /// env(1), called in a way that is not followed.
-    Env,
+    /// A wrapper that is called in a way that is not followed.
+    Unclear,
+    /// A wrapper, and there is no such program as it is to start.
+    Missing(OsString),
+    /// A wrapper that starts something in another root.
+    InRoot(PathBuf),
+    /// A wrapper behind which the library does not get, why, and what to do instead.
+    WithoutLibrary(&'static str, &'static str),
 }
 
 /// Why nothing can be started, with the exit code of env(1).
@@ -53,7 +66,7 @@ pub(crate) struct Failure {
     pub(crate) help: Option<String>,
 }
 
-/// Scripts whose interpreter is a script: the kernel follows five (fs/exec.c), env(1) starts anew.
+/// Scripts whose interpreter is a script: the kernel follows five (fs/exec.c), wrappers start anew.
 const LONGEST_CHAIN: usize = 16;
 /// As much of a file as the kernel looks at, BINPRM_BUF_SIZE.
 const HEAD: usize = 256;
@@ -119,56 +132,48 @@ pub(crate) fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
     Err(if was_denied { denied() } else { cannot(exit::NOT_FOUND, "no such program") })
 }
 
-/// What execvp(3) takes where there is no PATH.
-const DEFAULT_PATH: &str = "/bin:/usr/bin";
-
 fn path_of_environment() -> OsString {
-    env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into())
+    env::var_os("PATH").unwrap_or_else(|| wrapper::DEFAULT_PATH.into())
 }
 
 /// Follows a command line to the file that is executed in the end.
 pub(crate) fn resolve(words: &[OsString]) -> Result<Program, Failure> {
     let mut path = path_of_environment();
-    let mut words = words.to_vec();
-    let (mut script, mut cleared) = (None, None);
-    let mut file = find(words.first().map_or(OsStr::new(""), OsString::as_os_str), &path)?;
+    let file = find(words.first().map_or(OsStr::new(""), OsString::as_os_str), &path)?;
+    let mut program = Program::new(file, words);
     for _ in 0..LONGEST_CHAIN {
-        let arguments = words.get(1..).unwrap_or_default().to_vec();
-        let (interpreter, argument) = match head(&file) {
+        let kind = head(&program.file);
+        let may_wrap = match kind {
+            Head::Elf => true,
+            Head::Script(..) => wrapper::is_script(&program.words),
+            Head::Text | Head::Other | Head::Unreadable => false,
+        };
+        if may_wrap {
+            match program.follow(&mut path)? {
+                Step::Onward => continue,
+                Step::End(end) => return Ok(Program { end, ..program }),
+                Step::Stay => {}
+            }
+        }
+        let (interpreter, argument) = match kind {
             Head::Script(interpreter, argument) => (interpreter, argument),
             // The shell that execvp(3) takes.
             Head::Text => ("/bin/sh".into(), None),
-            Head::Elf if is_env(&words) => {
-                let Some(call) = Env::read(&arguments) else {
-                    return Ok(Program { file, words, script, cleared, end: End::Env });
-                };
-                let Some(program) = call.command.first() else {
-                    return Ok(Program { end: program_at(&file)?, file, words, script, cleared });
-                };
-                path = match call.path {
-                    Some(path) => path,
-                    None if call.is_emptied => DEFAULT_PATH.into(),
-                    None => path,
-                };
-                file = find(program, &path)?;
-                cleared = cleared.or(call.cleared);
-                words = call.command;
-                continue;
-            }
-            Head::Elf => return Ok(Program { end: program_at(&file)?, file, words, script, cleared }),
-            Head::Other => return Ok(Program { file, words, script, cleared, end: End::Foreign }),
-            Head::Unreadable => return Ok(Program { file, words, script, cleared, end: End::Unreadable }),
+            Head::Elf => return Ok(Program { end: program_at(&program.file)?, ..program }),
+            Head::Other => return Ok(program),
+            Head::Unreadable => return Ok(Program { end: End::Unreadable, ..program }),
         };
-        let next = interpreter_at(&file, &interpreter)?;
-        words = [Some(interpreter), argument, Some(file.clone().into_os_string())]
+        let next = interpreter_at(&program.file, &interpreter)?;
+        let arguments = program.words.drain(..).skip(1);
+        program.words = [Some(interpreter), argument, Some(program.file.clone().into_os_string())]
             .into_iter()
             .flatten()
             .chain(arguments)
             .collect();
-        script.get_or_insert(file);
-        file = next;
+        program.script.get_or_insert(program.file);
+        program.file = next;
     }
-    Ok(Program { file, words, script, cleared, end: End::Foreign })
+    Ok(program)
 }
 
 /// The kernel takes what stands behind `#!` as a path, from the current directory.
@@ -205,123 +210,20 @@ fn program_at(file: &Path) -> Result<End, Failure> {
     Ok(End::Program(image))
 }
 
-fn is_env(words: &[OsString]) -> bool {
-    words.first().and_then(|word| Path::new(word).file_name()) == Some(OsStr::new("env"))
-}
-
-/// What env(1) makes of its arguments.
-#[derive(Debug, Default)]
-struct Env {
-    command: Vec<OsString>,
-    /// PATH, if it sets one.
-    path: Option<OsString>,
-    is_emptied: bool,
-    /// Whether the command is started in another folder.
-    is_elsewhere: bool,
-    /// How it takes LD_PRELOAD away.
-    cleared: Option<&'static str>,
-}
-
-impl Env {
-    /// None where it does something that is not followed here.
-    fn read(arguments: &[OsString]) -> Option<Self> {
-        let mut found = Self::default();
-        let mut rest: Vec<OsString> = arguments.iter().rev().cloned().collect();
-        let unset = |found: &mut Self, name: &[u8]| {
-            if name == b"LD_PRELOAD" {
-                found.cleared = Some("unsets LD_PRELOAD");
-            }
-        };
-        while let Some(word) = rest.pop() {
-            let bytes = word.as_bytes();
-            let long = bytes.strip_prefix(b"--").map(|long| {
-                let equals = long.iter().position(|byte| *byte == b'=').unwrap_or(long.len());
-                (long.get(..equals).unwrap_or_default(), long.get(equals + 1..).map(<[u8]>::to_vec))
-            });
-            match (bytes, long) {
-                (_, Some((b"", None))) => break,
-                (b"-", _) | (_, Some((b"ignore-environment", None))) => found.is_emptied = true,
-                (_, Some((b"unset", value))) => {
-                    unset(&mut found, &value.or_else(|| rest.pop().map(OsString::into_vec))?)
-                }
-                (_, Some((b"chdir", value))) => {
-                    found.is_elsewhere = true;
-                    drop(value.or_else(|| rest.pop().map(OsString::into_vec))?);
-                }
-                (_, Some((b"split-string", value))) => rest.extend(split(&value?)?.into_iter().rev()),
-                (_, Some((b"debug" | b"block-signal" | b"default-signal" | b"ignore-signal", _))) => {}
-                (_, Some(_)) => return None,
-                (short, None) if short.starts_with(b"-") => {
-                    for at in 1..short.len() {
-                        let value = short.get(at + 1..).filter(|value| !value.is_empty()).map(<[u8]>::to_vec);
-                        match short.get(at) {
-                            Some(b'i') => found.is_emptied = true,
-                            Some(b'v') => {}
-                            Some(b'C') => {
-                                found.is_elsewhere = true;
-                                drop(value.or_else(|| rest.pop().map(OsString::into_vec))?);
-                                break;
-                            }
-                            Some(b'u') => {
-                                unset(&mut found, &value.or_else(|| rest.pop().map(OsString::into_vec))?);
-                                break;
-                            }
-                            Some(b'S') => {
-                                let value = value.or_else(|| rest.pop().map(OsString::into_vec))?;
-                                rest.extend(split(&value)?.into_iter().rev());
-                                break;
-                            }
-                            _ => return None,
-                        }
-                    }
-                }
-                _ => {
-                    rest.push(word);
-                    break;
-                }
-            }
-        }
-        if found.is_emptied {
-            found.cleared = Some("empties the environment");
-        }
-        while let Some(word) = rest.pop() {
-            let Some(equals) = word.as_bytes().iter().position(|byte| *byte == b'=') else {
-                rest.push(word);
-                break;
-            };
-            match word.as_bytes().split_at_checked(equals)? {
-                (b"PATH", value) => found.path = Some(OsStr::from_bytes(value.get(1..)?).to_owned()),
-                (b"LD_PRELOAD", _) => found.cleared = Some("sets LD_PRELOAD anew"),
-                _ => {}
-            }
-        }
-        rest.reverse();
-        found.command = rest;
-        let is_relative = |word: &OsString| word.as_bytes().contains(&b'/') && !word.as_bytes().starts_with(b"/");
-        Some(found).filter(|found| !(found.is_elsewhere && found.command.first().is_some_and(is_relative)))
+/// What is started in another root, where all paths mean other files.
+fn in_root(name: &str, root: &Path, library: &Library) -> Verdict {
+    let there = root.join(library.path.strip_prefix("/").unwrap_or(&library.path));
+    let root = root.display();
+    if there.is_file() {
+        return Verdict::unknown(format!("{name} starts something in the root {root}, which is not judged"));
     }
-}
-
-/// Splits the text of `env -S` at blanks, with quotes; None if it has variables or escapes in it.
-fn split(text: &[u8]) -> Option<Vec<OsString>> {
-    let mut words = Vec::new();
-    let mut word: Option<Vec<u8>> = None;
-    let mut quote = None;
-    for &byte in text {
-        match (quote, byte) {
-            (_, b'$' | b'\\') => return None,
-            (Some(open), _) if byte == open => quote = None,
-            (None, b'\'' | b'"') => {
-                quote = Some(byte);
-                word.get_or_insert_default();
-            }
-            (None, b'#') if word.is_none() => break,
-            (None, _) if byte.is_ascii_whitespace() => words.extend(word.take().map(OsString::from_vec)),
-            _ => word.get_or_insert_default().push(byte),
-        }
-    }
-    words.extend(word.map(OsString::from_vec));
-    quote.is_none().then_some(words)
+    Verdict::cannot(
+        format!(
+            "{name} starts something in the root {root}, where {} is not: its loader does not find it",
+            library.path.display()
+        ),
+        "put the library at the same place below that root",
+    )
 }
 
 /// Shells make no connections but for others.
@@ -331,7 +233,73 @@ fn is_shell(words: &[OsString]) -> bool {
     matches!(name, Some(b"sh" | b"ash" | b"bash" | b"dash" | b"fish" | b"ksh" | b"mksh" | b"yash" | b"zsh"))
 }
 
+/// What becomes of a program that may be a wrapper.
+enum Step {
+    /// It is none.
+    Stay,
+    /// It is what it starts now.
+    Onward,
+    End(End),
+}
+
 impl Program {
+    fn new(file: PathBuf, words: &[OsString]) -> Self {
+        Self {
+            file,
+            words: words.to_vec(),
+            script: None,
+            wrappers: Vec::new(),
+            cleared: None,
+            user: None,
+            has_other_rights: false,
+            no_new_privileges: false,
+            end: End::Foreign,
+        }
+    }
+
+    /// Goes on to what it starts, if it is a wrapper.
+    fn follow(&mut self, path: &mut OsString) -> Result<Step, Failure> {
+        let name = || self.words.first().and_then(|word| Path::new(word).file_name()).unwrap_or_default();
+        let start = match wrapper::read(&self.words) {
+            Some(Call::Starts(start)) => start,
+            Some(Call::Unclear) => return Ok(Step::End(End::Unclear)),
+            Some(Call::WithoutLibrary(why, instead)) => return Ok(Step::End(End::WithoutLibrary(why, instead))),
+            Some(Call::Nothing) => return Ok(Step::Stay),
+            None if is_shell(&self.words) => {
+                let command = wrapper::of_shell(&self.words);
+                let found = command.and_then(|command| Some((find(command.first()?, path).ok()?, command)));
+                let Some((file, command)) = found else { return Ok(Step::Stay) };
+                self.wrappers.push(std::mem::replace(&mut self.file, file));
+                self.words = command;
+                return Ok(Step::Onward);
+            }
+            None => return Ok(Step::Stay),
+        };
+        if let Some(root) = start.root.filter(|root| root != "/") {
+            return Ok(Step::End(End::InRoot(root.into())));
+        }
+        let is_env = name() == "env";
+        if let Some(how) = start.cleared {
+            self.cleared.get_or_insert((name().display().to_string(), how));
+        }
+        self.user = start.user.or(self.user.take());
+        self.has_other_rights |= start.has_other_rights;
+        self.no_new_privileges |= start.no_new_privileges;
+        if let Some(new) = start.path {
+            *path = new;
+        }
+        let program = start.command.first().map_or(OsStr::new(""), OsString::as_os_str);
+        let file = match find(program, path) {
+            Ok(file) => file,
+            Err(failure) if is_env => return Err(failure),
+            // Each has an exit code of its own for that.
+            Err(_) => return Ok(Step::End(End::Missing(program.to_owned()))),
+        };
+        self.wrappers.push(std::mem::replace(&mut self.file, file));
+        self.words = start.command;
+        Ok(Step::Onward)
+    }
+
     /// What becomes of the library in it.
     pub(crate) fn verdict(&self, library: &Library) -> Verdict {
         let file = self.file.display();
@@ -339,13 +307,17 @@ impl Program {
             Some(script) => format!("{file} (which runs {})", script.display()),
             None => file.to_string(),
         };
-        if let Some(how) = self.cleared {
+        if let Some((who, how)) = &self.cleared {
             return Verdict::cannot(
-                format!("env {how}: {name} is started without the library"),
-                "put sockopt run behind env: env -i ... sockopt run ... -- PROGRAM",
+                format!("{who} {how}: {name} is started without the library"),
+                format!("put sockopt run behind {who}: {who} ... sockopt run ... -- PROGRAM"),
             );
         }
-        if let Some(verdict) = self.elevated(&name) {
+        if let Some(verdict) = self.wrappers.iter().find_map(|wrapper| self.stopped_by(wrapper, library)) {
+            return verdict;
+        }
+        let is_its_own_reason = matches!(self.end, End::WithoutLibrary(..));
+        if let Some(verdict) = self.elevated(&name).filter(|_| !is_its_own_reason) {
             return verdict;
         }
         let unknown =
@@ -354,7 +326,16 @@ impl Program {
             End::Program(image) => image,
             End::Foreign => return unknown("is neither an ELF file nor a script"),
             End::Unreadable => return unknown("cannot be read"),
-            End::Env => return unknown("is called in a way that is not followed here"),
+            End::Unclear => {
+                return Verdict::unknown(format!(
+                    "{name} is called in a way that is not followed here: what it starts is not judged"
+                ));
+            }
+            End::Missing(program) => {
+                return Verdict::unknown(format!("{}, which {name} is to start, is not found", program.display()));
+            }
+            End::InRoot(root) => return in_root(&name, root, library),
+            End::WithoutLibrary(why, instead) => return Verdict::cannot((*why).to_owned(), *instead),
         };
         let calls_sockets = || {
             let Ok(file) = File::open(&self.file) else { return false };
@@ -373,12 +354,48 @@ impl Program {
                 )
             }
             Some(verdict) => verdict,
-            None => self.beside_libc(&name, image, library),
+            None => self.unreadable(&name, library).unwrap_or_else(|| self.beside_libc(&name, image, library)),
         }
     }
 
+    /// What keeps the library from all that a wrapper starts: its own rights, or a loader that ends it.
+    fn stopped_by(&self, wrapper: &Path, library: &Library) -> Option<Verdict> {
+        let own = Program::new(wrapper.to_owned(), &[]);
+        let name = wrapper.display().to_string();
+        let ended = || match program_at(wrapper) {
+            Ok(End::Program(image)) if image.loader.is_some() && image.architecture == library.image.architecture => {
+                Some(own.beside_libc(&name, &image, library))
+            }
+            _ => None,
+        };
+        own.elevated(&name).or_else(ended).filter(|verdict| verdict.outlook == Outlook::Cannot)
+    }
+
+    /// Whether the user that a wrapper starts it as cannot be expected to get at the library.
+    fn unreadable(&self, name: &str, library: &Library) -> Option<Verdict> {
+        let user = self.user.as_deref()?;
+        if privilege::may_read(user, &library.path) {
+            return None;
+        }
+        let (user, path) = (user.display(), library.path.display());
+        Some(Verdict::partly(
+            format!("{name} is started as user {user}, who may not read {path}: the loader goes on without it"),
+            "move the library where everybody may read it, /usr/local/lib for example",
+        ))
+    }
+
     fn elevated(&self, name: &str) -> Option<Verdict> {
-        let elevation = elevation(Caller::this(), Rights::of(&self.file)?)?;
+        let rights = Rights::of(&self.file)?;
+        if self.has_other_rights {
+            return rights.may_elevate().then(|| {
+                Verdict::unknown(format!(
+                    "{name} has rights of its own, and is started with others than those of who runs this: whether the library takes effect is not known"
+                ))
+            });
+        }
+        let mut caller = Caller::this();
+        caller.no_new_privileges |= self.no_new_privileges;
+        let elevation = elevation(caller, rights)?;
         let why = match elevation {
             Elevation::User(user) => {
                 format!("{name} is setuid: it runs as user {user}, and then the loader ignores LD_PRELOAD")

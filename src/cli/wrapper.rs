@@ -1,0 +1,516 @@
+//! Programs that start another one, which their command line names: timeout(1), env(1), gosu and the like. What counts
+//! is the program that they start, and whether LD_PRELOAD reaches it.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+/// What a wrapper makes of its arguments.
+#[derive(Debug)]
+pub(crate) enum Call {
+    /// It starts this.
+    Starts(Start),
+    /// It starts nothing that is named: it prints, or works on processes that run already.
+    Nothing,
+    /// It is called in a way that is not followed here.
+    Unclear,
+    /// What it starts does not get the environment, or not the library: why, and what to do instead.
+    WithoutLibrary(&'static str, &'static str),
+}
+
+/// A program that is started by a wrapper.
+#[derive(Debug, Default)]
+pub(crate) struct Start {
+    pub(crate) command: Vec<OsString>,
+    /// Where it is looked for, if the wrapper changes that.
+    pub(crate) path: Option<OsString>,
+    /// How the wrapper takes LD_PRELOAD away.
+    pub(crate) cleared: Option<&'static str>,
+    /// The user that it is started as.
+    pub(crate) user: Option<OsString>,
+    /// Whether the rights of who starts it are others than those of who starts the wrapper.
+    pub(crate) has_other_rights: bool,
+    /// prctl(2), PR_SET_NO_NEW_PRIVS.
+    pub(crate) no_new_privileges: bool,
+    /// The folder that becomes its root.
+    pub(crate) root: Option<OsString>,
+    /// Whether it is started in another folder.
+    is_elsewhere: bool,
+}
+
+/// What execvp(3) takes where there is no PATH.
+pub(crate) const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// How an option, or a word before the program, bears on what is started.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Nothing,
+    Unclear,
+    Folder,
+    Root,
+    User,
+    Rights,
+    NoNewPrivileges,
+    EmptiesEnvironment,
+    Exec,
+}
+
+/// How the rest of the command line is taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// As the program and its arguments.
+    Words,
+    /// Or behind `-c` as a text for the shell.
+    WordsOrText,
+    /// Joined, as a text for the shell, unless an option ([`Effect::Exec`]) says otherwise.
+    Text,
+}
+
+/// How a wrapper takes its arguments, in the manner of getopt(3), to the first word that is no option.
+struct Wrapper {
+    names: &'static [&'static str],
+    /// Letters; one colon behind those with a value, two where it must be attached.
+    short: &'static str,
+    /// Words; `=` behind those with a value, `=?` where it must be attached. `*` stands for all others, attached.
+    long: &'static [&'static str],
+    /// Words between the options and the program, and what each is.
+    operands: &'static [Effect],
+    rest: Rest,
+    effects: &'static [(&'static str, Effect)],
+}
+
+const PLAIN: Wrapper = Wrapper { names: &[], short: "", long: &[], operands: &[], rest: Rest::Words, effects: &[] };
+const ANY: &[Effect] = &[Effect::Nothing];
+
+use Effect::{EmptiesEnvironment, Exec, Folder, NoNewPrivileges, Nothing, Rights, Root, Unclear, User};
+
+/// By their manuals: coreutils, util-linux, procps, findutils, busybox, and those that containers begin with.
+#[rustfmt::skip]
+const WRAPPERS: &[Wrapper] = &[
+    Wrapper { names: &["timeout"], short: "fpvk:s:", operands: ANY,
+        long: &["foreground", "preserve-status", "verbose", "kill-after=", "signal="], ..PLAIN },
+    Wrapper { names: &["nice"], short: "n:0::1::2::3::4::5::6::7::8::9::", long: &["adjustment="], ..PLAIN },
+    Wrapper { names: &["nohup"], ..PLAIN },
+    Wrapper { names: &["setsid"], short: "cfw", long: &["ctty", "fork", "wait"], ..PLAIN },
+    Wrapper { names: &["stdbuf"], short: "i:o:e:", long: &["input=", "output=", "error="], ..PLAIN },
+    Wrapper { names: &["chroot"], long: &["userspec=", "groups=", "skip-chdir"], operands: &[Root],
+        effects: &[("userspec", User)], ..PLAIN },
+    Wrapper { names: &["taskset"], short: "ac", long: &["all-tasks", "cpu-list"], operands: ANY, ..PLAIN },
+    Wrapper { names: &["ionice"], short: "c:n:t", long: &["class=", "classdata=", "ignore"], ..PLAIN },
+    Wrapper { names: &["chrt"], short: "abdfiorRvT:P:D:", operands: ANY,
+        long: &["all-tasks", "batch", "deadline", "fifo", "idle", "other", "rr", "reset-on-fork", "verbose",
+            "sched-runtime=", "sched-period=", "sched-deadline="], ..PLAIN },
+    Wrapper { names: &["prlimit"], short: "c::d::e::f::i::l::m::n::q::r::s::t::u::v::x::y::", long: &["*", "pid=", "output="],
+        effects: &[("pid", Unclear)], ..PLAIN },
+    Wrapper { names: &["numactl"], short: "abli:p:P:m:N:C:", ..PLAIN },
+    Wrapper { names: &["xargs"], short: "0rtpoxa:d:E:I:L:n:P:s:e::i::l::",
+        long: &["null", "no-run-if-empty", "verbose", "interactive", "open-tty", "exit", "arg-file=", "delimiter=",
+            "max-lines=?", "max-args=", "max-procs=", "max-chars=", "replace=?", "eof=?", "process-slot-var="], ..PLAIN },
+    Wrapper { names: &["time"], short: "af:o:pqv", long: &["append", "format=", "output=", "portability", "quiet",
+            "verbose"], ..PLAIN },
+    Wrapper { names: &["flock"], short: "sexnuoFw:E:", operands: ANY, rest: Rest::WordsOrText,
+        long: &["shared", "exclusive", "nonblock", "nb", "unlock", "close", "no-fork", "verbose", "timeout=", "wait=",
+            "conflict-exit-code="], ..PLAIN },
+    Wrapper { names: &["watch"], short: "bcd::egptwxn:q:", rest: Rest::Text, effects: &[("x", Exec), ("exec", Exec)],
+        long: &["beep", "color", "no-color", "differences=?", "errexit", "chgexit", "precise", "no-title", "no-wrap",
+            "exec", "interval=", "equexit="], ..PLAIN },
+    Wrapper { names: &["faketime"], short: "mfp:", long: &["exclude-monotonic", "date-prog="], operands: ANY, ..PLAIN },
+    Wrapper { names: &["strace"], short: "AcCdDfFhiknqrtTvwxyYzZa:b:e:I:o:O:P:s:S:u:X:", effects: &[("u", User)],
+        long: &["follow-forks", "trace=", "output=", "quiet=?", "user="], ..PLAIN },
+    Wrapper { names: &["valgrind"], short: "qvd", long: &["*"], ..PLAIN },
+    // They change the user, what it may do, or what it sees.
+    Wrapper { names: &["gosu", "su-exec"], operands: &[User], ..PLAIN },
+    Wrapper { names: &["setpriv"],
+        long: &["nnp", "no-new-privs", "clear-groups", "keep-groups", "init-groups", "reset-env", "ambient-caps=",
+            "inh-caps=", "bounding-set=", "reuid=", "regid=", "groups=", "securebits=", "pdeathsig=", "selinux-label=",
+            "apparmor-profile="],
+        effects: &[("reuid", User), ("regid", Rights), ("inh-caps", Rights), ("bounding-set", Rights),
+            ("securebits", Rights), ("nnp", NoNewPrivileges), ("no-new-privs", NoNewPrivileges),
+            ("reset-env", EmptiesEnvironment)], ..PLAIN },
+    Wrapper { names: &["runuser"], short: "u:g:G:mpfPw:", effects: &[("u", User), ("user", User)],
+        long: &["user=", "group=", "supp-group=", "preserve-environment", "fast", "pty", "whitelist-environment="],
+        ..PLAIN },
+    Wrapper { names: &["unshare"], short: "muinpUCTfrcR:w:S:G:",
+        long: &["mount=?", "uts=?", "ipc=?", "net=?", "pid=?", "user=?", "cgroup=?", "time=?", "fork", "map-user=",
+            "map-group=", "map-users=", "map-groups=", "map-root-user", "map-current-user", "map-auto", "kill-child=?",
+            "mount-proc=?", "propagation=", "setgroups=", "keep-caps", "root=", "wd=", "setuid=", "setgid=",
+            "monotonic=", "boottime="],
+        effects: &[("R", Root), ("root", Root), ("w", Folder), ("wd", Folder), ("S", User), ("setuid", User),
+            ("U", Rights), ("user", Rights), ("r", Rights), ("map-root-user", Rights), ("c", Rights),
+            ("map-current-user", Rights), ("map-user", Rights), ("map-users", Rights), ("map-auto", Rights)], ..PLAIN },
+    // Of the mount namespaces of others nothing is known.
+    Wrapper { names: &["nsenter"], short: "t:u::i::n::p::C::U::T::S:G:F",
+        long: &["target=", "uts=?", "ipc=?", "net=?", "pid=?", "user=?", "cgroup=?", "time=?", "setuid=", "setgid=",
+            "preserve-credentials", "no-fork"],
+        effects: &[("S", User), ("setuid", User), ("U", Rights), ("user", Rights)], ..PLAIN },
+    // The first process of a container.
+    Wrapper { names: &["tini", "tini-static", "docker-init"], short: "svwglp:e:", ..PLAIN },
+    Wrapper { names: &["dumb-init"], short: "cvr:", long: &["single-child", "verbose", "rewrite="], ..PLAIN },
+    Wrapper { names: &["catatonit"], short: "gL", ..PLAIN },
+    // They preload a library themselves.
+    Wrapper { names: &["proxychains", "proxychains3", "proxychains4"], short: "qf:", ..PLAIN },
+    Wrapper { names: &["tsocks", "socksify"], ..PLAIN },
+    Wrapper { names: &["fakeroot"], short: "us:i:l:b:", long: &["unknown-is-real", "lib=", "faked="], ..PLAIN },
+];
+
+const SUDO: &str = "sudo and doas keep LD_PRELOAD from what they start";
+const SYSTEMD: &str = "systemd starts the program, not systemd-run, and without this environment";
+/// Wrappers behind which the library does not get: names, why, and what to do instead.
+const WITHOUT_LIBRARY: &[(&[&str], &str, &str)] = &[
+    (&["sudo", "doas"], SUDO, "put sockopt run behind it: sudo sockopt run ... -- PROGRAM"),
+    (
+        &["pkexec"],
+        "pkexec keeps LD_PRELOAD from what it starts",
+        "put sockopt run behind it: pkexec sockopt run ... -- PROGRAM",
+    ),
+    (
+        &["torsocks"],
+        "torsocks puts its own library in front, which calls libc past all others: they see no connection",
+        "put sockopt run behind it, for it puts libsockopt.so first: torsocks sockopt run ... -- PROGRAM",
+    ),
+];
+
+/// Whether a wrapper of this name is a script.
+pub(crate) fn is_script(words: &[OsString]) -> bool {
+    const SCRIPTS: &[&str] = &["fakeroot", "proxychains", "proxychains3", "socksify", "torsocks", "tsocks"];
+    words.first().and_then(|word| Path::new(word).file_name()?.to_str()).is_some_and(|name| SCRIPTS.contains(&name))
+}
+
+/// What a command line starts, if its first word is a wrapper.
+pub(crate) fn read(words: &[OsString]) -> Option<Call> {
+    let (first, arguments) = words.split_first()?;
+    let name = Path::new(first).file_name()?.to_str()?;
+    if matches!(name, "busybox" | "toybox") && !arguments.is_empty() {
+        return read(arguments);
+    }
+    if let Some((_, why, instead)) = WITHOUT_LIBRARY.iter().find(|(names, ..)| names.contains(&name)) {
+        return Some(Call::WithoutLibrary(why, instead));
+    }
+    let call = match name {
+        "env" => env(arguments),
+        "systemd-run" => systemd_run(arguments),
+        "setarch" | "linux32" | "linux64" => setarch(name, arguments),
+        // They may begin a session, with an environment of its own.
+        "su" | "sg" | "newgrp" => Some(Call::Unclear),
+        _ => WRAPPERS.iter().find(|wrapper| wrapper.names.contains(&name))?.read(arguments),
+    };
+    Some(call.unwrap_or(Call::Unclear))
+}
+
+impl Start {
+    fn apply(&mut self, effect: Effect, value: Option<OsString>) -> Option<()> {
+        match effect {
+            Nothing | Exec => {}
+            Unclear => return None,
+            Folder => self.is_elsewhere = true,
+            Root => self.root = Some(value?),
+            User => {
+                self.user = Some(value?);
+                self.has_other_rights = true;
+            }
+            Rights => self.has_other_rights = true,
+            NoNewPrivileges => self.no_new_privileges = true,
+            EmptiesEnvironment => {
+                self.cleared = Some("empties the environment");
+                self.path = Some(DEFAULT_PATH.into());
+            }
+        }
+        Some(())
+    }
+
+    /// Takes the assignments in front of a command.
+    fn assign(&mut self) -> Option<()> {
+        let assignments = self.command.iter().take_while(|word| word.as_bytes().contains(&b'=')).count();
+        for word in self.command.drain(..assignments) {
+            let equals = word.as_bytes().iter().position(|byte| *byte == b'=')?;
+            match word.as_bytes().split_at_checked(equals)? {
+                (b"PATH", value) => self.path = Some(OsStr::from_bytes(value.get(1..)?).to_owned()),
+                (b"LD_PRELOAD", _) => self.cleared = Some("sets LD_PRELOAD anew"),
+                _ => {}
+            }
+        }
+        Some(())
+    }
+
+    /// None if the program cannot be told from here.
+    fn call(self) -> Option<Call> {
+        let Some(program) = self.command.first().map(|word| word.as_bytes()) else { return Some(Call::Nothing) };
+        let is_relative = program.contains(&b'/') && !program.starts_with(b"/");
+        (!(self.is_elsewhere && is_relative)).then_some(Call::Starts(self))
+    }
+}
+
+/// Options by their names, each with its value if it has one.
+type Options = Vec<(String, Option<OsString>)>;
+
+/// The arguments as getopt(3) goes through them.
+struct Arguments<'a> {
+    /// The last one first.
+    rest: Vec<OsString>,
+    short: &'a str,
+    long: &'a [&'a str],
+}
+
+impl Arguments<'_> {
+    /// The options of the next word, which are none where they end; None at one that is not known.
+    fn next_options(&mut self) -> Option<Options> {
+        let Some(word) = self.rest.pop() else { return Some(Vec::new()) };
+        let bytes = word.as_bytes();
+        if let Some(long) = bytes.strip_prefix(b"--") {
+            if long.is_empty() {
+                return Some(Vec::new());
+            }
+            let mut parts = long.splitn(2, |byte| *byte == b'=');
+            let name = std::str::from_utf8(parts.next()?).ok()?.to_owned();
+            let attached = parts.next().map(|value| OsStr::from_bytes(value).to_owned());
+            let takes = |behind: &str| self.long.iter().any(|known| known.strip_suffix(behind) == Some(&*name));
+            let value = match attached {
+                Some(value) if takes("=") || takes("=?") || self.long.contains(&"*") => Some(value),
+                None if takes("=") => Some(self.rest.pop()?),
+                None if takes("") || takes("=?") || self.long.contains(&"*") => None,
+                _ => return None,
+            };
+            return Some(vec![(name, value)]);
+        }
+        if bytes.len() < 2 || !bytes.starts_with(b"-") {
+            self.rest.push(word);
+            return Some(Vec::new());
+        }
+        let mut found = Vec::new();
+        for at in 1..bytes.len() {
+            let letter = char::from(*bytes.get(at)?);
+            let behind = self.short.split_once(letter).filter(|_| letter != ':')?.1;
+            let attached =
+                || bytes.get(at + 1..).filter(|value| !value.is_empty()).map(|v| OsStr::from_bytes(v).to_owned());
+            let (takes, may_take) = (behind.starts_with(':') && !behind.starts_with("::"), behind.starts_with("::"));
+            if takes {
+                let value = attached().or_else(|| self.rest.pop())?;
+                found.push((letter.to_string(), Some(value)));
+                break;
+            }
+            found.push((letter.to_string(), if may_take { attached() } else { None }));
+            if may_take {
+                break;
+            }
+        }
+        Some(found)
+    }
+
+    /// Hands each option with its value to who knows what it means, to the end of the options.
+    fn each(&mut self, mut take: impl FnMut(&mut Self, &str, Option<OsString>) -> Option<()>) -> Option<()> {
+        loop {
+            let options = self.next_options()?;
+            if options.is_empty() {
+                return Some(());
+            }
+            for (name, value) in options {
+                take(self, &name, value)?;
+            }
+        }
+    }
+}
+
+impl Wrapper {
+    /// None where it does something that is not followed here.
+    fn read(&self, arguments: &[OsString]) -> Option<Call> {
+        let mut arguments = Arguments { rest: reversed(arguments), short: self.short, long: self.long };
+        let mut start = Start::default();
+        let mut is_text = self.rest == Rest::Text;
+        arguments.each(|_, name, value| {
+            let effect = self.effects.iter().find(|(option, _)| *option == name).map_or(Nothing, |(_, effect)| *effect);
+            is_text &= effect != Exec;
+            start.apply(effect, value)
+        })?;
+        let mut words = arguments.rest;
+        for operand in self.operands {
+            let Some(word) = words.pop() else { return Some(Call::Nothing) };
+            start.apply(*operand, Some(word))?;
+        }
+        words.reverse();
+        if words.first().is_some_and(|word| word == "--") {
+            words.remove(0);
+        }
+        if self.rest == Rest::WordsOrText && words.first().is_some_and(|word| word == "-c" || word == "--command") {
+            words.remove(0);
+            is_text = true;
+        }
+        start.command = if is_text && !words.is_empty() { shell(words.join(OsStr::new(" "))) } else { words };
+        start.call()
+    }
+}
+
+fn reversed(words: &[OsString]) -> Vec<OsString> {
+    words.iter().rev().cloned().collect()
+}
+
+fn shell(text: OsString) -> Vec<OsString> {
+    vec!["/bin/sh".into(), "-c".into(), text]
+}
+
+/// env(1).
+fn env(arguments: &[OsString]) -> Option<Call> {
+    const LONG: &[&str] = &[
+        "ignore-environment",
+        "unset=",
+        "chdir=",
+        "split-string=",
+        "debug",
+        "block-signal=?",
+        "default-signal=?",
+        "ignore-signal=?",
+    ];
+    let mut arguments = Arguments { rest: reversed(arguments), short: "iu:C:vS:", long: LONG };
+    let mut start = Start::default();
+    let mut take = |arguments: &mut Arguments<'_>, name: &str, value: Option<OsString>| {
+        match (name, value) {
+            ("i" | "ignore-environment", _) => start.apply(EmptiesEnvironment, None)?,
+            ("u" | "unset", Some(name)) if name == "LD_PRELOAD" => start.cleared = Some("unsets LD_PRELOAD"),
+            ("C" | "chdir", _) => start.apply(Folder, None)?,
+            ("S" | "split-string", value) => arguments.rest.extend(split(value?.as_bytes())?.into_iter().rev()),
+            _ => {}
+        }
+        Some(())
+    };
+    arguments.each(&mut take)?;
+    while arguments.rest.last().is_some_and(|word| word == "-") {
+        arguments.rest.pop();
+        take(&mut arguments, "i", None)?;
+    }
+    start.command = arguments.rest.into_iter().rev().collect();
+    start.assign()?;
+    start.call()
+}
+
+/// Splits the text of `env -S` at blanks, with quotes; None if it has variables or escapes in it.
+fn split(text: &[u8]) -> Option<Vec<OsString>> {
+    let mut words = Vec::new();
+    let mut word: Option<Vec<u8>> = None;
+    let mut quote = None;
+    for &byte in text {
+        match (quote, byte) {
+            (_, b'$' | b'\\') => return None,
+            (Some(open), _) if byte == open => quote = None,
+            (None, b'\'' | b'"') => {
+                quote = Some(byte);
+                word.get_or_insert_default();
+            }
+            (None, b'#') if word.is_none() => break,
+            (None, _) if byte.is_ascii_whitespace() => words.extend(word.take().map(OsString::from_vec)),
+            _ => word.get_or_insert_default().push(byte),
+        }
+    }
+    words.extend(word.map(OsString::from_vec));
+    quote.is_none().then_some(words)
+}
+
+/// systemd-run(1): only with `--scope` it is the one who starts the program.
+fn systemd_run(arguments: &[OsString]) -> Option<Call> {
+    const LONG: &[&str] = &[
+        "scope",
+        "user",
+        "system",
+        "pty",
+        "pipe",
+        "wait",
+        "quiet",
+        "collect",
+        "no-block",
+        "no-ask-password",
+        "same-dir",
+        "shell",
+        "remain-after-exit",
+        "send-sighup",
+        "slice-inherit",
+        "unit=",
+        "property=",
+        "description=",
+        "slice=",
+        "service-type=",
+        "uid=",
+        "gid=",
+        "nice=",
+        "working-directory=",
+        "setenv=",
+        "host=",
+        "machine=",
+    ];
+    let mut arguments = Arguments { rest: reversed(arguments), short: "dGPqrStu:p:E:H:M:", long: LONG };
+    let mut start = Start::default();
+    let mut is_scope = false;
+    arguments.each(|_, name, value| {
+        match name {
+            "scope" => is_scope = true,
+            "uid" => start.apply(User, value)?,
+            "d" | "same-dir" | "working-directory" => start.apply(Folder, None)?,
+            "E" | "setenv" if value.as_ref().is_some_and(|value| value.as_bytes().starts_with(b"LD_PRELOAD")) => {
+                return None;
+            }
+            _ => {}
+        }
+        Some(())
+    })?;
+    if !is_scope {
+        let instead = "put sockopt run behind it: systemd-run ... sockopt run ... -- PROGRAM";
+        return Some(Call::WithoutLibrary(SYSTEMD, instead));
+    }
+    start.command = arguments.rest.into_iter().rev().collect();
+    start.call()
+}
+
+/// setarch(8): the machine's name comes first, if it is not in the wrapper's own.
+fn setarch(name: &str, arguments: &[OsString]) -> Option<Call> {
+    let has_machine = name == "setarch" && arguments.first().is_some_and(|word| !word.as_bytes().starts_with(b"-"));
+    let options = Wrapper {
+        short: "BFILRSTXZ3v",
+        long: &[
+            "32bit",
+            "fdpic-funcptrs",
+            "short-inode",
+            "addr-compat-layout",
+            "addr-no-randomize",
+            "whole-seconds",
+            "sticky-timeouts",
+            "read-implies-exec",
+            "mmap-page-zero",
+            "3gb",
+            "4gb",
+            "uname-2.6",
+            "verbose",
+        ],
+        ..PLAIN
+    };
+    options.read(arguments.get(usize::from(has_machine)..)?)
+}
+
+/// What a shell starts in the end, if its text is one plain command: `sh -c "exec program argument"`.
+pub(crate) fn of_shell(words: &[OsString]) -> Option<Vec<OsString>> {
+    const OPTIONS: &[u8] = b"ceux";
+    /// What a shell does itself.
+    const OWN: &[&str] = &[
+        ".", ":", "[", "alias", "bg", "break", "case", "cd", "command", "continue", "do", "done", "echo", "elif",
+        "else", "esac", "eval", "exit", "export", "false", "fc", "fg", "fi", "for", "function", "getopts", "hash",
+        "if", "in", "jobs", "kill", "let", "local", "printf", "pwd", "read", "readonly", "return", "set", "shift",
+        "source", "test", "then", "time", "times", "trap", "true", "type", "typeset", "ulimit", "umask", "unalias",
+        "unset", "until", "wait", "while",
+    ];
+    let (first, arguments) = words.split_first()?;
+    let is_box = Path::new(first).file_name().is_some_and(|name| name == "busybox" || name == "toybox");
+    let arguments = if is_box { arguments.get(1..)? } else { arguments };
+    let (option, rest) = arguments.split_first()?;
+    let letters = option.as_bytes().strip_prefix(b"-")?;
+    if !letters.contains(&b'c') || !letters.iter().all(|letter| OPTIONS.contains(letter)) {
+        return None;
+    }
+    let text = rest.first()?.to_str()?;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || " -_./,:%@+=".contains(c);
+    let mut command: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
+    if !text.chars().all(is_plain) {
+        return None;
+    }
+    if command.first() == Some(&"exec") {
+        command.remove(0);
+    }
+    let first = command.first()?;
+    let is_own = OWN.contains(first) || first.contains('=') || first.starts_with('-');
+    (!is_own).then(|| command.into_iter().map(OsString::from).collect())
+}

@@ -525,6 +525,53 @@ fn scripts() -> Vec<(&'static str, Script)> {
                  set s TCP_USER_TIMEOUT 9000\nconnect s 127.0.0.1:4000\n@look s TCP_USER_TIMEOUT=9000",
             )
         }),
+        // It failed, or was undone, and nobody asked: what the socket is next has nothing of it. Seen to fail with an
+        // end_of_limit that does nothing (the user timeout was 4999, also of what the listener accepted).
+        ("used_for_something_else", {
+            let failed = "socket s inet stream+nonblock\nconnect s 127.0.0.1:4009\npoll s 1000\n";
+            let undone = "socket s inet stream+nonblock\nconnect s 127.0.0.1:4008\nconnect s unspec\n";
+            let listens = "bind s 127.0.0.1:PORT\nlisten s 4\n@dial 127.0.0.1:PORT\naccept c s\n@look s TCP_USER_TIMEOUT=0\n\
+                           @look c TCP_USER_TIMEOUT=0\n";
+            let connects = "connect s 127.0.0.1:4000\nconnect s 127.0.0.1:4000\n@look s TCP_USER_TIMEOUT=0\n";
+            let calls = [
+                failed,
+                connects,
+                undone,
+                connects,
+                undone,
+                &listens.replace("PORT", "4010"),
+                failed,
+                "connect s unspec\n",
+                &listens.replace("PORT", "4011"),
+            ];
+            script(&calls.concat())
+                .toml("[[rule]]\nto = [\"127.0.0.1:4008-4009\"]\nconnect_timeout = \"5s\"")
+                .before("@full 127.0.0.1:4008")
+        }),
+        // Seen to fail with another rule's time taken for the program's own user timeout, which counts if it is less.
+        ("used_for_another_rule", {
+            Script::new(
+                "socket s inet stream+nonblock\nconnect s 127.0.0.1:4008\nconnect s unspec\nconnect s 127.0.0.1:4007\n\
+                 @look s TCP_USER_TIMEOUT=8999\nconnect s unspec\nconnect s 127.0.0.1:4000\npoll s 1000\nget s 1/4\n\
+                 get s TCP_USER_TIMEOUT",
+            )
+            .toml("rule = [{ to = [\":4008\"], connect_timeout = \"5s\" }, { to = [\":4007\"], connect_timeout = \"9s\" },\n\
+                   { to = [\":4000\"], connect_timeout = \"11s\" }]")
+            .before("@full 127.0.0.1:4007\n@full 127.0.0.1:4008\n@listen 127.0.0.1:4000")
+        }),
+        // A rule's user timeout is what the mark of a time for connecting would be: the mark is another one. Seen to fail
+        // without tell_times_apart (the user timeouts were 0 when SO_ERROR had been asked for).
+        ("a_user_timeout_like_the_mark", {
+            Script::new(
+                "socket s inet stream\nconnect s 127.0.0.1:4000\nget s 1/4\n@look s TCP_USER_TIMEOUT=4999\n\
+                 socket l inet stream\nbind l 127.0.0.1:4010\nlisten l 4\n@dial 127.0.0.1:4010\naccept c l\nget c 1/4\n\
+                 @look c TCP_USER_TIMEOUT=4999\nsocket t inet stream+nonblock\nconnect t 127.0.0.1:4008\n\
+                 @look t TCP_USER_TIMEOUT=4997",
+            )
+            .toml("rule = [{ to = [\":4008\"], connect_timeout = \"5s\" }, { to = [\":4000\"], user_timeout = \"4999ms\" },\n\
+                   { listen = [\":4010\"], user_timeout = \"4999ms\" }, { from = [\"10.9.9.9\"], user_timeout = \"4998ms\" }]")
+            .before("@full 127.0.0.1:4008\n@listen 127.0.0.1:4000")
+        }),
         ("mptcp_and_udp", {
             script(
                 "socket s inet stream 262\nconnect s 127.0.0.1:4000\n@look s SO_KEEPALIVE=0 TCP_USER_TIMEOUT=0\n\

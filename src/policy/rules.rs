@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::catalog::Key;
+use crate::catalog::{Key, TCP_USER_TIMEOUT};
 use crate::connection::{Connection, Endpoint};
 use crate::document::Direction;
 use crate::hosts::{HostSet, Hosts, Name};
@@ -190,6 +190,43 @@ fn or_any(patterns: &Option<Box<[Pattern]>>) -> &[Pattern] {
     patterns.as_deref().unwrap_or(ANY)
 }
 
+/// Whether a setting is the user timeout while connecting.
+fn is_time(setting: &&Setting) -> bool {
+    setting.key == Key::ConnectTimeout && setting.moments.contains(Moment::Connect)
+}
+
+/// A user timeout that is a rule's time for connecting is one that no rule has otherwise: then another millisecond less.
+fn tell_times_apart(rules: &mut [Rule], base: &mut Profiles) {
+    let mut profiles: Vec<&mut Profile> = Vec::with_capacity(2 * (rules.len() + 1));
+    for of_one in rules.iter_mut().map(|rule| &mut rule.profiles).chain([base]) {
+        profiles.push(&mut of_one.plain);
+        profiles.extend(of_one.shortcuts.as_deref_mut());
+    }
+    let all = || profiles.iter().flat_map(|profile| &profile.settings);
+    if !all().any(|setting| is_time(&setting)) {
+        return;
+    }
+    let is_other = |setting: &&Setting| {
+        (setting.level, setting.name) == (TCP_USER_TIMEOUT.level, TCP_USER_TIMEOUT.name) && !is_time(setting)
+    };
+    let mut others: Vec<i32> = all()
+        .filter(is_other)
+        .filter_map(|setting| match setting.value {
+            Value::Int(time) => Some(time),
+            _ => None,
+        })
+        .collect();
+    others.sort_unstable();
+    for setting in profiles.into_iter().flat_map(|profile| &mut profile.settings).filter(|setting| is_time(&&**setting))
+    {
+        while let Value::Int(time) = &mut setting.value
+            && others.binary_search(time).is_ok()
+        {
+            *time -= 1;
+        }
+    }
+}
+
 /// A rule with more pairs of `listen` and `from` than this is asked by itself: their product is not to be held.
 const MOST_PAIRS: usize = 64;
 
@@ -225,12 +262,13 @@ pub struct Rules {
 impl Rules {
     /// Of rules in the order in which they are asked. `scope` is SOCKOPT_TO.
     pub(crate) fn new(
-        rules: Vec<Rule>,
-        base: Profiles,
+        mut rules: Vec<Rule>,
+        mut base: Profiles,
         scope: Option<&[Pattern]>,
         setting_count: u32,
         has_shortcuts: bool,
     ) -> Self {
+        tell_times_apart(&mut rules, &mut base);
         let live = || (0..).zip(&rules).filter(|(_, rule)| rule.applies);
         let index = |directions: [Direction; 2], patterns: fn(&Rule) -> &Option<Box<[Pattern]>>| {
             let rules = live().filter(|(_, rule)| directions.contains(&rule.direction));
@@ -258,8 +296,6 @@ impl Rules {
         let profiles = live().map(|(_, rule)| &rule.profiles).chain([&base]);
         for profile in profiles.flat_map(|profiles| [Some(&profiles.plain), profiles.shortcuts.as_deref()]).flatten() {
             moments = moments | profile.moments;
-            let is_time =
-                |setting: &&Setting| setting.key == Key::ConnectTimeout && setting.moments.contains(Moment::Connect);
             if let Some(Value::Int(time)) = profile.settings.iter().find(is_time).map(|setting| &setting.value)
                 && let Err(at) = times.binary_search(time)
             {

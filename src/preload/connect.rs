@@ -2,10 +2,11 @@
 //! connecting alone (`connect_timeout`).
 //!
 //! Nothing is remembered about a connection that is being made: the socket's user timeout tells. While it is a rule's
-//! time for connecting, which no program sets by itself (`policy::rules`, a millisecond less than a whole number), it is
+//! time for connecting, which no program sets by itself nor any rule otherwise (`policy::rules`, a millisecond less), it is
 //! to be taken back. So it does not matter by which descriptor, copy or process the program learns that it has connected.
 
 use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use libc::{sockaddr, socklen_t};
 use policy::options::Family;
@@ -76,7 +77,10 @@ fn connect_to(
             }
         };
         let decision = active.decide(&Connection::Outbound { peer });
-        let limit = time_limit(fd, peer, &decision);
+        let limit = time_limit(active, fd, peer, &decision);
+        if matches!(limit, Limit::None) {
+            end_of_limit(active, fd);
+        }
         let (connecting, leaves_limit) = (limit.connecting(), limit.is_left_out());
         let settings = |moments| {
             let settings = decision.settings(moments, family_to(peer));
@@ -125,7 +129,7 @@ impl Limit {
     }
 }
 
-fn time_limit(fd: c_int, peer: Endpoint, decision: &Decision<'static>) -> Limit {
+fn time_limit(active: &Active, fd: c_int, peer: Endpoint, decision: &Decision<'static>) -> Limit {
     let (Some(limit), Some(afterwards)) = (limit_of(decision), afterwards(decision)) else { return Limit::None };
     // Multipath TCP has no user timeout; neither has what is not TCP.
     let Ok(current) = ffi::get_int(fd, afterwards.level, afterwards.name) else { return Limit::None };
@@ -133,8 +137,8 @@ fn time_limit(fd: c_int, peer: Endpoint, decision: &Decision<'static>) -> Limit 
     if current == limit {
         return Limit::Running(connecting(0));
     }
-    // The rule has a user timeout of its own, or the program has none.
-    if afterwards.key != Key::ConnectTimeout || current == 0 {
+    // The rule has a user timeout of its own, or the program has none: another rule's time is left over from another connect.
+    if afterwards.key != Key::ConnectTimeout || current == 0 || active.rules.is_time_for_connecting(current) {
         return Limit::Rule(connecting(0));
     }
     if current <= limit { Limit::Own } else { Limit::Rule(connecting(current)) }
@@ -167,6 +171,7 @@ fn connect_returned(fd: c_int, connecting: &Connecting, result: i64) {
     let Some(active) = active() else { return };
     let goes_on = result < 0 && matches!(ffi::errno().0, libc::EINPROGRESS | libc::EINTR | libc::EALREADY);
     if goes_on && connecting.own == 0 {
+        LEFT.store(true, Relaxed);
         return;
     }
     // With TCP Fast Open the call returns before there is a connection, and nobody asks for it afterwards. Who goes on with
@@ -185,6 +190,21 @@ fn limit_syns(fd: c_int, limit: c_int) {
     let current = ffi::get_int(fd, libc::SOL_TCP, libc::TCP_SYNCNT);
     if current.is_ok_and(|current| retries < current) {
         let _ = ffi::set(fd, libc::SOL_TCP, libc::TCP_SYNCNT, &retries);
+    }
+}
+
+/// Whether a time for connecting was ever left on a socket, to be taken back when the program asks.
+static LEFT: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn has_left_limits() -> bool {
+    LEFT.load(Relaxed)
+}
+
+/// Before a socket is used for something else than the connect that it has a time for: one that failed, and nobody asked how,
+/// or that was undone (AF_UNSPEC).
+pub(crate) fn end_of_limit(active: &Active, fd: c_int) {
+    if has_left_limits() && running_limit(active, fd).is_some() && ffi::is_closed(fd) {
+        let _ = ffi::set(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0);
     }
 }
 
@@ -220,9 +240,11 @@ fn error_was_asked(active: &'static Active, fd: c_int) {
     };
     let Some(peer) = peer.ok().and_then(|address| address.endpoint().ok()) else { return };
     let decision = active.decide(&Connection::Outbound { peer });
-    match afterwards(&decision) {
+    let is_user_timeout = |setting: &&Setting| (setting.level, setting.name) == (libc::SOL_TCP, libc::TCP_USER_TIMEOUT);
+    // The names that the address is known by may have changed meanwhile, and with them the rule.
+    let of_this_rule = || decision.settings(CONNECT, Family::Any).find(is_user_timeout);
+    match afterwards(&decision).or_else(of_this_rule) {
         Some(afterwards) => finish(active, fd, &Connecting { peer, decision, limit, afterwards, own: 0 }),
-        // The names that the address is known by have changed meanwhile, and with them the rule.
         None => drop(ffi::set(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0)),
     }
 }

@@ -91,11 +91,15 @@ pub(crate) enum Listening {
 
 /// Before listen: options on the listener, which the sockets that it accepts inherit.
 pub(crate) fn before_listen(fd: c_int) -> Listening {
-    let Some(active) = active().filter(|active| concerns(active, INBOUND)) else {
+    let Some(active) = active().filter(|active| concerns(active, INBOUND) || connect::has_left_limits()) else {
         return Listening::Ignored;
     };
     guard::contained(|| {
         fault::point("before listen");
+        connect::end_of_limit(active, fd);
+        if !concerns(active, INBOUND) {
+            return Listening::Ignored;
+        }
         let look = listeners::look(fd);
         match (tcp(fd), local_endpoint(fd)) {
             (Some(kind), Some(local)) if local.port() != 0 => {

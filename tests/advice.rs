@@ -54,7 +54,10 @@ fn none_on_our_own_files() {
         let text = fs::read_to_string(&file).expect("a configuration");
         let document = Some(Source { name: file.display().to_string(), text });
         let said = report(&Configuration { document, variables: Vec::new() });
-        wrong += if said == "no problems\n" { "" } else { &said };
+        // What the prober's preset asks for on purpose; everything else is a slip of ours.
+        let is_meant =
+            |line: &&str| file.ends_with("health-prober.toml") && line.contains(": advice: time_wait = false: ");
+        said.lines().filter(|line| *line != "no problems" && !is_meant(line)).for_each(|line| wrong += line);
     }
     assert_eq!(wrong, "");
 }

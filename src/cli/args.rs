@@ -52,7 +52,7 @@ const CONTROL: [Control; 5] = [
         "PROCESS",
         "NAME",
         "Socket options only in these processes",
-        "The executable's base name, or the name that it was started by; * and ? are wildcards; repeatable. JMeter is \
+        "The executable's base name, the name that it was started by, or the base name of the script that it runs; * and ? are wildcards; repeatable. JMeter is \
          java.",
     ),
     (

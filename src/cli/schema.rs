@@ -38,7 +38,7 @@ fn schema() -> Value {
         ("from", "Clients of accepted sockets; the options are set on each accepted socket.", reference("addresses")),
         (
             "process",
-            "The executable's base name, or the name that it was started by; * and ? are wildcards.",
+            "The executable's base name, the name that it was started by, or the base name of the script that it runs; * and ? are wildcards.",
             list(&json!({ "type": "string", "pattern": "^[^/]+$" })),
         ),
         (

@@ -237,6 +237,26 @@ impl Adviser<'_> {
             let help = "timestamps and random sequence numbers make harm rare (RFC 1337, RFC 6191)";
             self.say(effective, &[Key::TimeWait], message.to_owned(), help.to_owned());
         }
+        let lingers = profile.settings().iter().find_map(|setting| match setting.value {
+            Value::Linger { on: true, seconds: seconds @ 1.. } => Some(seconds),
+            _ => None,
+        });
+        if let Some(seconds) = lingers {
+            let message = format!(
+                "linger = \"{seconds}s\": close waits up to {seconds} s while data is not acknowledged, also on a non-blocking socket: an event loop (Node, nginx, Redis) stands still meanwhile"
+            );
+            let help = "without linger the kernel sends what is left after close, in the background";
+            self.say(effective, &[Key::Linger], message, help.to_owned());
+        }
+        let has_late_ports = profile
+            .settings()
+            .iter()
+            .any(|setting| setting.key == Key::LocalPortsLate && setting.value == Value::Int(1));
+        if has_late_ports && form.is_none_or(|form| form.process.is_none() && form.command.is_none()) {
+            let message = "local_ports_late = true: a program that binds to port 0 and then asks for its port is told 0 until it listens or connects (active FTP, Python's socketserver)";
+            let help = "put it into a rule whose process is a client that binds to an address of its own";
+            self.say(effective, &[Key::LocalPortsLate], message.to_owned(), help.to_owned());
+        }
         if accepts && resets {
             let message = "linger = \"reset\" on accepted connections: close and exit throw away what the client has not acknowledged";
             let help = "measured: 128504 of 161104 bytes of a reply arrived; time_wait = false leaves no TIME_WAIT either, and loses nothing";

@@ -17,8 +17,8 @@ use crate::variables::{self, Shortcuts};
 /// The process that a configuration is compiled for.
 #[derive(Debug, Clone, Default)]
 pub struct Process {
-    /// What `process` is matched against: the executable's base name, and the one it was started by where that
-    /// differs (`python3` for `python3.11`).
+    /// What `process` is matched against: the executable's base name, the one it was started by where that differs
+    /// (`python3` for `python3.11`), and that of the script which it runs.
     pub names: Vec<String>,
     /// What `command` is matched against: the whole command line, words separated by a space.
     pub command: String,

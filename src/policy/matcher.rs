@@ -80,6 +80,9 @@ impl Pattern {
                 None => (text, None),
             }
         };
+        if let Some(refused) = slip(text, address, ports) {
+            return Err(refused);
+        }
         let ports = ports.map_or(Ok(ANY_PORT), parse_ports)?;
         if matches!(address, "" | "*") && !text.starts_with('[') {
             return Ok(Self { place: Place::Any, ports });
@@ -169,6 +172,50 @@ fn names_host_behind(rest: &str) -> bool {
     // A host's name has a letter; most of what stands here has none. Behind three quotes there may be a line break.
     let may_be = |piece: &str| piece.bytes().any(|byte| byte.is_ascii_alphabetic()) && names_host(piece.trim());
     pieces.any(|piece| piece.contains('#') || may_be(piece))
+}
+
+/// What people write that other tools take, with what it is called here.
+fn slip(text: &str, address: &str, ports: Option<&str>) -> Option<Refused> {
+    let told = |message: String, help: String| Some(Refused { message, help });
+    if let Some(excluded) = text.strip_prefix('!') {
+        return told(
+            format!("\"{text}\" is an exclusion, which a list of addresses does not have"),
+            format!("put a rule for \"{excluded}\" before this one: only the first rule that matches is used"),
+        );
+    }
+    if let Some(ports) = ports.filter(|ports| ports.contains(',')) {
+        let each: Vec<String> = ports.split(',').map(|port| format!("\"{address}:{}\"", port.trim())).collect();
+        return told(format!("\"{text}\" has several ports"), format!("write an entry for each: {}", each.join(", ")));
+    }
+    if text.contains(',') {
+        let each: Vec<String> = text.split(',').map(|one| format!("\"{}\"", one.trim())).collect();
+        return told(format!("\"{text}\" is several entries"), format!("write each by itself: {}", each.join(", ")));
+    }
+    if ports.is_none() && text.parse::<u16>().is_ok_and(|port| port > 0) {
+        return told(format!("\"{text}\" is not an address"), format!("a port alone is written \":{text}\""));
+    }
+    if let Some(network) = network_by_stars(address) {
+        let port = ports.map_or(String::new(), |ports| format!(":{ports}"));
+        return told(format!("\"{text}\" is not an address"), format!("a network is written \"{network}{port}\""));
+    }
+    if !text.is_ascii() && address.chars().any(char::is_alphabetic) {
+        return told(
+            format!("\"{text}\" has characters outside ASCII"),
+            "programs look a name up in its ASCII form, which begins with \"xn--\"; idn2(1) prints it".to_owned(),
+        );
+    }
+    None
+}
+
+/// `10.*` and `10.1.*.*` as networks.
+fn network_by_stars(address: &str) -> Option<String> {
+    let parts: Vec<&str> = address.split('.').take(5).collect();
+    let numbers: Vec<u8> = parts.iter().map_while(|part| part.parse().ok()).collect();
+    let is_network = (1..=3).contains(&numbers.len())
+        && (numbers.len() + 1..=4).contains(&parts.len())
+        && parts.iter().skip(numbers.len()).all(|part| *part == "*");
+    let octet = |index: usize| numbers.get(index).copied().unwrap_or(0);
+    is_network.then(|| format!("{}.{}.{}.0/{}", octet(0), octet(1), octet(2), numbers.len() * 8))
 }
 
 const ANY_PORT: RangeInclusive<u16> = 0..=u16::MAX;

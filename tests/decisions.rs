@@ -180,6 +180,10 @@ fn situation(verb: &str, rest: &str) -> (Connection, Moments, Family) {
             };
             (Connection::Outbound { peer }, Moments::of(&[moment]), family(peer))
         }
+        "udp-bind" => {
+            let local = endpoint(rest);
+            (Connection::Binding { local }, Moments::of(&[Moment::BindDatagram]), family(local))
+        }
         "bind" => (Connection::Binding { local: endpoint(rest) }, Moments::of(&[Moment::Bind]), Family::Any),
         "listen" => {
             (Connection::Listening { local: endpoint(rest) }, Moments::of(&[Moment::Listen]), family(endpoint(rest)))

@@ -294,6 +294,20 @@ fn exceptions() -> Vec<(&'static str, Script)> {
                 "[[rule]]\nlisten = [\"127.0.0.0/8:4001-4002\"]\nreuse_address = true\n[defaults]\nnodelay = true",
             )
         }),
+        // Seen to fail: with an entry of raw that is set at listen.
+        ("raw options that count in bind alone are set there", {
+            let calls = "socket s inet stream\nbind s 127.0.0.1:4001\n@look s IP_FREEBIND=1 TCP_NODELAY=1";
+            Script::new(calls).toml(
+                "[[rule]]\nlisten = [\":4001\"]\nraw = [{ level = \"SOL_IP\", name = \"IP_FREEBIND\", value = 1 }, \
+                 { level = \"SOL_TCP\", name = \"TCP_NODELAY\", value = 1, at = \"bind\" }]",
+            )
+        }),
+        // Seen to fail: without `Moment::BindDatagram`.
+        ("a UDP server has the options of a rule with listen", {
+            let calls = "socket u inet dgram\nbind u 127.0.0.1:4001\n@look u SO_RCVBUF=131072 IP_TTL=9\n\
+                         socket v inet6 dgram\nbind v [::1]:4001\n@look v SO_RCVBUF=131072 IPV6_UNICAST_HOPS=9";
+            Script::new(calls).toml("[[rule]]\nlisten = [\":4001\"]\nreceive_buffer = \"64KiB\"\nttl = 9")
+        }),
         ("TCP's options are not for UDP", {
             let calls = "socket s inet dgram\nconnect s 127.0.0.1:4000\n@look s SO_KEEPALIVE=0 SO_LINGER=0,0 SO_RCVTIMEO=0ms SO_SNDTIMEO=0ms SO_MARK=7";
             Script::new(calls).toml("[defaults]\ndead_peer_timeout = \"15s\"\nlinger = \"reset\"\nreceive_timeout = \"1s\"\nsend_timeout = \"1s\"\nmark = 7")

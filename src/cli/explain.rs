@@ -427,6 +427,15 @@ impl Context<'_> {
         if is_set && !decision.profile().enforce() {
             notes.push("enforce is off: what the program sets itself later holds".to_owned());
         }
+        let lingers = decision.profile().settings().iter().find_map(|setting| match setting.value {
+            Value::Linger { on: true, seconds: seconds @ 1.. } => Some(seconds),
+            _ => None,
+        });
+        if let Some(seconds) = lingers.filter(|_| is_set) {
+            notes.push(format!(
+                "close waits up to {seconds} s while data is not acknowledged, also on a non-blocking socket"
+            ));
+        }
         let left_to_the_program: Vec<Place> = left.map(|given| self.place(&given)).collect();
         if left_to_the_program.iter().any(|place| matches!(place.key, "keepalive" | "user_timeout")) {
             notes.push("what is left to the program counts as not set in the times".to_owned());

@@ -179,6 +179,7 @@ fn forms(entry: &Entry) -> (Vec<Value>, Vec<Value>) {
             let parts = json!({
                 "level": named(constants::level_names().collect(), number()),
                 "name": named(names, number()),
+                "at": { "enum": ["bind", "connect", "listen", "accept"] },
                 "value": { "anyOf": [integer(i64::from(i32::MIN), i64::from(u32::MAX)), boolean(), { "type": "string", "maxLength": 255 }] },
             });
             let option = json!({

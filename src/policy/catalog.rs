@@ -264,7 +264,7 @@ pub struct Entry {
     pub summary: &'static str,
 }
 
-use Moment::{Accept, AcceptAlways, Bind, Connect, Connected, Datagram, Listen};
+use Moment::{Accept, AcceptAlways, Bind, BindDatagram, Connect, Connected, Datagram, Listen};
 
 const fn row(
     key: Key,
@@ -280,8 +280,8 @@ const fn row(
 
 /// Connecting and listening TCP sockets; accepted ones inherit it.
 const TCP: &[Moment] = &[Connect, Listen, Accept];
-/// The same, and UDP sockets that connect.
-const IP: &[Moment] = &[Connect, Listen, Accept, Datagram];
+/// The same, and UDP sockets that connect, or bind where a rule with `listen` is for them.
+const IP: &[Moment] = &[Connect, Listen, Accept, Datagram, BindDatagram];
 const INT_MAX: u64 = 2_147_483_647;
 
 /// Keys that say the same in two ways: the first excludes the others, in one table or among the variables.
@@ -338,7 +338,7 @@ pub static CATALOG: &[Entry] = &[
     row(Key::Dscp, &[ip("IP_TOS"), ipv6("IPV6_TCLASS")], Accepts::Dscp, IP, "2.2", "ip(7), RFC 2474",
         "differentiated services code point of sent packets, number or name such as \"ef\", \"af41\", \"cs6\""),
     row(Key::Priority, &[socket("SO_PRIORITY")], Accepts::Integer { min: 0, max: INT_MAX as i64 },
-        &[Connect, Listen, Accept, AcceptAlways, Datagram], "2.2", "socket(7)",
+        &[Connect, Listen, Accept, AcceptAlways, Datagram, BindDatagram], "2.2", "socket(7)",
         "queueing priority; above 6 needs CAP_NET_ADMIN"),
     row(Key::Mark, &[socket("SO_MARK")], Accepts::Integer { min: 0, max: u32::MAX as i64 }, IP, "2.6.25", "socket(7)",
         "packet mark for routing and filters; needs CAP_NET_ADMIN, or CAP_NET_RAW since 5.17"),
@@ -350,7 +350,7 @@ pub static CATALOG: &[Entry] = &[
         "bind although connections of the address are in TIME_WAIT"),
     row(Key::ReusePort, &[socket("SO_REUSEPORT")], Accepts::Boolean, &[Bind], "3.9", "socket(7)",
         "several sockets may bind to the same address and port and share its connections"),
-    row(Key::Raw, &[], Accepts::Raw, TCP, "2.2", "setsockopt(2)",
+    row(Key::Raw, &[], Accepts::Raw, &[Connect, Listen, Accept, AcceptAlways, Bind], "2.2", "setsockopt(2)",
         "any other option: list of { level, name, value }"),
     row(Key::Enforce, &[], Accepts::Switch, &[], "2.2", "",
         "false: the program's own later setsockopt has the last word; true (default): it is answered with success and not carried out"),

@@ -286,7 +286,7 @@ impl Compiler<'_> {
                             constants::SOL_IPV6 => Family::V6,
                             _ => Family::Any,
                         };
-                        settings.add(key, kernel, option.value.clone(), moments, family);
+                        settings.add(key, kernel, option.value.clone(), option.moments, family);
                     }
                 }
                 Choice::Value(value) => match key.entry().kernel {
@@ -333,8 +333,14 @@ impl Compiler<'_> {
         for given in &form.layer.0 {
             let moments = match given.choice {
                 Choice::Switch(_) | Choice::System | Choice::Refused => continue,
+                Choice::Raw(ref options) if options.is_empty() => continue,
                 Choice::FastopenConnect(_) => Moments::of(&[Moment::Connect]),
                 Choice::FastopenQueue(_) => Moments::of(&[Moment::Listen]),
+                // Each by itself is to be set at some time.
+                Choice::Raw(ref options) => {
+                    let never = options.iter().find(|option| !option.moments.intersects(allowed(direction)));
+                    never.map_or(allowed(direction), |option| option.moments)
+                }
                 _ => given.key.entry().moments,
             };
             if !moments.intersects(allowed(direction)) {
@@ -347,10 +353,10 @@ impl Compiler<'_> {
 
 /// The moments at which a rule of this direction knows that it is meant.
 fn allowed(direction: Direction) -> Moments {
-    use Moment::{Accept, AcceptAlways, Bind, Connect, Connected, Datagram, Listen};
+    use Moment::{Accept, AcceptAlways, Bind, BindDatagram, Connect, Connected, Datagram, Listen};
     match direction {
         Direction::Outbound => Moments::of(&[Connect, Connected, Datagram]),
-        Direction::Listeners => Moments::of(&[Bind, Listen, Accept, AcceptAlways]),
+        Direction::Listeners => Moments::of(&[Bind, BindDatagram, Listen, Accept, AcceptAlways]),
         Direction::Accepted => Moments::of(&[Accept, AcceptAlways]),
         Direction::Both => Moments::of(&[Connect, Connected, Datagram, Bind, Listen, Accept, AcceptAlways]),
     }

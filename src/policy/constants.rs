@@ -159,6 +159,19 @@ pub fn option_names(level: i32) -> impl Iterator<Item = &'static str> {
     OPTIONS.iter().filter(move |&&(of, ..)| of == level).map(|&(_, name, _)| name)
 }
 
+/// What bind(2) looks at, and listen too late: an entry of `raw` is set there unless it says otherwise, and where a rule is for
+/// sockets that connect, before connect.
+pub(crate) const BEFORE_BIND: [(i32, i32); 8] = [
+    (SOL_SOCKET, number("SO_REUSEADDR")),
+    (SOL_SOCKET, number("SO_REUSEPORT")),
+    (SOL_IP, number("IP_FREEBIND")),
+    (SOL_IP, number("IP_TRANSPARENT")),
+    (SOL_IP, number("IP_BIND_ADDRESS_NO_PORT")),
+    (SOL_IPV6, number("IPV6_V6ONLY")),
+    (SOL_IPV6, number("IPV6_FREEBIND")),
+    (SOL_IPV6, number("IPV6_TRANSPARENT")),
+];
+
 /// The number of an option that this crate itself names: a typing error fails the build.
 pub(crate) const fn number(name: &str) -> i32 {
     let mut row = 0;

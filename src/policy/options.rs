@@ -58,6 +58,8 @@ pub enum Moment {
     AcceptAlways = 1 << 5,
     /// When the connection stands: what connecting needed otherwise (`connect_timeout`).
     Connected = 1 << 6,
+    /// Just before bind(2) of a UDP socket, by a rule with `listen`.
+    BindDatagram = 1 << 7,
 }
 
 /// A set of [`Moment`]s.

@@ -10,7 +10,7 @@ use crate::catalog::{Accepts, DSCP_NAMES, Entry, Key};
 use crate::constants;
 use crate::detect::{self, Detection};
 use crate::error::{Problems, nearest};
-use crate::options::Value;
+use crate::options::{Moment, Moments, Value};
 use crate::units::{self, Malformed, Shown, ShownBytes};
 
 /// What a key was given.
@@ -60,6 +60,8 @@ pub(crate) struct RawOption {
     pub(crate) name: i32,
     /// Its value.
     pub(crate) value: Value,
+    /// When it is set.
+    pub(crate) moments: Moments,
 }
 
 /// A value as it was written.
@@ -485,13 +487,13 @@ impl<'p> Reader<'p> {
     }
 
     fn raw_option(&mut self, span: Range<usize>, table: &DeTable<'_>) -> Option<RawOption> {
-        const PARTS: [&str; 3] = ["level", "name", "value"];
+        const PARTS: [&str; 4] = ["level", "name", "value", "at"];
         for name in table.keys().filter(|name| !PARTS.contains(&name.get_ref().as_ref())) {
-            let help = did_you_mean(name.get_ref(), PARTS.into_iter(), "raw has level, name and value");
+            let help = did_you_mean(name.get_ref(), PARTS.into_iter(), "raw has level, name, value and at");
             self.error(name.span(), format!("unknown part of raw: \"{}\"", name.get_ref()), help);
         }
         let part = |name: &str| table.iter().find(|(key, _)| key.get_ref() == name).map(|(_, value)| value);
-        let [Some(level), Some(name), Some(value)] = PARTS.map(part) else {
+        let [Some(level), Some(name), Some(value), at] = PARTS.map(part) else {
             self.error(
                 span,
                 "an entry of raw has level, name and value",
@@ -524,7 +526,32 @@ impl<'p> Reader<'p> {
                 Value::Int(self.integer("value", value.span(), form, range.0, range.1, "a string, or ")? as u32 as i32)
             }
         };
-        Some(RawOption { level: level?, name: name?, value })
+        let (level, name) = (level?, name?);
+        let moments = match at {
+            Some(at) => self.raw_moment(at)?,
+            None if constants::BEFORE_BIND.contains(&(level, name)) => Moments::of(&[Moment::Bind, Moment::Connect]),
+            None => Moments::of(&[Moment::Connect, Moment::Listen, Moment::Accept]),
+        };
+        Some(RawOption { level, name, value, moments })
+    }
+
+    /// When an entry of raw is set, where it says so.
+    fn raw_moment(&mut self, at: &Spanned<DeValue<'_>>) -> Option<Moments> {
+        let form = Form::Toml(at.get_ref());
+        Some(Moments::of(match form.text() {
+            Some("bind") => &[Moment::Bind],
+            Some("connect") => &[Moment::Connect],
+            Some("listen") => &[Moment::Listen, Moment::Accept],
+            Some("accept") => &[Moment::Accept, Moment::AcceptAlways],
+            _ => {
+                self.error(
+                    at.span(),
+                    format!("at = {form} is no call"),
+                    "accepted: \"bind\", \"connect\", \"listen\", \"accept\"",
+                );
+                return None;
+            }
+        }))
     }
 
     fn constant(

@@ -62,7 +62,8 @@ pub(crate) fn first_of_tcp<'a>(fd: c_int, mut settings: impl Iterator<Item = &'a
 /// Before bind: options that the kernel looks at there and never again.
 pub(crate) fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) {
     const BIND: Moments = Moments::of(&[Moment::Bind]);
-    let Some(active) = active().filter(|active| active.rules.moments().intersects(BIND)) else { return };
+    const UDP: Moments = Moments::of(&[Moment::BindDatagram]);
+    let Some(active) = active().filter(|active| active.rules.moments().intersects(BIND | UDP)) else { return };
     let place = Place::here();
     let near = place.page();
     guard::contained(|| {
@@ -71,8 +72,16 @@ pub(crate) fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) {
             return say_if_blind();
         };
         let decision = active.decide(&Connection::Binding { local });
-        if decision.bypass(BIND).is_none() && tcp(fd).is_some() {
-            make(active, fd, &decision, None, decision.settings(BIND, Family::Any), "bind", local);
+        if decision.bypass(BIND | UDP).is_some() {
+            return;
+        }
+        let (moments, family) = match kind(fd) {
+            Ok(Kind::Tcp | Kind::Mptcp) => (BIND, Family::Any),
+            Ok(Kind::Udp) => (UDP, family_of(local)),
+            _ => return,
+        };
+        if decision.bypass(moments).is_none() {
+            make(active, fd, &decision, None, decision.settings(moments, family), "bind", local);
         }
     });
 }

@@ -2,6 +2,7 @@
 //! variables, and the file that they name or the system's.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File};
@@ -87,8 +88,11 @@ pub fn from_environment(environment: impl Iterator<Item = (OsString, OsString)>)
 #[must_use]
 pub fn from_variables(environment: impl Iterator<Item = (OsString, OsString)>, default_file: Option<&Path>) -> Loaded {
     let mut loaded = Loaded::default();
-    let raw: Vec<(OsString, OsString)> =
-        environment.filter(|(name, _)| name.as_bytes().starts_with(PREFIX.as_bytes())).collect();
+    // Of two with one name the first counts, as for getenv(3).
+    let mut known = BTreeSet::new();
+    let raw: Vec<(OsString, OsString)> = environment
+        .filter(|(name, _)| name.as_bytes().starts_with(PREFIX.as_bytes()) && known.insert(name.clone()))
+        .collect();
     let text = |os: &OsStr| os.to_string_lossy().into_owned();
     let variables: Vec<Source> =
         raw.iter().map(|(name, value)| Source { name: text(name), text: text(value) }).collect();
@@ -411,6 +415,18 @@ mod tests {
             assert!(!can_wait(format!("{PREFIX}{at_once}").as_bytes()), "{at_once}");
         }
         assert!(can_wait(b"SOCKOPT_LOG"), "without a value");
+    }
+
+    #[test]
+    fn the_first_of_two_variables_counts() {
+        let loaded = environment(&[
+            ("SOCKOPT_LOG", "debug"),
+            ("SOCKOPT_USER_TIMEOUT", "5s"),
+            ("SOCKOPT_LOG", "off"),
+            ("SOCKOPT_USER_TIMEOUT", "6s"),
+        ]);
+        assert_eq!((loaded.level, loaded.configuration.variables.len()), (Level::Debug, 2));
+        assert_eq!(loaded.configuration.variables.last().map(|one| one.text.as_str()), Some("5s"));
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod oracles;
 mod programs;
 mod properties;
 mod races;
+mod reach;
 mod says;
 mod script;
 mod show;
@@ -59,6 +60,7 @@ fn main() {
         programs::trials(),
         races::trials(),
         properties::trials(),
+        reach::trials(),
         says::trials(),
         show::trials(),
         situations::trials(),

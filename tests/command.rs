@@ -149,13 +149,9 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     install("755", from, to);
 }
 
-/// Compiles a program that says `built` and ends with 3, and that would connect if it were told to.
+/// Compiles a program that says `built` and ends with 3.
 pub(crate) fn compile(folder: &Path, name: &str, options: &[&str]) -> PathBuf {
-    let source = write(
-        folder,
-        "program.c",
-        "#include <stdio.h>\n#include <sys/socket.h>\nint main(int count, char **words) { if (count > 99) connect(count, 0, 0); puts(\"built\"); return 3; }\n",
-    );
+    let source = write(folder, "program.c", "#include <stdio.h>\nint main(void) { puts(\"built\"); return 3; }\n");
     let program = folder.join(name);
     let (code, _, stderr) = outcome(Command::new("cc").args(options).arg("-o").arg(&program).arg(&source));
     assert_eq!(code, Some(0), "{stderr}");
@@ -612,7 +608,7 @@ fn run_dry() {
     // The options are for another.
     assert!(stderr.contains("\nnote: nothing is set in touch itself: "), "{stderr}");
     let (_, _, stderr) = outcome(run().args(["--dry-run", "--ttl=9", "--process=touch", "touch"]));
-    assert!(!stderr.contains("nothing is set in touch itself"), "{stderr}");
+    assert!(!stderr.contains("nothing is set"), "{stderr}");
     // A shell takes it.
     let shell = format!("set -a; {stdout} exec env");
     let (_, printed, stderr) = outcome(plain("sh").args(["-c", &shell]));
@@ -918,7 +914,7 @@ fn many_errors_are_bounded() {
     let lines = lines_of_the_library(&outcome.2);
     assert_eq!(lines.len(), 101);
     assert!(lines.iter().take(100).all(|line| line.starts_with(&*file.to_string_lossy())));
-    assert_eq!(lines.last().copied(), Some("error: and 50 more; `sockopt check` shows them"));
+    assert_eq!(lines.last().copied(), Some("error: and 50 more"));
 }
 
 fn a_long_line_is_cut() {

@@ -61,8 +61,8 @@ pub(crate) fn configuration(case: &Path) -> Configuration {
 
 /// Every problem on its line.
 fn report(compiled: &Compiled) -> String {
-    let errors = compiled.rules.as_ref().err().map_or(&[][..], Vec::as_slice);
-    one_line_each(errors.iter().chain(&compiled.warnings), &compiled.sources)
+    let errors = compiled.rules.as_ref().err().into_iter().flatten();
+    one_line_each(errors.chain(&compiled.warnings), &compiled.sources)
 }
 
 pub(crate) fn one_line_each<'a>(problems: impl Iterator<Item = &'a Problem>, sources: &[Source]) -> String {

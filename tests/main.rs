@@ -2,6 +2,7 @@
 //! counted as ignored with the reason.
 
 mod advice;
+mod bounds;
 mod command;
 mod connecting;
 mod dead_peers;
@@ -22,7 +23,6 @@ mod oracles;
 mod programs;
 mod properties;
 mod races;
-mod reach;
 mod says;
 mod script;
 mod show;
@@ -40,6 +40,7 @@ fn main() {
     arguments.test_threads.get_or_insert_with(|| thread::available_parallelism().map_or(4, |n| n.get() * 4));
     let trials: Vec<Trial> = [
         advice::trials(),
+        bounds::trials(),
         command::trials(),
         connecting::trials(),
         dead_peers::trials(),
@@ -60,7 +61,6 @@ fn main() {
         programs::trials(),
         races::trials(),
         properties::trials(),
-        reach::trials(),
         says::trials(),
         show::trials(),
         situations::trials(),

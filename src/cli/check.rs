@@ -7,13 +7,10 @@ use clap::ArgMatches;
 use load::Loaded;
 use policy::advice::advise;
 use policy::plain::Plain;
-use policy::{Compiled, Configuration, Problem, Process, Severity, Source, compile};
+use policy::{Compiled, Configuration, Listed, Problem, Process, Severity, Source, compile};
 use serde::Serialize;
 
 use crate::{exit, machine, output};
-
-/// More than anybody reads: a file with so many is no configuration.
-const MOST_EXCERPTS: usize = 1_000;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -24,7 +21,10 @@ struct Report<'a> {
     source: Option<&'a str>,
     /// How many rules there are; nothing if there are errors.
     rules: Option<usize>,
+    /// The first hundred errors, the first hundred warnings, the first hundred pieces of advice.
     problems: Vec<Entry<'a>>,
+    /// How many there are beyond these.
+    more: usize,
 }
 
 /// A problem.
@@ -46,14 +46,13 @@ struct Entry<'a> {
 impl<'a> Entry<'a> {
     fn new(problem: &'a Problem, sources: &'a [Source]) -> Self {
         let source = sources.get(problem.source);
-        let place = source.map(|source| source.position(problem.span.start));
         Self {
             severity: problem.severity.to_string(),
             message: &problem.message,
             help: problem.help.as_deref(),
             source: source.map(|source| source.name.as_str()),
-            line: place.map(|(line, _)| line),
-            column: place.map(|(_, column)| column),
+            line: source.map(|_| problem.line),
+            column: source.map(|_| problem.column),
             start: source.map(|_| problem.span.start),
             end: source.map(|_| problem.span.end),
         }
@@ -78,7 +77,7 @@ pub(crate) fn check(matches: &ArgMatches) -> u8 {
     };
     let compiled = compile(&loaded.configuration, &Process::default());
     let taken = loaded.failures.is_empty() && compiled.rules.is_ok();
-    let advice = if taken { advise(&loaded.configuration, &machine::read().0) } else { Vec::new() };
+    let advice = if taken { advise(&loaded.configuration, &machine::read().0) } else { Listed::default() };
     if matches.get_flag("json") {
         print_json(&loaded, &compiled, &advice);
     } else {
@@ -91,7 +90,7 @@ pub(crate) fn check(matches: &ArgMatches) -> u8 {
     }
 }
 
-fn print_json(loaded: &Loaded, compiled: &Compiled, advice: &[Problem]) {
+fn print_json(loaded: &Loaded, compiled: &Compiled, advice: &Listed) {
     let problems = problems(compiled).chain(advice).map(|problem| Entry::new(problem, &compiled.sources));
     let rules = compiled.rules.as_ref().ok().filter(|_| loaded.failures.is_empty());
     let report = Report {
@@ -99,11 +98,12 @@ fn print_json(loaded: &Loaded, compiled: &Compiled, advice: &[Problem]) {
         source: loaded.configuration.document.as_ref().map(|source| source.name.as_str()),
         rules: rules.map(policy::Rules::rule_count),
         problems: loaded.failures.iter().map(|failure| Entry::failure(failure)).chain(problems).collect(),
+        more: more(compiled, advice),
     };
     output::print(&output::json(&report, true));
 }
 
-fn print_text(loaded: &Loaded, compiled: &Compiled, advice: &[Problem]) {
+fn print_text(loaded: &Loaded, compiled: &Compiled, advice: &Listed) {
     if loaded.disabled {
         return output::note("SOCKOPT_DISABLE is set: the library does nothing");
     }
@@ -116,7 +116,7 @@ fn print_text(loaded: &Loaded, compiled: &Compiled, advice: &[Problem]) {
     }
     let name = loaded.configuration.document.as_ref().map_or("environment", |source| source.name.as_str());
     let rules = format!("{rules} rule{}", if rules == 1 { "" } else { "s" });
-    let advice = match advice.len() {
+    let advice = match advice.count() {
         0 => String::new(),
         1 => ", 1 piece of advice".to_owned(),
         more => format!(", {more} pieces of advice"),
@@ -126,7 +126,7 @@ fn print_text(loaded: &Loaded, compiled: &Compiled, advice: &[Problem]) {
 
 /// Reports every problem of a configuration; the number of rules if none is an error, the exit code otherwise.
 pub(crate) fn report(loaded: &Loaded, process: &Process) -> Result<usize, u8> {
-    show(loaded, &compile(&loaded.configuration, process), &[])
+    show(loaded, &compile(&loaded.configuration, process), &Listed::default())
 }
 
 /// Errors, then warnings.
@@ -134,19 +134,24 @@ fn problems(compiled: &Compiled) -> impl Iterator<Item = &Problem> {
     compiled.rules.as_ref().err().into_iter().flatten().chain(&compiled.warnings)
 }
 
-fn show(loaded: &Loaded, compiled: &Compiled, advice: &[Problem]) -> Result<usize, u8> {
+/// How many there are that are not listed.
+fn more(compiled: &Compiled, advice: &Listed) -> usize {
+    compiled.rules.as_ref().err().map_or(0, |errors| errors.more) + compiled.warnings.more + advice.more
+}
+
+fn show(loaded: &Loaded, compiled: &Compiled, advice: &Listed) -> Result<usize, u8> {
     loaded.failures.iter().for_each(|failure| output::error(failure, None));
-    let problems = || problems(compiled).chain(advice);
-    for problem in problems().take(MOST_EXCERPTS) {
+    for problem in problems(compiled).chain(advice) {
         output::problem(problem, &compiled.sources);
     }
-    if let Some(more @ 1..) = problems().count().checked_sub(MOST_EXCERPTS) {
+    let more = more(compiled, advice);
+    if more > 0 {
         output::note(&format!("{more} more are not shown"));
     }
     match &compiled.rules {
         Ok(rules) if loaded.failures.is_empty() => Ok(rules.rule_count()),
         rules => {
-            let count = rules.as_ref().err().map_or(0, Vec::len) + loaded.failures.len();
+            let count = rules.as_ref().err().map_or(0, Listed::count) + loaded.failures.len();
             output::error(&format!("{count} error{} in the configuration", if count == 1 { "" } else { "s" }), None);
             Err(exit::CONFIGURATION)
         }

@@ -8,7 +8,6 @@ mod documents;
 mod executable;
 mod exit;
 mod explain;
-mod imports;
 mod library;
 mod machine;
 mod output;

@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 use policy::plain::{Plain, is_unseen};
 use policy::variables::PREFIX;
 use policy::{Problem, Severity, Source};
@@ -50,16 +51,56 @@ pub(crate) fn problem(problem: &Problem, sources: &[Source]) {
     };
     let path = plain(&as_given(&source.name));
     let title = wrapped(&plain(&as_given(&problem.message)), LONGEST_LEVEL);
-    let (line, _) = source.position(problem.span.end);
-    let excerpt =
-        Snippet::source(shown(&source.text)).path(path).annotation(AnnotationKind::Primary.span(problem.span.clone()));
-    let mut group = level.primary_title(title).element(excerpt);
+    let excerpt = Excerpt::of(problem, &source.text);
+    let text = shown(&excerpt.text);
+    let mut group = if excerpt.is_far {
+        let place = Origin::path(path).line(problem.line).char_column(problem.column);
+        level.primary_title(title).element(place).element(Level::NOTE.message(format!("there: {text}")))
+    } else {
+        let snippet = Snippet::source(text).path(path).line_start(problem.line);
+        level.primary_title(title).element(snippet.annotation(AnnotationKind::Primary.span(excerpt.span)))
+    };
     if let Some(help) = &problem.help {
         // It stands behind as many blanks as the number of the last line shown has digits.
-        let before = line.to_string().len() + " = help: ".len();
+        let before = excerpt.last_line.to_string().len() + " = help: ".len();
         group = group.element(Level::HELP.message(wrapped(&plain(&as_given(help)), before)));
     }
     anstream::eprintln!("{}\n", Renderer::styled().render(&[group]));
+}
+
+/// The lines of a problem.
+struct Excerpt<'a> {
+    text: Cow<'a, str>,
+    /// What is meant, in it.
+    span: Range<usize>,
+    last_line: usize,
+    /// Whether it is far from the beginning of its line, and the text is not all before it.
+    is_far: bool,
+}
+
+/// Bytes of lines that are shown whole; of longer ones as much as is looked at.
+const LONGEST_EXCERPT: usize = 4_000;
+/// Bytes of what is meant where it is cut off.
+const LONGEST_SPAN: usize = 60;
+
+impl<'a> Excerpt<'a> {
+    fn of(problem: &Problem, text: &'a str) -> Self {
+        let Range { start, end } = problem.span.clone();
+        let first = text.get(..start).and_then(|before| before.rfind('\n')).map_or(0, |line_break| line_break + 1);
+        let line_end =
+            |from: usize| text.get(from..).and_then(|rest| rest.find('\n')).map_or(text.len(), |at| from + at);
+        let lines = text.get(first..line_end(end)).unwrap_or_default();
+        if lines.len() <= LONGEST_EXCERPT {
+            let last_line = problem.line + text.get(start..end).map_or(0, |span| span.matches('\n').count());
+            return Self { text: lines.into(), span: start - first..end - first, last_line, is_far: false };
+        }
+        let to = (start..=line_end(start).min(start + LONGEST_SPAN)).rev().find(|at| text.is_char_boundary(*at));
+        let to = to.unwrap_or(start);
+        let is_far = start - first > LONGEST_EXCERPT;
+        let from = if is_far { start } else { first };
+        let piece = format!("{}…", text.get(from..to).unwrap_or_default());
+        Self { text: piece.into(), span: start - from..end.min(to) - from, last_line: problem.line, is_far }
+    }
 }
 
 fn message(level: Level<'static>, text: &str, help: Option<&str>) {

@@ -11,10 +11,11 @@ use crate::catalog::Key;
 use crate::compile::{Compiler, Configuration, Effective, overlay};
 use crate::constants::{self, SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
 use crate::document::{Direction, Document, Given, RuleForm};
-use crate::error::{Problem, Problems, Source};
+use crate::error::{Listed, Problems};
 use crate::options::{Setting, Value};
 use crate::rules::Profile;
 use crate::shadow::{self, Verdict};
+use crate::syntax;
 use crate::units::Shown;
 use crate::unnoticed::{End, State, Sysctls, Timers};
 use crate::values::Choice;
@@ -47,31 +48,35 @@ pub struct Congestion {
 
 /// What to say of a configuration that compiles without errors, in the order of the text.
 #[must_use]
-pub fn advise(configuration: &Configuration, machine: &Machine) -> Vec<Problem> {
+pub fn advise(configuration: &Configuration, machine: &Machine) -> Listed {
     let mut unheard = Problems::default();
     let documents = usize::from(configuration.document.is_some());
-    let sources = configuration.sources();
     let document = match &configuration.document {
-        Some(source) => Document::read(&source.text, 0, &mut unheard),
+        Some(source) => syntax::read(&source.text, 0, &mut unheard),
         None => Document::default(),
     };
     let shortcuts = variables::read(&configuration.variables, documents, &mut unheard);
+    let text = configuration.document.as_ref().map_or("", |source| source.text.as_str());
     let mut adviser = Adviser {
         document: &document,
         shortcuts: &shortcuts,
         machine,
-        sources: &sources,
+        text,
+        lines: document.lines(text).collect(),
         problems: Problems::default(),
     };
     adviser.advise();
-    adviser.problems.into_sorted().1
+    adviser.problems.into_sorted(configuration.texts()).1
 }
 
 struct Adviser<'a> {
     document: &'a Document,
     shortcuts: &'a Shortcuts,
     machine: &'a Machine,
-    sources: &'a [Source],
+    /// The document's.
+    text: &'a str,
+    /// On which each rule begins.
+    lines: Vec<usize>,
     problems: Problems,
 }
 
@@ -338,12 +343,12 @@ impl Adviser<'_> {
     }
 
     fn line(&self, form: &RuleForm) -> usize {
-        self.sources.first().map_or(0, |source| source.position(form.span.start).0)
+        self.lines.get(form.number.saturating_sub(1)).copied().unwrap_or(0)
     }
 
     /// The header of a rule, rather than all of it.
     fn first_line(&self, form: &RuleForm) -> Range<usize> {
-        let text = self.sources.first().and_then(|source| source.text.get(form.span.clone())).unwrap_or_default();
+        let text = self.text.get(form.span.clone()).unwrap_or_default();
         let length = text.lines().next().map_or(0, |line| line.trim_end().len());
         form.span.start..form.span.start + length
     }

@@ -7,10 +7,11 @@ use crate::catalog::{
     TCP_KEEPINTVL, TCP_USER_TIMEOUT,
 };
 use crate::constants;
-use crate::document::{Direction, Document, Given, Layer, RuleForm};
-use crate::error::{Problem, Problems, Source};
+use crate::document::{Direction, Document, Given, Layer, LineCounter, RuleForm};
+use crate::error::{Listed, Problems, Source};
 use crate::options::{Family, Moment, Moments, Setting, Value};
 use crate::rules::{Profile, Profiles, Rule, Rules};
+use crate::syntax;
 use crate::values::{Choice, Keepalive};
 use crate::variables::{self, Shortcuts};
 
@@ -47,15 +48,20 @@ impl Configuration {
     pub fn sources(&self) -> Vec<Source> {
         self.document.iter().chain(&self.variables).cloned().collect()
     }
+
+    /// The texts of the same, as they are.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> + Clone {
+        self.document.iter().chain(&self.variables).map(|source| source.text.as_str())
+    }
 }
 
 /// The outcome of [`compile`].
 #[derive(Debug)]
 pub struct Compiled {
     /// The rules, unless there was an error: a configuration is taken whole or not at all.
-    pub rules: Result<Rules, Vec<Problem>>,
+    pub rules: Result<Rules, Listed>,
     /// What is probably not meant.
-    pub warnings: Vec<Problem>,
+    pub warnings: Listed,
     /// The sources that problems refer to.
     pub sources: Vec<Source>,
 }
@@ -72,25 +78,25 @@ pub fn compile(configuration: &Configuration, process: &Process) -> Compiled {
 ///
 /// # Errors
 /// What is wrong.
-pub fn compile_alone(configuration: &Configuration, process: &Process) -> (Result<Rules, Vec<Problem>>, Vec<Problem>) {
+pub fn compile_alone(configuration: &Configuration, process: &Process) -> (Result<Rules, Listed>, Listed) {
     let mut problems = Problems::default();
     let documents = usize::from(configuration.document.is_some());
     let mut document = configuration
         .document
         .as_ref()
-        .map_or_else(Document::default, |source| Document::read(&source.text, 0, &mut problems));
+        .map_or_else(Document::default, |source| syntax::read(&source.text, 0, &mut problems));
     let mut shortcuts = variables::read(&configuration.variables, documents, &mut problems);
     if shortcuts.process.as_ref().is_some_and(|globs| !process_matches(globs, process)) {
         shortcuts.layer = Layer::default();
     }
     if document.is_torn {
-        let (errors, warnings) = problems.into_sorted();
+        let (errors, warnings) = problems.into_sorted(configuration.texts());
         return (Err(errors), warnings);
     }
     let forms = std::mem::take(&mut document.rules);
     let mut compiler = Compiler { document: &document, shortcuts: &shortcuts, problems: &mut problems, next_id: 0 };
     let rules = compiler.rules(forms, process, configuration.document.as_ref());
-    let (errors, warnings) = problems.into_sorted();
+    let (errors, warnings) = problems.into_sorted(configuration.texts());
     (if errors.is_empty() { Ok(rules) } else { Err(errors) }, warnings)
 }
 
@@ -169,13 +175,10 @@ pub(crate) struct Compiler<'a> {
 impl Compiler<'_> {
     fn rules(&mut self, forms: Vec<RuleForm>, process: &Process, source: Option<&Source>) -> Rules {
         let text = source.map_or("", |source| source.text.as_str());
-        let (mut line, mut counted) = (1, 0);
+        let mut lines = LineCounter::new(text);
         let mut rules = Vec::with_capacity(forms.len());
         for form in forms {
-            // Rules are in the order of the file, so each line break is counted once.
-            let skipped = text.get(counted..form.span.start).unwrap_or_default();
-            line += skipped.bytes().filter(|byte| *byte == b'\n').count();
-            counted = form.span.start;
+            let line = lines.line_of(form.span.start);
             let applies = form.process.as_ref().is_none_or(|globs| process_matches(globs, process))
                 && form
                     .command
@@ -198,6 +201,15 @@ impl Compiler<'_> {
     }
 
     fn profiles(&mut self, form: Option<&RuleForm>) -> Profiles {
+        // Both profiles may have the same errors.
+        let others = std::mem::take(self.problems);
+        let profiles = self.both_profiles(form);
+        let own = std::mem::replace(self.problems, others);
+        self.problems.append(own);
+        profiles
+    }
+
+    fn both_profiles(&mut self, form: Option<&RuleForm>) -> Profiles {
         // SOCKOPT_TO limits the shortcuts to some destinations; without it they are for every socket.
         let outbound = form.is_none_or(|form| matches!(form.direction(), Direction::Outbound | Direction::Both));
         match (&self.shortcuts.to, self.shortcuts.layer.0.is_empty()) {

@@ -3,7 +3,6 @@
 //! The TOML is walked by hand rather than deserialised, because all errors are to be reported at once, each with
 //! its place, and a deserialiser stops at the first.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use toml::Spanned;
@@ -11,7 +10,6 @@ use toml::de::{DeTable, DeValue};
 
 use crate::catalog::{Accepts, CATALOG, EXCLUSIVE, Key};
 use crate::constants;
-use crate::error::Problems;
 use crate::matcher::Pattern;
 use crate::values::{Choice, Form, Keepalive, Reader, did_you_mean, option_keys};
 
@@ -121,79 +119,14 @@ pub(crate) struct Document {
 const CONDITIONS: [&str; 6] = ["name", "to", "listen", "from", "process", "command"];
 
 impl Document {
-    /// Reads TOML text; what is wrong goes to `problems`.
-    pub(crate) fn read(text: &str, source: usize, problems: &mut Problems) -> Self {
-        if let Some(document) = Self::by_pieces(text, PIECE, source, problems) {
-            return document;
-        }
-        let (root, errors) = DeTable::parse_recoverable(text);
-        if errors.is_empty() {
-            return Self::of(&root, source, problems);
-        }
-        errors.iter().for_each(|error| syntax_error(error, text, source, problems));
-        let mut sound = Cow::Borrowed(text);
-        let mut errors = errors;
-        for _ in 1..ROUNDS {
-            let Some(rest) = without_lines_of(&errors, &sound) else { break };
-            let (root, left) = DeTable::parse_recoverable(&rest);
-            if left.is_empty() {
-                return Self { is_torn: true, ..Self::of(&root, source, problems) };
-            }
-            errors = left;
-            sound = Cow::Owned(rest);
-        }
-        Self { is_torn: true, ..Self::default() }
-    }
-
-    /// Reads text in pieces of at least so many bytes, so that one small tree after the other fits in the same memory.
-    /// None where that would not be the same as reading all of it at once, or is no less.
-    fn by_pieces(text: &str, least: usize, source: usize, problems: &mut Problems) -> Option<Self> {
-        let (mut document, mut found) = (Self::default(), Problems::default());
-        let mut reader = Reader::new(source, &mut found);
-        let mut known: Vec<String> = Vec::new();
-        // What is reserved and not used costs nothing; most rules are longer than this.
-        document.rules.reserve(text.len() / 64);
-        while reader.base < text.len() {
-            let rest = text.get(reader.base..)?;
-            let starts_with_rule = rest.starts_with("[[rule]]");
-            // A piece ends where a rule begins: text that is whole up to there goes on with a new table. Where the line
-            // is within something else, a string or a list, that has no end in this piece, which is an error of syntax.
-            let least = if starts_with_rule { least } else { 0 };
-            let from = (least..rest.len()).find(|at| rest.is_char_boundary(*at)).unwrap_or(rest.len());
-            let end = rest.get(from..)?.find("\n[[rule]]").map_or(rest.len(), |at| from + at + 1);
-            if end == text.len() {
-                return None;
-            }
-            let (root, errors) = DeTable::parse_recoverable(rest.get(..end)?);
-            if !errors.is_empty() {
-                return None;
-            }
-            for key in root.get_ref().keys().map(|key| key.get_ref().as_ref()) {
-                match key {
-                    "rule" if starts_with_rule => {}
-                    // It may be no list of tables that others are added to, or be continued.
-                    "rule" => return None,
-                    // It may be there twice, or be continued.
-                    other if known.iter().any(|known| known == other) => return None,
-                    other => known.push(other.to_owned()),
-                }
-            }
-            document.take(&root, &mut reader);
-            reader.base += end;
-        }
-        problems.append(found);
-        Some(document)
-    }
-
-    /// Reads what is no error of syntax.
-    fn of(root: &Spanned<DeTable<'_>>, source: usize, problems: &mut Problems) -> Self {
-        let mut document = Self::default();
-        document.take(root, &mut Reader::new(source, problems));
-        document
+    /// The line on which each rule begins, from 1. Rules are in the order of the text, so each line break is counted once.
+    pub(crate) fn lines<'a>(&'a self, text: &'a str) -> impl Iterator<Item = usize> + use<'a> {
+        let mut counter = LineCounter::new(text);
+        self.rules.iter().map(move |rule| counter.line_of(rule.span.start))
     }
 
     /// Adds what a piece has.
-    fn take(&mut self, root: &Spanned<DeTable<'_>>, reader: &mut Reader<'_>) {
+    pub(crate) fn take(&mut self, root: &Spanned<DeTable<'_>>, reader: &mut Reader<'_>) {
         for (name, value) in root.get_ref() {
             match (name.get_ref().as_ref(), value.get_ref()) {
                 ("defaults", DeValue::Table(table)) => self.defaults = defaults(reader, table),
@@ -227,44 +160,34 @@ impl Document {
                         "write [defaults] or [[rule]]",
                     );
                 }
-                (other, _) => reader.error(name.span(), format!("unknown key \"{other}\""), misplaced(other)),
+                (other, _) => {
+                    reader.error_with(name.span(), || (format!("unknown key \"{other}\""), misplaced(other)));
+                }
             }
         }
         // The map is in the order of the alphabet, `[[rule]]` of the file.
     }
 }
 
-/// Bytes of a piece: some rules, so that what is done once for each does not count.
-const PIECE: usize = 2048;
-
-/// How often lines with syntax errors are taken out before the rest counts as unreadable.
-const ROUNDS: usize = 4;
-
-fn syntax_error(error: &toml::de::Error, text: &str, source: usize, problems: &mut Problems) {
-    let span = error.span().unwrap_or(0..0);
-    let message = match text.get(span.clone()).filter(|key| !key.is_empty() && error.message() == "duplicate key") {
-        Some(key) => format!("duplicate key \"{key}\""),
-        None => error.message().to_owned(),
-    };
-    problems.error(source, span, message, None);
+/// Tells the lines of places that follow each other.
+pub(crate) struct LineCounter<'a> {
+    text: &'a str,
+    counted: usize,
+    line: usize,
 }
 
-/// The text with blanks for each line that has a syntax error, so that the others can be judged, in their places. None
-/// if a table's header is among them: what follows would belong to another table.
-fn without_lines_of(errors: &[toml::de::Error], text: &str) -> Option<String> {
-    let mut bytes = text.as_bytes().to_vec();
-    for error in errors {
-        let span = error.span()?;
-        let last = span.end.max(span.start);
-        let start = text.get(..span.start)?.rfind('\n').map_or(0, |line_break| line_break + 1);
-        let end = text.get(last..)?.find('\n').map_or(text.len(), |offset| last + offset);
-        if text.get(start..end)?.lines().any(|line| line.trim_start().starts_with('[')) {
-            return None;
-        }
-        let lines = bytes.get_mut(start..end)?;
-        lines.iter_mut().filter(|byte| !matches!(**byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+impl<'a> LineCounter<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self { text, counted: 0, line: 1 }
     }
-    String::from_utf8(bytes).ok()
+
+    /// The line, from 1, of a place behind those that were asked for before.
+    pub(crate) fn line_of(&mut self, place: usize) -> usize {
+        let skipped = self.text.get(self.counted..place).unwrap_or_default();
+        self.line += skipped.bytes().filter(|byte| *byte == b'\n').count();
+        self.counted = place;
+        self.line
+    }
 }
 
 /// A key at the top that belongs into a table, or is misspelt.
@@ -331,19 +254,23 @@ fn rule(reader: &mut Reader<'_>, number: usize, span: Range<usize>, table: &DeTa
     form
 }
 
+/// What an unknown option was probably meant to be.
+fn meant(name: &str) -> String {
+    // TCP_USER_TIMEOUT or so_linger: the kernel's name of what has another one here.
+    let kernel = CATALOG.iter().find(|entry| {
+        entry.kernel.iter().any(|option| {
+            constants::option_name(option.level, option.name).is_some_and(|known| known.eq_ignore_ascii_case(name))
+        })
+    });
+    match kernel {
+        Some(entry) => format!("did you mean \"{}\"?", entry.key.name()),
+        None => did_you_mean(name, option_keys().chain(CONDITIONS), "see config/sockopt.toml for every key"),
+    }
+}
+
 fn option(reader: &mut Reader<'_>, layer: &mut Layer, span: Range<usize>, name: &str, value: &Spanned<DeValue<'_>>) {
     let Some(key) = Key::from_name(name) else {
-        // TCP_USER_TIMEOUT or so_linger: the kernel's name of what has another one here.
-        let kernel = CATALOG.iter().find(|entry| {
-            entry.kernel.iter().any(|option| {
-                constants::option_name(option.level, option.name).is_some_and(|known| known.eq_ignore_ascii_case(name))
-            })
-        });
-        let help = match kernel {
-            Some(entry) => format!("did you mean \"{}\"?", entry.key.name()),
-            None => did_you_mean(name, option_keys().chain(CONDITIONS), "see config/sockopt.toml for every key"),
-        };
-        return reader.error(span, format!("unknown key \"{name}\""), help);
+        return reader.error_with(span, || (format!("unknown key \"{name}\""), meant(name)));
     };
     let choice = reader.choice(key.entry(), value.span(), Form::Toml(value.get_ref()));
     layer.add(key, reader.source, reader.place(&value.span()), choice.unwrap_or(Choice::Refused));
@@ -402,7 +329,6 @@ fn patterns(reader: &mut Reader<'_>, key: &str, value: &Spanned<DeValue<'_>>) ->
                 let help = "\"to\" takes names that the program itself looks up; nothing is looked up for this";
                 reader.error(span, format!("{key} takes addresses, not a host name (\"{text}\")"), help);
             }
-            Ok(pattern) if key == "to" => found.push(pattern.as_destination()),
             Ok(pattern) => found.push(pattern),
             Err(refused) => reader.error(span, refused.message, refused.help),
         }
@@ -422,11 +348,16 @@ fn texts(reader: &mut Reader<'_>, key: &str, value: &Spanned<DeValue<'_>>) -> Ve
 
 /// Whether a glob can never match, which is reported then.
 pub(crate) fn refuse_glob(reader: &mut Reader<'_>, key: &str, span: Range<usize>, text: &str) -> bool {
+    // The longest name of a file; of a command line, the longest part that anybody writes.
+    let longest = if key == "process" { 255 } else { 4_096 };
     if text.is_empty() {
         reader.error(span, format!("an empty {key} matches nothing"), "accepted: a name with * and ? as wildcards");
     } else if key == "process" && text.contains('/') {
         let help = "process is the executable's base name; command sees the whole command line";
         reader.error(span, format!("process \"{text}\" is a path"), help);
+    } else if text.len() > longest {
+        let help = format!("accepted: at most {longest} bytes, with * and ? as wildcards");
+        reader.error(span, format!("{key} has {} bytes", text.len()), help);
     } else {
         return false;
     }
@@ -436,65 +367,4 @@ pub(crate) fn refuse_glob(reader: &mut Reader<'_>, key: &str, span: Range<usize>
 /// Whether a key is an option that an environment variable can hold.
 pub(crate) fn has_variable(key: Key) -> bool {
     key.entry().accepts != Accepts::Raw
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Everything that was read, and what is wrong with it.
-    fn read(text: &str, least: Option<usize>) -> Option<String> {
-        let mut problems = Problems::default();
-        let document = match least {
-            Some(least) => Document::by_pieces(text, least, 3, &mut problems)?,
-            None => Document::of(&DeTable::parse_recoverable(text).0, 3, &mut problems),
-        };
-        Some(format!("{document:?} {:?}", problems.into_sorted()))
-    }
-
-    #[test]
-    fn pieces_are_what_the_whole_is() {
-        let rule = "[[rule]]\nname = 'r'\nto = [':80', 'é']\nkeepalive = { time = '5s', intervall = 3 }\n";
-        let sub = "[[rule]]\nfrom = '10.0.0.0/8'\n[rule.keepalive]\ntime = 5\n";
-        let defaults = "# é\nother = 1\n[defaults]\r\nlinger = 'rest'\r\n";
-        for text in [
-            format!("{defaults}{rule}{rule}"),
-            format!("{rule}{sub}{rule}{sub}"),
-            format!("\u{feff}{rule}{rule}"),
-            format!("{rule}{defaults}{rule}"),
-            format!("{rule}[[rule]] # more\n[[rule]]"),
-        ] {
-            for least in [0, 1, 30, 117, 118] {
-                if let Some(pieces) = read(&text, Some(least)) {
-                    assert_eq!(Some(pieces), read(&text, None), "{least} {text}");
-                } else {
-                    assert!(least > 30 || text.starts_with('\u{feff}'), "{least} {text}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_no_sum_of_its_pieces_is_not_read_so() {
-        for text in [
-            // In a string, a list, a comment's line that is none.
-            "name = \"\"\"\n[[rule]]\n\"\"\"\n[[rule]]\nx = 1\n",
-            "x = [\n[[rule]]\n]\n",
-            "x = [\n'a',\n[[rule]]\n[[rule]]\n",
-            // Twice, or of another kind.
-            "rule = []\n[[rule]]\nname = 'a'\n",
-            "[rule]\nx = 1\n[[rule]]\nname = 'a'\n",
-            "rule.x = 1\n[[rule]]\nname = 'a'\n",
-            "[[rule]]\n[defaults]\nx = 1\n[[rule]]\n[defaults]\ny = 1\n",
-            "[defaults.keepalive]\n[[rule]]\n[defaults]\ny = 1\n",
-            "[[rule]]\nname = 'a'\n[rule]\nx = 1\n[[rule]]\n",
-            "[[rule]]\nname = 'a'\nname = 'b'\n[[rule]]\n",
-            "[[rule]]x\n[[rule]]\n",
-            // Nothing to take apart.
-            "[defaults]\n",
-            "[[rule]]\nname = 'a'\n",
-        ] {
-            assert_eq!(read(text, Some(0)), None, "{text}");
-        }
-    }
 }

@@ -1,7 +1,9 @@
 //! What is wrong with a configuration: where, why, and what would be right.
 
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use crate::plain::Plain;
 
@@ -54,6 +56,10 @@ pub struct Problem {
     pub source: usize,
     /// The bytes of the source that are meant.
     pub span: Range<usize>,
+    /// The line on which they begin, from 1.
+    pub line: usize,
+    /// Their column on it, in characters, from 1.
+    pub column: usize,
     /// What is wrong.
     pub message: String,
     /// What would be right: the range, the nearest name.
@@ -77,9 +83,8 @@ pub struct OneLine<'a> {
 
 impl fmt::Display for OneLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Problem { severity, message, help, .. } = self.problem;
+        let Problem { severity, line, column, message, help, .. } = self.problem;
         if let Some(source) = self.sources.get(self.problem.source) {
-            let (line, column) = source.position(self.problem.span.start);
             write!(f, "{}:{line}:{column}: ", Plain(&source.name))?;
         }
         write!(f, "{severity}: {}", Plain(message))?;
@@ -109,9 +114,50 @@ pub fn digest(problems: &[Problem], sources: &[Source]) -> u64 {
     problems.iter().map(of_line).fold(0, u64::wrapping_add)
 }
 
+/// The first problems of a configuration, in the order of the text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// At most [`MOST`].
+    pub problems: Vec<Problem>,
+    /// How many there are beyond these.
+    pub more: usize,
+}
+
+impl Listed {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.problems.len() + self.more
+    }
+}
+
+impl Deref for Listed {
+    type Target = [Problem];
+    fn deref(&self) -> &[Problem] {
+        &self.problems
+    }
+}
+
+impl<'a> IntoIterator for &'a Listed {
+    type Item = &'a Problem;
+    type IntoIter = std::slice::Iter<'a, Problem>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.problems.iter()
+    }
+}
+
+/// So many errors are kept, and so many other problems: a file that is no configuration may have one for each character,
+/// and is read in somebody else's program.
+pub const MOST: usize = 100;
+/// Bytes of a message or a help. A text of any length may be quoted in them; what is too much is cut out of the middle.
+const LONGEST: usize = 1_000;
+
 /// Collects problems while a configuration is read.
 #[derive(Debug, Default)]
-pub(crate) struct Problems(Vec<Problem>);
+pub(crate) struct Problems {
+    errors: First,
+    others: First,
+}
 
 impl Problems {
     pub(crate) fn error(
@@ -145,26 +191,119 @@ impl Problems {
     }
 
     fn push(&mut self, severity: Severity, source: usize, span: Range<usize>, message: String, help: Option<String>) {
-        self.0.push(Problem { severity, source, span, message, help });
+        let (message, help) = (shortened(message), help.map(shortened));
+        let problem = Problem { severity, source, span, line: 0, column: 0, message, help };
+        self.of(severity).push(ByPlace(problem));
+    }
+
+    fn of(&mut self, severity: Severity) -> &mut First {
+        if severity == Severity::Error { &mut self.errors } else { &mut self.others }
+    }
+
+    /// Whether an error at this place would be kept: else what is dear to say of it need not be found out.
+    pub(crate) fn keeps_error_at(&self, source: usize, start: usize) -> bool {
+        self.errors.keeps((source, start))
+    }
+
+    /// The same for a warning.
+    pub(crate) fn keeps_warning_at(&self, source: usize, start: usize) -> bool {
+        self.others.keeps((source, start))
+    }
+
+    /// Whether there is no error.
+    pub(crate) fn has_no_errors(&self) -> bool {
+        self.errors.kept.is_empty()
     }
 
     /// Those of another collection too.
-    pub(crate) fn append(&mut self, mut other: Self) {
-        if self.0.is_empty() {
-            *self = other;
-        } else {
-            self.0.append(&mut other.0);
+    pub(crate) fn append(&mut self, other: Self) {
+        for (own, other) in [(&mut self.errors, other.errors), (&mut self.others, other.others)] {
+            other.kept.into_iter().for_each(|problem| own.push(problem));
+            own.more += other.more;
         }
     }
 
-    /// All of them, in the order of the text, errors and the rest apart.
-    pub(crate) fn into_sorted(mut self) -> (Vec<Problem>, Vec<Problem>) {
-        let place = |problem: &Problem| (problem.source, problem.span.start, problem.span.end);
-        self.0.sort_by(|left, right| place(left).cmp(&place(right)).then_with(|| left.message.cmp(&right.message)));
-        // A fault in [defaults] shows in every rule that overlays it; once is enough.
-        self.0.dedup();
-        self.0.into_iter().partition(|problem| problem.severity == Severity::Error)
+    /// All of them, in the order of the text, errors and the rest apart. `texts` are those of the sources.
+    pub(crate) fn into_sorted<'a>(self, texts: impl Iterator<Item = &'a str> + Clone) -> (Listed, Listed) {
+        (self.errors.into_listed(texts.clone()), self.others.into_listed(texts))
     }
+}
+
+/// The first problems by their place.
+#[derive(Debug, Default)]
+struct First {
+    kept: BTreeSet<ByPlace>,
+    more: usize,
+}
+
+impl First {
+    fn keeps(&self, place: (usize, usize)) -> bool {
+        self.kept.len() < MOST || self.kept.last().is_some_and(|ByPlace(last)| place <= (last.source, last.span.start))
+    }
+
+    fn push(&mut self, problem: ByPlace) {
+        if self.kept.len() == MOST && self.kept.last().is_some_and(|last| *last < problem) {
+            self.more += 1;
+        } else if self.kept.insert(problem) && self.kept.len() > MOST {
+            // A fault in [defaults] shows in every rule that overlays it; once is enough.
+            self.kept.pop_last();
+            self.more += 1;
+        }
+    }
+
+    /// With their lines and columns, for which each text is gone through once.
+    fn into_listed<'a>(self, mut texts: impl Iterator<Item = &'a str>) -> Listed {
+        let (mut text, mut next_text) = ("", 0);
+        let (mut offset, mut line, mut column) = (0, 1, 1);
+        let place = |ByPlace(mut problem): ByPlace| {
+            while next_text <= problem.source {
+                text = texts.next().unwrap_or_default();
+                (next_text, offset, line, column) = (next_text + 1, 0, 1, 1);
+            }
+            let passed = text.get(offset..problem.span.start).unwrap_or_default();
+            offset += passed.len();
+            line += passed.bytes().filter(|byte| *byte == b'\n').count();
+            let on_this_line = passed.rsplit('\n').next().unwrap_or_default();
+            column = on_this_line.chars().count() + if on_this_line.len() == passed.len() { column } else { 1 };
+            (problem.line, problem.column) = (line, column);
+            problem
+        };
+        Listed { problems: self.kept.into_iter().map(place).collect(), more: self.more }
+    }
+}
+
+/// A problem, compared by where it is, then by what it says.
+#[derive(Debug)]
+struct ByPlace(Problem);
+
+impl Ord for ByPlace {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let key = |ByPlace(problem): &'_ Self| (problem.source, problem.span.start, problem.span.end, problem.severity);
+        let text = |one: &Self, other: &Self| (&one.0.message, &one.0.help).cmp(&(&other.0.message, &other.0.help));
+        key(self).cmp(&key(other)).then_with(|| text(self, other))
+    }
+}
+impl PartialOrd for ByPlace {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl PartialEq for ByPlace {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+impl Eq for ByPlace {}
+
+/// A text of bounded length: its end mostly says what is wrong with what is quoted before.
+fn shortened(text: String) -> String {
+    if text.len() <= LONGEST {
+        return text;
+    }
+    let boundary = |at: &usize| text.is_char_boundary(*at);
+    let head = (0..=LONGEST * 2 / 3).rev().find(boundary).and_then(|end| text.get(..end));
+    let tail = (text.len() - LONGEST / 4..text.len()).find(boundary).and_then(|start| text.get(start..));
+    format!("{} […] {}", head.unwrap_or_default(), tail.unwrap_or_default())
 }
 
 /// An optional help line.
@@ -189,14 +328,21 @@ impl From<Option<String>> for Help {
 /// The known name that `given` was probably meant to be.
 pub(crate) fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let given = given.to_lowercase();
+    let length = given.chars().count();
     known
-        .map(|name| {
+        .filter_map(|name| {
             let lower = name.to_lowercase();
+            let most = (name.len() / 3).max(1);
             // A name with something after it, or cut short, is near however long the rest.
             let begins = given.len() > 3 && (given.starts_with(&lower) && lower.len() > 3 || lower.starts_with(&given));
-            (if begins { 1 } else { strsim::damerau_levenshtein(&given, &lower) }, name)
+            // Every character more is a step: no table is made for a text that is too long anyway.
+            let distance = match begins {
+                true => 1,
+                false if length.abs_diff(lower.len()) > most => return None,
+                false => strsim::damerau_levenshtein(&given, &lower),
+            };
+            (distance <= most).then_some((distance, name))
         })
-        .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }

@@ -16,6 +16,7 @@ use crate::error::{Problems, Source};
 use crate::hosts::{HostSet, Hosts, Name};
 use crate::matcher::Pattern;
 use crate::rules::Rules;
+use crate::syntax;
 use crate::values::Choice;
 use crate::variables::{self, Shortcuts};
 
@@ -166,7 +167,7 @@ impl Explainer {
     #[must_use]
     pub fn new(configuration: &Configuration, process: &Process, asked: &Asked) -> Self {
         let mut problems = Problems::default();
-        let read = |source: &Source| Document::read(&source.text, 0, &mut Problems::default());
+        let read = |source: &Source| syntax::read(&source.text, 0, &mut Problems::default());
         let first = usize::from(configuration.document.is_some());
         let shortcuts = variables::read(&configuration.variables, first, &mut problems);
         let document = configuration.document.as_ref().map(read).unwrap_or_default();
@@ -177,15 +178,11 @@ impl Explainer {
     /// Every rule, in order: the first without a mismatch is the one that counts.
     #[must_use]
     pub fn candidates(&self, connection: &Connection) -> Vec<Candidate> {
-        let (mut line, mut counted) = (1, 0);
-        let candidate = |form: &RuleForm| {
-            // Rules are in the order of the file, so each line break is counted once.
-            line += self.text.get(counted..form.span.start).map_or(0, |skipped| skipped.matches('\n').count());
-            counted = form.span.start;
+        let candidate = |(form, line): (&RuleForm, usize)| {
             let mismatch = self.mismatch(form, connection);
             Candidate { name: form.name.clone(), number: form.number, source: 0, line, mismatch }
         };
-        self.document.rules.iter().map(candidate).collect()
+        self.document.rules.iter().zip(self.document.lines(&self.text)).map(candidate).collect()
     }
 
     /// Where the options of a connection come from, in the order in which they are set.

@@ -12,7 +12,7 @@ use crate::index::Mix;
 use crate::matcher::Pattern;
 
 /// The longest name, without the trailing dot (RFC 1035 section 2.3.4, as text).
-const LONGEST: usize = 253;
+pub(crate) const LONGEST: usize = 253;
 
 /// A host name as it is compared: in lower case, without a trailing dot.
 #[derive(Debug, Clone, Copy)]

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::connection::Endpoint;
-use crate::hosts::is_address;
+use crate::hosts::{LONGEST, is_address};
 
 /// An address, a network, a host name or anything, and a range of ports: `10.0.0.0/8:443`, `*.example.com:443`,
 /// `[2001:db8::/32]:8000-8099`, `:9092`.
@@ -97,22 +97,16 @@ impl Pattern {
             }
             None if is_host_name(address) => {
                 let host = address.strip_suffix('.').unwrap_or(address).to_ascii_lowercase();
+                if host.len() > LONGEST {
+                    return refused(
+                        format!("a name of {} bytes is none", host.len()),
+                        format!("accepted: at most {LONGEST}"),
+                    );
+                }
                 Ok(Self { place: Place::Host(host.into()), ports })
             }
             None => refused(format!("\"{text}\" is not an address"), FORMS),
         }
-    }
-
-    /// The same for what is connected to: an unspecified address is the loopback's to the kernel, and to programs that
-    /// connect to it.
-    #[must_use]
-    pub fn as_destination(mut self) -> Self {
-        if let Place::Network(network) = &mut self.place
-            && network.prefix_len() == network.max_prefix_len()
-        {
-            *network = IpNet::from(Endpoint::new(network.addr(), 0).as_destination_of_any().ip());
-        }
-        self
     }
 
     /// Whether the endpoint is meant by its address; a pattern that names a host never means one so.
@@ -156,34 +150,60 @@ pub fn names_host(text: &str) -> bool {
 }
 
 /// Whether the rules of a TOML text may name hosts, seen without reading it as TOML: something between quotes behind
-/// a `to`, up to the bracket that ends the list, is a host's name.
+/// a `to`, up to the bracket that ends the list, is a host's name. No part of the text is looked at twice.
 #[must_use]
 pub fn may_name_hosts(toml: &str) -> bool {
     // Escapes are not read here.
-    let mut pairs = toml.as_bytes().windows(2).enumerate();
-    toml.contains('\\')
-        || pairs.any(|(at, pair)| pair == b"to" && toml.get(at + pair.len()..).is_some_and(names_host_behind))
+    if toml.contains('\\') {
+        return true;
+    }
+    let mut rest = toml;
+    while let Some(at) = rest.as_bytes().windows(2).position(|pair| pair == b"to") {
+        rest = rest.get(at + 2..).unwrap_or_default();
+        match look_behind(rest) {
+            Seen::Host => return true,
+            Seen::None { looked_at } => rest = rest.get(looked_at..).unwrap_or_default(),
+        }
+    }
+    false
 }
 
-/// The same of what stands behind a key that ends in `to`.
-fn names_host_behind(rest: &str) -> bool {
-    let Some(value) = rest.trim_start_matches(['"', '\'', ' ', '\t']).strip_prefix('=') else { return false };
+/// What stands behind a key that ends in `to`.
+enum Seen {
+    /// What may be a host's name.
+    Host,
+    /// No such thing in so many bytes.
+    None { looked_at: usize },
+}
+
+fn look_behind(rest: &str) -> Seen {
+    const NOTHING: Seen = Seen::None { looked_at: 0 };
+    let Some(value) = rest.trim_start_matches(['"', '\'', ' ', '\t']).strip_prefix('=') else { return NOTHING };
     let value = value.trim_start();
     // What stands alone in three quotes is not looked for.
     if value.starts_with("\"\"\"") || value.starts_with("'''") {
-        return true;
+        return Seen::Host;
     }
-    let is_list = value.starts_with('[');
-    let pieces = value.strip_prefix('[').unwrap_or(value).split(['"', '\'']);
-    // Which pieces are quoted is not to be told. `[::1]` is no end, and what ends a list is not in a comment.
-    let ends = |piece: &&str| {
-        let until = piece.split(']').next().filter(|until| until != piece);
-        is_list && until.is_some_and(|until| !until.contains(['[', '#']))
-    };
-    let mut pieces = pieces.take_while(|piece| !ends(piece)).take(if is_list { usize::MAX } else { 2 });
     // A host's name has a letter; most of what stands here has none. Behind three quotes there may be a line break.
     let may_be = |piece: &str| piece.bytes().any(|byte| byte.is_ascii_alphabetic()) && names_host(piece.trim());
-    pieces.any(|piece| piece.contains('#') || may_be(piece))
+    let Some(list) = value.strip_prefix('[') else {
+        // Another quote ends it, of whichever kind.
+        let text = value.strip_prefix(['"', '\'']).and_then(|text| text.split(['"', '\'']).next());
+        return if text.is_some_and(may_be) { Seen::Host } else { NOTHING };
+    };
+    let mut looked_at = rest.len() - list.len();
+    // Which pieces are quoted is not to be told.
+    for piece in list.split(['"', '\'']) {
+        // `[::1]` is no end, and what ends a list is not in a comment.
+        match piece.find(']') {
+            Some(end) if !piece.get(..end).is_some_and(|until| until.contains(['[', '#'])) => {
+                return Seen::None { looked_at: looked_at + end };
+            }
+            _ if piece.contains('#') || may_be(piece) => return Seen::Host,
+            _ => looked_at += piece.len() + 1,
+        }
+    }
+    Seen::None { looked_at: rest.len() }
 }
 
 /// What people write that other tools take, with what it is called here.

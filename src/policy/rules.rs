@@ -1,5 +1,6 @@
 //! The compiled configuration, and the decision it gives for a connection.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::catalog::{Key, TCP_USER_TIMEOUT};
@@ -217,12 +218,20 @@ fn tell_times_apart(rules: &mut [Rule], base: &mut Profiles) {
         })
         .collect();
     others.sort_unstable();
+    others.dedup();
+    // For each of them the next lower time that is none: they may be a million, one after the other.
+    let mut free: Vec<i32> = Vec::with_capacity(others.len());
+    for (at, time) in others.iter().enumerate() {
+        let before = at.checked_sub(1).filter(|before| others.get(*before) == Some(&(time - 1)));
+        free.push(before.and_then(|before| free.get(before).copied()).unwrap_or(time - 1));
+    }
     for setting in profiles.into_iter().flat_map(|profile| &mut profile.settings).filter(|setting| is_time(&&**setting))
     {
-        while let Value::Int(time) = &mut setting.value
-            && others.binary_search(time).is_ok()
+        if let Value::Int(time) = &mut setting.value
+            && let Ok(at) = others.binary_search(time)
+            && let Some(free) = free.get(at)
         {
-            *time -= 1;
+            *time = *free;
         }
     }
 }
@@ -291,28 +300,21 @@ impl Rules {
         });
         let hosts = Hosts::new(to.chain(scope.into_iter().flatten().map(|pattern| (None, pattern))));
         let mut moments = Moments::NONE;
-        let mut enforced: Vec<(i32, i32)> = Vec::new();
-        let mut times: Vec<i32> = Vec::new();
+        let mut enforced: BTreeSet<(i32, i32)> = BTreeSet::new();
+        let mut times: BTreeSet<i32> = BTreeSet::new();
         let profiles = live().map(|(_, rule)| &rule.profiles).chain([&base]);
         for profile in profiles.flat_map(|profiles| [Some(&profiles.plain), profiles.shortcuts.as_deref()]).flatten() {
             moments = moments | profile.moments;
-            if let Some(Value::Int(time)) = profile.settings.iter().find(is_time).map(|setting| &setting.value)
-                && let Err(at) = times.binary_search(time)
-            {
-                times.insert(at, *time);
+            if let Some(Value::Int(time)) = profile.settings.iter().find(is_time).map(|setting| &setting.value) {
+                times.insert(*time);
             }
             if profile.enforce {
                 // connect_timeout is no user timeout of the rule's.
                 let settings = profile.settings.iter().filter(|setting| setting.key != Key::ConnectTimeout);
-                for option in settings.map(|setting| (setting.level, setting.name)) {
-                    if let Err(at) = enforced.binary_search(&option) {
-                        enforced.insert(at, option);
-                    }
-                }
+                enforced.extend(settings.map(|setting| (setting.level, setting.name)));
             }
         }
         let scope = scope.map(|to| Index::new(to.iter().map(|pattern| (0, pattern))));
-        let enforced = enforced.into_boxed_slice();
         Self {
             outbound,
             listeners,
@@ -325,8 +327,8 @@ impl Rules {
             base,
             scope,
             moments,
-            enforced,
-            times_for_connecting: times.into_boxed_slice(),
+            enforced: enforced.into_iter().collect(),
+            times_for_connecting: times.into_iter().collect(),
             setting_count,
             has_shortcuts,
         }

@@ -120,13 +120,19 @@ impl Search<'_> {
     /// An earlier rule that means every host, on every port, that a name of a rule means.
     fn names(&mut self, rule: usize, host: &str, area: &Area) -> Option<usize> {
         self.left = self.left.saturating_sub(self.named.len());
-        let includes = |(earlier, name, ports): &&(usize, &str, Area)| {
-            is_within(host, name)
-                && ports[1].0 <= area[1].0
-                && area[1].1 <= ports[1].1
-                && self.lets_pass(*earlier, rule)
-        };
-        self.named.iter().find(includes).map(|(earlier, ..)| *earlier)
+        for (earlier, name, ports) in &self.named {
+            let includes = is_within(host, name) && ports[1].0 <= area[1].0 && area[1].1 <= ports[1].1;
+            if includes {
+                self.left = self.left.saturating_sub(self.glob_pairs(*earlier, rule));
+            }
+            if self.left == 0 {
+                return None;
+            }
+            if includes && self.lets_pass(*earlier, rule) {
+                return Some(*earlier);
+            }
+        }
+        None
     }
 
     /// Whether earlier rules cover an area of a rule, from the given box on and after so many cuts; which of them do
@@ -146,7 +152,11 @@ impl Search<'_> {
                 return false;
             }
             let meets = taken.side == side && area.iter().zip(&taken.area).all(|(own, other)| meet(*own, *other));
-            if !meets || !self.lets_pass(taken.rule, rule) {
+            if !meets {
+                continue;
+            }
+            self.left = self.left.saturating_sub(self.glob_pairs(taken.rule, rule));
+            if !self.lets_pass(taken.rule, rule) {
                 continue;
             }
             // One that is enough says more than several.
@@ -180,6 +190,16 @@ impl Search<'_> {
         }
         used.insert(found);
         true
+    }
+
+    /// How many comparisons [`Self::lets_pass`] may take.
+    fn glob_pairs(&self, earlier: usize, rule: usize) -> usize {
+        let (Some(earlier), Some(rule)) = (self.rules.get(earlier), self.rules.get(rule)) else { return 0 };
+        let pairs = |outer: &Option<Vec<String>>, inner: &Option<Vec<String>>| match (outer, inner) {
+            (Some(outer), inner) => outer.len().saturating_mul(inner.as_ref().map_or(1, Vec::len)),
+            (None, _) => 0,
+        };
+        pairs(&earlier.process, &rule.process).saturating_add(pairs(&earlier.command, &rule.command))
     }
 
     /// Whether every process that a rule is for is one that the earlier rule is for.
@@ -252,14 +272,13 @@ fn spans(pattern: &Pattern) -> Vec<([Span; 2], Option<&str>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::document::Document;
     use crate::error::Problems;
 
     /// Which of the rules are shadowed, and by which.
     fn shadowed(text: &str) -> Vec<(usize, Vec<usize>)> {
         let mut problems = Problems::default();
-        let document = Document::read(text, 0, &mut problems);
-        assert_eq!(problems.into_sorted().0, []);
+        let document = crate::syntax::read(text, 0, &mut problems);
+        assert_eq!(problems.into_sorted([text].into_iter()).0.problems, []);
         let verdicts = judge(&document.rules).into_iter().enumerate();
         verdicts
             .filter_map(|(index, verdict)| match verdict {
@@ -320,7 +339,7 @@ mod tests {
     fn too_much_to_compare_is_left() {
         let rules: String = (0..99).map(|n| format!("[[rule]]\nto = '10.0.{n}.0/24:1-9'\n")).collect();
         let mut problems = Problems::default();
-        let rules = Document::read(&rules, 0, &mut problems).rules;
+        let rules = crate::syntax::read(&rules, 0, &mut problems).rules;
         let verdicts = |comparisons| judge_within(&rules, comparisons);
         assert_eq!(verdicts(9_999).len(), 99);
         // Each rule is held against all before it.

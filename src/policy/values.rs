@@ -64,6 +64,9 @@ pub(crate) struct RawOption {
     pub(crate) moments: Moments,
 }
 
+/// Entries of `raw` in one table: those of `[defaults]` are copied into each rule.
+const MOST_RAW: usize = 64;
+
 /// A value as it was written.
 #[derive(Clone, Copy)]
 pub(crate) enum Form<'a> {
@@ -136,6 +139,13 @@ impl<'p> Reader<'p> {
 
     pub(crate) fn error(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
         self.problems.error(self.source, self.place(&span), message, help.into());
+    }
+
+    /// An error that is dear to word: of a file that is wrong throughout, most are only counted.
+    pub(crate) fn error_with(&mut self, span: Range<usize>, words: impl FnOnce() -> (String, String)) {
+        let is_kept = self.problems.keeps_error_at(self.source, self.place(&span).start);
+        let (message, help) = if is_kept { words() } else { Default::default() };
+        self.error(span, message, help);
     }
 
     /// The bytes of the source.
@@ -385,13 +395,13 @@ impl<'p> Reader<'p> {
                     keepalive.probes.is_some()
                 }
                 other => {
-                    let help = match other {
+                    let help = || match other {
                         "idle" | "keepidle" => "did you mean \"time\"?".to_owned(),
                         "intvl" | "keepintvl" => "did you mean \"interval\"?".to_owned(),
                         "count" | "cnt" | "keepcnt" | "retries" => "did you mean \"probes\"?".to_owned(),
                         _ => did_you_mean(other, PARTS.into_iter(), "keepalive has time, interval and probes"),
                     };
-                    self.error(name.span(), format!("unknown part of keepalive: \"{other}\""), help);
+                    self.error_with(name.span(), || (format!("unknown part of keepalive: \"{other}\""), help()));
                     false
                 }
             };
@@ -474,6 +484,11 @@ impl<'p> Reader<'p> {
             self.error(span, format!("raw takes a list, not {form}"), FORMS);
             return None;
         };
+        if items.len() > MOST_RAW {
+            let message = format!("raw has {} entries", items.len());
+            self.error(span, message, format!("accepted: at most {MOST_RAW}, for the kernel has few more options"));
+            return None;
+        }
         let mut options = Vec::with_capacity(items.len());
         for item in items.iter() {
             match item.get_ref() {
@@ -489,8 +504,8 @@ impl<'p> Reader<'p> {
     fn raw_option(&mut self, span: Range<usize>, table: &DeTable<'_>) -> Option<RawOption> {
         const PARTS: [&str; 4] = ["level", "name", "value", "at"];
         for name in table.keys().filter(|name| !PARTS.contains(&name.get_ref().as_ref())) {
-            let help = did_you_mean(name.get_ref(), PARTS.into_iter(), "raw has level, name, value and at");
-            self.error(name.span(), format!("unknown part of raw: \"{}\"", name.get_ref()), help);
+            let help = || did_you_mean(name.get_ref(), PARTS.into_iter(), "raw has level, name, value and at");
+            self.error_with(name.span(), || (format!("unknown part of raw: \"{}\"", name.get_ref()), help()));
         }
         let part = |name: &str| table.iter().find(|(key, _)| key.get_ref() == name).map(|(_, value)| value);
         let [Some(level), Some(name), Some(value), at] = PARTS.map(part) else {
@@ -568,7 +583,7 @@ impl<'p> Reader<'p> {
         };
         let found = number(text);
         if found.is_none() {
-            self.error(value.span(), format!("unknown {part} \"{text}\""), help(text));
+            self.error_with(value.span(), || (format!("unknown {part} \"{text}\""), help(text)));
         }
         found
     }

@@ -110,6 +110,7 @@ pub(crate) fn read(variables: &[Source], first: usize, problems: &mut Problems) 
                     let choice = reader.choice(key.entry(), whole.clone(), Form::Variable(value));
                     shortcuts.layer.add(key, index, whole, choice.unwrap_or(Choice::Refused));
                 }
+                None if !problems.keeps_warning_at(index, 0) => problems.warning(index, whole, "", None),
                 None => {
                     let help = match nearest(name, known.iter().filter_map(|known| known.strip_prefix(PREFIX))) {
                         _ if name == "RAW" => "raw has no variable; SOCKOPT_CONFIG_TOML takes it".to_owned(),
@@ -178,13 +179,12 @@ pub fn is_option(name: &str) -> bool {
     name.strip_prefix(PREFIX).and_then(option_of).is_some_and(|key| key != Key::Enforce)
 }
 
-/// Destinations.
 fn patterns(reader: &mut Reader<'_>, value: &str) -> Vec<Pattern> {
     let mut found = Vec::new();
     let mut start = 0;
     for item in value.split(',') {
         match Pattern::parse(item) {
-            Ok(pattern) => found.push(pattern.as_destination()),
+            Ok(pattern) => found.push(pattern),
             Err(refused) => reader.error(start..start + item.len(), refused.message, refused.help),
         }
         start += item.len() + 1;

@@ -93,8 +93,6 @@ static STATE: AtomicU8 = AtomicU8::new(UNREAD);
 static FOUND: OnceBox<Found> = OnceBox::new();
 static ACTIVE: OnceBox<Active> = OnceBox::new();
 
-/// A file that is no configuration at all is not to flood the program's stderr.
-const MOST_ERRORS: usize = 100;
 /// EX_CONFIG, sysexits.h.
 const EX_CONFIG: i32 = 78;
 
@@ -137,7 +135,7 @@ pub(crate) fn on_load() {
 }
 
 /// Address space in bytes: so much, and so much more for each byte of the configuration: what people write needs 75
-/// bytes for each, a file that is wrong in every character 900.
+/// bytes for each, a file of 16 KiB that is wrong in every character 500; of longer ones less is kept.
 struct Need {
     generous: (usize, usize),
     enough: (usize, usize),
@@ -413,11 +411,11 @@ fn compile_into(found: &'static Found, kept: Memory, lines: &mut Lines) -> Optio
             if STATE.compare_exchange(READ, OFF, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 failures.iter().for_each(|failure| lines.error(format_args!("{failure}")));
                 let (errors, sources) = (rules.err().unwrap_or_default(), configuration.sources());
-                for problem in errors.iter().take(MOST_ERRORS) {
+                for problem in &errors {
                     lines.problem(Level::Error, format_args!("{}", problem.one_line(&sources)));
                 }
-                if let Some(more @ 1..) = errors.len().checked_sub(MOST_ERRORS) {
-                    lines.error(format_args!("and {more} more; `sockopt check` shows them"));
+                if errors.more > 0 {
+                    lines.error(format_args!("and {} more", errors.more));
                 }
                 if found.loaded.strict {
                     lines.end_the_process();
@@ -448,6 +446,9 @@ fn compile_into(found: &'static Found, kept: Memory, lines: &mut Lines) -> Optio
         let is_new = found.loaded.checked != Some(digest(&warnings, &sources));
         for problem in warnings.iter().filter(|_| is_new) {
             lines.problem(Level::Warn, format_args!("{}", problem.one_line(&sources)));
+        }
+        if is_new && warnings.more > 0 {
+            lines.problem(Level::Warn, format_args!("warning: and {} more", warnings.more));
         }
     }
     add_summary(found, &rules, lines);

@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use object::ReadCache;
 use policy::options::Family;
 use policy::rules::{Accepting, Rules};
-use policy::{Bypass, Compiled, Configuration, Connection, Endpoint, Key, Moment, Moments, Process, Source, compile};
+use policy::{
+    Bypass, Compiled, Configuration, Connection, Endpoint, Key, Listed, Moment, Moments, Process, Source, compile,
+};
 use socket::Address;
 use socket::memory::Place;
 
@@ -41,7 +43,7 @@ pub(crate) fn compiled(configuration: &Configuration) -> Compiled {
     assert!(compiled.sources.iter().eq(configuration.document.iter().chain(&configuration.variables)));
     let errors = compiled.rules.as_ref().err();
     assert!(errors.is_none_or(|errors| !errors.is_empty()), "refused without a reason");
-    for problems in [errors.unwrap_or(&Vec::new()), &compiled.warnings] {
+    for problems in [errors.unwrap_or(&Listed::default()), &compiled.warnings] {
         assert!(problems.is_sorted_by_key(|problem| (problem.source, problem.span.start)), "{problems:?}");
         for problem in problems {
             let source = &compiled.sources[problem.source];

@@ -26,6 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("explain::listeners_and_clients", listeners_and_clients),
         test("explain::fits_80_columns", fits_80_columns),
         test("explain::names_are_resolved", names_are_resolved),
+        test("explain::unspecified_destinations", unspecified_destinations),
         test("explain::exit_codes", exit_codes),
     ]
 }
@@ -442,6 +443,19 @@ fn names_are_resolved() {
     let said = explain(&["127.0.0.1:9999"]);
     assert!(said.starts_with("connect to 127.0.0.1:9999: no rule matches"), "{said}");
     assert!(said.contains("note: some rules go by names that programs look up"), "{said}");
+}
+
+/// Seen to fail without as_destination_of_any: no rule matched.
+fn unspecified_destinations() {
+    for (asked, reached) in
+        [("0.0.0.0:9998", "127.0.0.1"), ("[::]:9998", "::1"), ("[::ffff:0.0.0.0]:9998", "127.0.0.1")]
+    {
+        let said =
+            explain(&["--to", &format!("[{reached}]").replace("[127.0.0.1]", "127.0.0.1"), "--nodelay", "on", asked]);
+        assert!(said.contains("TCP_NODELAY 1"), "{said}");
+        assert!(said.contains(&format!("for this machine: {reached}\n")), "{said}");
+    }
+    assert!(!explain(&["127.0.0.1:9998"]).contains("for this machine"));
 }
 
 fn exit_codes() {

@@ -27,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     };
     for (group, scripts) in [
         ("connect", connect()),
+        ("unspecified", unspecified()),
         ("untouched", untouched()),
         ("enforce", enforce()),
         ("listen", listen()),
@@ -140,6 +141,73 @@ fn connect() -> Named {
         ("a closed standard output and error", {
             client("", "@look s TCP_NODELAY=1\nclose 2\nsocket t inet stream\nconnect t 127.0.0.1:4000\nclose 1")
                 .toml("[defaults]\nnodelay = true\nreceive_buffer = \"4KiB\"")
+        }),
+    ]
+}
+
+/// Destinations that name no address: the kernel takes them for this machine, and SO_PEERNAME says which address it took.
+/// Seen to fail without as_destination in connect_to, the bound ones with as_destination_of_any in its place, and those with
+/// the address itself without it in the patterns.
+fn unspecified() -> Named {
+    const TWO: &str = "[[rule]]\nto = [\"127.0.0.1\", \"::1\"]\nuser_timeout = \"1s\"\n\
+                       [[rule]]\nto = [\"127.0.0.5\"]\nuser_timeout = \"5s\"\n";
+    let listen = "@listen 0.0.0.0:4000\n@listen [::1]:4000";
+    let one = |family: &str, bound: &str, to: &str, wanted: &str| {
+        let bind = if bound.is_empty() { String::new() } else { format!("bind s {bound}\n") };
+        // What the program sets afterwards is enforced or not by the same rule.
+        let calls = format!(
+            "socket s {family} stream\n{bind}connect s {to}\n@look s TCP_USER_TIMEOUT={wanted}\nset s TCP_USER_TIMEOUT 96\n\
+             @look s TCP_USER_TIMEOUT={wanted}"
+        );
+        Script::new(&calls).before(listen).toml(TWO)
+    };
+    let by_variable = |to: &str| {
+        let calls = "socket s inet stream\nconnect s 0.0.0.0:4000\n@look s TCP_USER_TIMEOUT=1000\n";
+        let calls =
+            if to.contains(':') { calls.replace("inet", "inet6").replace("0.0.0.0", "[::]") } else { calls.to_owned() };
+        Script::new(&calls).before(listen).variable("SOCKOPT_TO", to).variable("SOCKOPT_USER_TIMEOUT", "1s")
+    };
+    vec![
+        ("IPv4", one("inet", "", "0.0.0.0:4000", "1000")),
+        ("IPv4, bound", one("inet", "127.0.0.5:0", "0.0.0.0:4000", "5000")),
+        ("IPv4, bound to any address", one("inet", "0.0.0.0:0", "0.0.0.0:4000", "1000")),
+        ("IPv6", one("inet6", "", "[::]:4000", "1000")),
+        ("IPv6, bound", one("inet6", "[::1]:0", "[::]:4000", "1000")),
+        ("IPv6, bound to a mapped address", one("inet6", "[::ffff:127.0.0.5]:0", "[::]:4000", "1000")),
+        ("mapped", one("inet6", "", "[::ffff:0.0.0.0]:4000", "1000")),
+        ("mapped, bound", one("inet6", "[::ffff:127.0.0.5]:0", "[::ffff:0.0.0.0]:4000", "5000")),
+        ("mapped, IPv6 only", {
+            Script::new("socket s inet6 stream\nset s 41/26 1\nconnect s [::ffff:0.0.0.0]:4000")
+                .before(listen)
+                .toml(TWO)
+        }),
+        ("a send that connects", {
+            Script::new("socket s inet stream\nsendto s fastopen 0.0.0.0:4000\n@look s TCP_USER_TIMEOUT=1000")
+                .before(listen)
+                .toml(TWO)
+        }),
+        ("UDP", {
+            Script::new(
+                "socket s inet dgram\nconnect s 0.0.0.0:4000\n@look s SO_RCVBUF=98304\nset s SO_RCVBUF 50000\n\
+                 @look s SO_RCVBUF=98304\nsocket t inet6 dgram\nconnect t [::]:4000\n@look t SO_RCVBUF=98304",
+            )
+            .toml("[[rule]]\nto = [\"127.0.0.1\", \"::1\"]\nreceive_buffer = \"48KiB\"")
+        }),
+        ("SOCKOPT_TO with a network", by_variable("127.0.0.0/8")),
+        ("SOCKOPT_TO with IPv6", by_variable("[::1]")),
+        // Who writes what the program connects to means where it comes to.
+        ("SOCKOPT_TO with the address itself", by_variable("0.0.0.0")),
+        ("SOCKOPT_TO with the IPv6 address itself", by_variable("[::]:4000")),
+        ("a rule with the address itself", {
+            Script::new("socket s inet stream\nconnect s 0.0.0.0:4000\n@look s TCP_USER_TIMEOUT=1000")
+                .before(listen)
+                .toml("[[rule]]\nto = [\"0.0.0.0:4000\"]\nuser_timeout = \"1s\"")
+        }),
+        ("another destination", {
+            Script::new("socket s inet stream\nconnect s 0.0.0.0:4000\n@look s TCP_USER_TIMEOUT=0")
+                .before(listen)
+                .toml("[[rule]]\nto = [\"127.0.0.2\"]\nuser_timeout = \"1s\"")
+                .same_looks()
         }),
     ]
 }

@@ -23,6 +23,7 @@ mod oracles;
 mod programs;
 mod properties;
 mod races;
+mod reach;
 mod says;
 mod script;
 mod show;
@@ -61,6 +62,7 @@ fn main() {
         programs::trials(),
         races::trials(),
         properties::trials(),
+        reach::trials(),
         says::trials(),
         show::trials(),
         situations::trials(),

@@ -37,7 +37,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-const HOSTS: &str = "127.0.0.1 localhost\n127.1.0.6 host.file.test aliasname\n";
+const HOSTS: &str = "127.0.0.1 localhost\n127.1.0.6 host.file.test aliasname\n0.0.0.0 zero.test\n";
 pub(crate) const SEARCH: &str = "search prod.svc.cluster.local svc.cluster.local\noptions ndots:5\n";
 
 /// A network with a name server (tests/probes/names.c has its zone), where resolv.conf says this besides.
@@ -271,6 +271,26 @@ fn cases() -> Vec<Case> {
             to: EVERY,
             steps: &["addrinfo stable.example", "enforced connect 127.1.0.4:8080", "enforced connect 127.1.0.5:8080"],
             found: &["enforced connect 127.1.0.4:8080 = 1000", "enforced connect 127.1.0.5:8080 = 9000"],
+        },
+        // A name for the unspecified address, as files have that block names. Seen to fail with a `learn` that takes the
+        // address as it is.
+        Case {
+            name: "unspecified_address",
+            resolver: "",
+            to: &["\"zero.test\""],
+            steps: &[
+                "connect 0.0.0.0:8080",
+                "addrinfo zero.test",
+                "connect 0.0.0.0:8080",
+                "enforced connect 0.0.0.0:8080",
+                "enforced connect 127.0.0.1:8080",
+            ],
+            found: &[
+                "connect 0.0.0.0:8080 = 0",
+                "connect 0.0.0.0:8080 = 1000",
+                "enforced connect 0.0.0.0:8080 = 1000",
+                "enforced connect 127.0.0.1:8080 = 1000",
+            ],
         },
         Case {
             name: "child_and_signal_handler",

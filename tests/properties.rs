@@ -106,7 +106,25 @@ fn bits(ip: IpAddr) -> String {
     }
 }
 
+/// Where a connect to an address comes to.
+fn reached(ip: IpAddr) -> IpAddr {
+    match ip.to_string().as_str() {
+        "0.0.0.0" | "::ffff:0.0.0.0" => Ipv4Addr::LOCALHOST.into(),
+        "::" => Ipv6Addr::LOCALHOST.into(),
+        _ => ip,
+    }
+}
+
 impl Meant {
+    /// As a destination.
+    fn reaches(&self, ip: IpAddr, port: u16) -> bool {
+        let network = self.network.map(|(of, prefix)| match (of, prefix) {
+            (IpAddr::V4(_), 32) | (IpAddr::V6(_), 128) => (reached(of), prefix),
+            other => other,
+        });
+        Meant { network, ..self.clone() }.is(reached(ip), port)
+    }
+
     fn is(&self, ip: IpAddr, port: u16) -> bool {
         let ip = match ip {
             IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, IpAddr::V4),
@@ -209,6 +227,7 @@ impl RuleMeant {
     fn matches(&self, is_outbound: bool, (local, peer): Ends, process: &str) -> bool {
         let any = |list: &Option<Vec<Meant>>, end: Option<(IpAddr, u16)>| match (list, end) {
             (None, _) => true,
+            (Some(list), Some((ip, port))) if is_outbound => list.iter().any(|meant| meant.reaches(ip, port)),
             (Some(list), Some((ip, port))) => list.iter().any(|meant| meant.is(ip, port)),
             // Nobody is known yet of whom it could be said.
             (Some(_), None) => false,
@@ -257,7 +276,12 @@ fn rules_match_as_a_walk_along_the_list_does() {
             let end = |(ip, port): (IpAddr, u16)| Endpoint::new(ip, port);
             let (local, peer) = (end(one), end(other));
             for (connection, is_outbound, known, moment) in [
-                (Connection::Outbound { peer }, true, (None, Some(other)), Some(Moment::Connect)),
+                (
+                    Connection::Outbound { peer: peer.as_destination_of_any() },
+                    true,
+                    (None, Some(other)),
+                    Some(Moment::Connect),
+                ),
                 (Connection::Binding { local }, false, (Some(one), None), None),
                 (Connection::Listening { local }, false, (Some(one), None), Some(Moment::Listen)),
                 (Connection::Inbound { local, peer }, false, (Some(one), Some(other)), Some(Moment::Accept)),
@@ -266,7 +290,7 @@ fn rules_match_as_a_walk_along_the_list_does() {
                 let own = found.filter(|&number| rules[number].sets).map(|number| number as i32 + 1);
                 let is_in_scope = shortcut.as_ref().is_some_and(|to| match to {
                     None => true,
-                    Some(to) => is_outbound && to.iter().any(|meant| meant.is(other.0, other.1)),
+                    Some(to) => is_outbound && to.iter().any(|meant| meant.reaches(other.0, other.1)),
                 });
                 let value = is_in_scope.then_some(SHORTCUT).or(own).or(has_defaults.then_some(DEFAULT));
                 let decision = compiled.decide(&connection);
@@ -326,7 +350,7 @@ impl Entries {
     fn is(&self, ip: IpAddr, port: u16, names: &[String]) -> bool {
         let plain = |name: &str| name.strip_suffix('.').unwrap_or(name).to_lowercase();
         match self {
-            Self::Address(meant) => meant.is(ip, port),
+            Self::Address(meant) => meant.reaches(ip, port),
             Self::Host(glob, ports) => {
                 ports.is_none_or(|(first, last)| first <= port && port <= last)
                     && names.iter().any(|name| is_glob(plain(glob).as_bytes(), plain(name).as_bytes()))
@@ -374,7 +398,8 @@ fn names_match_as_a_walk_along_the_list_does() {
             for name in &names {
                 compiled.add_hosts(&mut hosts, &policy::Name::new(name.as_bytes()).expect("a name"));
             }
-            let decision = compiled.decide_named(&Connection::Outbound { peer: Endpoint::new(ip, port) }, &hosts);
+            let connection = Connection::Outbound { peer: Endpoint::new(ip, port).as_destination_of_any() };
+            let decision = compiled.decide_named(&connection, &hosts);
             let found = rules.iter().position(|list| list.iter().any(|entry| entry.is(ip, port, &names)));
             let in_scope = scope.as_ref().is_some_and(|scope| scope.iter().any(|entry| entry.is(ip, port, &names)));
             let value = in_scope.then_some(77).or(found.map(|number| number as i32 + 1));
@@ -388,7 +413,6 @@ fn names_match_as_a_walk_along_the_list_does() {
                 let asked = Asked { name: policy::Name::new(name.as_bytes()), domains: Vec::new() };
                 let given = configuration(&toml, variables.as_ref().map_or(&[], |both| &both[..]));
                 let explainer = Explainer::new(&given, &Process::default(), &asked);
-                let connection = Connection::Outbound { peer: Endpoint::new(ip, port) };
                 let candidates = explainer.candidates(&connection);
                 prop_assert_eq!(candidates.iter().position(|candidate| candidate.mismatch.is_none()), found);
                 prop_assert_eq!(explainer.environment(&connection) == Environment::InForce, in_scope);

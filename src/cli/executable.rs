@@ -30,6 +30,9 @@ pub(crate) struct Verdict {
     pub(crate) instead: Option<String>,
 }
 
+/// How the sentence ends that says so.
+pub(crate) const TAKES_EFFECT: &str = ": the library takes effect in it";
+
 impl Verdict {
     pub(crate) fn works(why: String) -> Self {
         Self { outlook: Outlook::Works, why, instead: None }
@@ -93,6 +96,8 @@ pub(crate) struct Image {
     pub(crate) needed: Vec<String>,
     /// Folders to look for these in, DT_RPATH or DT_RUNPATH, separated by colons; None if that cannot be read.
     pub(crate) search: Option<String>,
+    /// Whether these are DT_RPATH's.
+    pub(crate) is_rpath: bool,
     /// Versions of other files' symbols that it needs: (file, version).
     pub(crate) needs: Vec<(String, String)>,
     /// Versions of symbols that it defines.
@@ -137,6 +142,7 @@ impl Image {
             is_go: sections.section_by_name(endian, b".note.go.buildid").is_some() || has_go_note(),
             needed: Vec::new(),
             search: None,
+            is_rpath: false,
             needs: needs(&sections, endian, image).unwrap_or_default(),
             versions: versions(&sections, endian, image).unwrap_or_default(),
         };
@@ -147,6 +153,7 @@ impl Image {
             found.is_library = entries(elf::DT_SONAME).next().is_some();
             found.needed = entries(elf::DT_NEEDED).map(text).collect();
             // DT_RPATH counts only without DT_RUNPATH, ld.so(8).
+            found.is_rpath = entries(elf::DT_RUNPATH).next().is_none();
             found.search = Some(
                 entries(elf::DT_RUNPATH).next().or_else(|| entries(elf::DT_RPATH).next()).map_or(String::new(), text),
             );
@@ -281,6 +288,66 @@ fn symbols_as<'data, E: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
         .filter(|symbol| symbol.is_undefined(endian) != defined && (defined || symbol.st_bind() != elf::STB_WEAK));
     let names = wanted.filter_map(|symbol| symbol.name(endian, table.strings()).ok());
     Some(names.filter(|name| !name.is_empty()).map(String::from_utf8_lossy).collect())
+}
+
+/// The names of dynamic symbols that a file gets from others, the weak ones among them.
+pub(crate) fn imports<'data, R: ReadRef<'data>>(image: R) -> Option<BTreeSet<Cow<'data, str>>> {
+    match FileKind::parse(image).ok()? {
+        FileKind::Elf32 => imports_as::<elf::FileHeader32<Endianness>, R>(image),
+        FileKind::Elf64 => imports_as::<elf::FileHeader64<Endianness>, R>(image),
+        _ => None,
+    }
+}
+
+fn imports_as<'data, E: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
+    image: R,
+) -> Option<BTreeSet<Cow<'data, str>>> {
+    let header = E::parse(image).ok()?;
+    let endian = header.endian().ok()?;
+    let table = header.sections(endian, image).ok()?.symbols(endian, image, elf::SHT_DYNSYM).ok()?;
+    // A file without section headers has symbols all the same, which are not found this way.
+    if table.is_empty() {
+        return None;
+    }
+    let wanted = table.iter().filter(|symbol| symbol.is_undefined(endian));
+    Some(wanted.filter_map(|symbol| symbol.name(endian, table.strings()).ok()).map(String::from_utf8_lossy).collect())
+}
+
+/// Whether a file has the processor's instruction for a system call in its code.
+pub(crate) fn makes_system_calls<'data, R: ReadRef<'data>>(image: R) -> bool {
+    let Ok(FileKind::Elf64) = FileKind::parse(image) else { return false };
+    let segments = || {
+        let header = elf::FileHeader64::<Endianness>::parse(image).ok()?;
+        let endian = header.endian().ok()?;
+        let segments = header.program_headers(endian, image).ok()?;
+        let is_code = |segment: &&elf::ProgramHeader64<Endianness>| {
+            segment.p_type(endian) == elf::PT_LOAD && segment.p_flags(endian).contains(elf::PF_X)
+        };
+        let code = segments.iter().filter(is_code).filter_map(|segment| segment.data(endian, image).ok());
+        Some((header.e_machine(endian), code.collect::<Vec<_>>()))
+    };
+    segments().is_some_and(|(machine, code)| match machine {
+        elf::EM_X86_64 => code.into_iter().any(has_syscall),
+        // svc #0
+        elf::EM_AARCH64 => code.into_iter().any(|code| code.chunks_exact(4).any(|word| word == [0x01, 0, 0, 0xd4])),
+        _ => false,
+    })
+}
+
+/// Whether these bytes have `syscall` (0f 05) in them. What only looks so is a part of a distance, whose highest byte is 00
+/// or ff; a place in memory ([register + register + 5], [rsp + 15] and 5 behind it); or how the unwinder of every C program
+/// knows a return from a signal (rt_sigreturn, 15).
+fn has_syscall(code: &[u8]) -> bool {
+    const SIGRETURN: &[u8] = &[15, 0, 0, 0];
+    let is_distance = |byte: &u8| matches!(byte, 0 | 0xff);
+    let has_index = |byte: u8| byte & 0xc7 == 0x44;
+    code.windows(8).any(|bytes| match bytes {
+        [.., before_last, last, 0x0f, 0x05, next, after] => {
+            let is_place = has_index(*last) || (*last == 0x24 && has_index(*before_last));
+            !is_distance(next) && !is_distance(after) && !is_place && !bytes.starts_with(SIGRETURN)
+        }
+        _ => false,
+    })
 }
 
 /// A version such as `GLIBC_2.34` by its parts.

@@ -398,6 +398,17 @@ impl std::fmt::Display for Figures {
 
 impl Context<'_> {
     fn explain(&self, what: &What) -> Explanation {
+        let mut notes = Vec::new();
+        let named = what;
+        let what = &match *what {
+            What::Connect(peer) => What::Connect(peer.as_destination_of_any()),
+            other => other,
+        };
+        if let (What::Connect(named), What::Connect(peer)) = (named, what)
+            && named != peer
+        {
+            notes.push(format!("the kernel takes {} for this machine: {}", named.ip(), peer.ip()));
+        }
         let (call, endpoint, from) = match *what {
             What::Connect(peer) => ("connect", peer, None),
             What::Listen(local) => ("listen", local, None),
@@ -409,7 +420,6 @@ impl Context<'_> {
             What::Accept { local, peer } => Connection::Inbound { local, peer },
         };
         let decision = self.rules.decide_named(&connection, &self.hosts);
-        let mut notes = Vec::new();
         let (steps, settings) = match *what {
             What::Connect(peer) => self.outbound(peer),
             What::Listen(local) => self.inbound(local, None, &mut notes),

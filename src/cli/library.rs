@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use object::ReadCache;
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
-use crate::executable::{self, Image, Verdict, glibc_version};
+use crate::executable::{self, Image, TAKES_EFFECT, Verdict, glibc_version};
 
 const NAME: &str = "libsockopt.so";
 /// Where it was to be installed: `SOCKOPT_PREFIX=/opt/sockopt cargo build`.
@@ -106,14 +106,12 @@ impl Library {
             versions.filter_map(|version| glibc_version(version)).max().map(|(major, minor)| format!("{major}.{minor}"))
         };
         let Some(has) = newest(&mut offers.iter()) else {
-            return Verdict::works(format!("{name} is dynamically linked with glibc: the library takes effect in it"));
+            return Verdict::works(format!("{name} is dynamically linked with glibc{TAKES_EFFECT}"));
         };
         let asks = self.image.needs.iter().filter(|(file, _)| file == "libc.so.6").map(|(_, version)| version);
         let missing: Vec<&String> = asks.filter(|version| !offers.contains(*version)).collect();
         if missing.is_empty() {
-            return Verdict::works(format!(
-                "{name} is dynamically linked with glibc {has}: the library takes effect in it"
-            ));
+            return Verdict::works(format!("{name} is dynamically linked with glibc {has}{TAKES_EFFECT}"));
         }
         let wants =
             newest(&mut missing.iter().copied()).unwrap_or_else(|| missing.iter().map(|v| v.as_str()).collect());
@@ -173,7 +171,7 @@ impl Library {
             |symbol: &String| offers.contains(symbol) || symbol.strip_suffix("64").is_some_and(|s| offers.contains(s));
         match asks.iter().find(|symbol| !has(symbol)) {
             Some(missing) => cannot(missing),
-            None => Verdict::works(format!("{name} is dynamically linked with musl: the library takes effect in it")),
+            None => Verdict::works(format!("{name} is dynamically linked with musl{TAKES_EFFECT}")),
         }
     }
 }
@@ -185,7 +183,7 @@ fn is_part_of_musl(file: &str) -> bool {
 }
 
 /// Where musl's loader looks: the folders in etc/ld-musl-ARCH.path beside its lib, or three.
-fn musls_folders(loader: &Path) -> Vec<PathBuf> {
+pub(crate) fn musls_folders(loader: &Path) -> Vec<PathBuf> {
     let list = || {
         let name = Path::new(loader.file_name()?).file_stem()?.to_str()?;
         let file = loader.parent()?.parent()?.join("etc").join(format!("{}.path", name.trim_end_matches(".so")));

@@ -8,6 +8,7 @@ mod documents;
 mod executable;
 mod exit;
 mod explain;
+mod imports;
 mod library;
 mod machine;
 mod output;

@@ -352,7 +352,7 @@ impl Filter {
                         output::error(&message, Some("give the address or network that the name resolves to"));
                         return Err(exit::USAGE);
                     }
-                    Ok(pattern)
+                    Ok(if name == "to" { pattern.as_destination() } else { pattern })
                 })
                 .collect::<Result<Vec<Pattern>, u8>>()
         };

@@ -13,8 +13,9 @@ use object::ReadCache;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 
-use crate::executable::{self, Image, Libc, Outlook, Verdict};
+use crate::executable::{self, Image, Libc, Outlook, TAKES_EFFECT, Verdict};
 use crate::exit;
+use crate::imports::{self, Reach};
 use crate::library::Library;
 use crate::privilege::{self, Caller, Elevation, Rights, elevation};
 use crate::wrapper::{self, Call};
@@ -354,7 +355,50 @@ impl Program {
                 )
             }
             Some(verdict) => verdict,
-            None => self.unreadable(&name, library).unwrap_or_else(|| self.beside_libc(&name, image, library)),
+            None => self
+                .unreadable(&name, library)
+                .unwrap_or_else(|| self.within_reach(&name, image, self.beside_libc(&name, image, library))),
+        }
+    }
+
+    /// What of the program the library sees, where it is loaded into it.
+    fn within_reach(&self, name: &str, image: &Image, verdict: Verdict) -> Verdict {
+        const SEEN: &str = "the functions that the library sees (connect, listen, accept, sendto, ...)";
+        const INSTEAD: &str =
+            "use what the program itself has for that, or the sysctls net.ipv4.tcp_keepalive_* and tcp_retries2";
+        let Some(linked) = verdict.why.strip_suffix(TAKES_EFFECT).filter(|_| verdict.outlook == Outlook::Works) else {
+            return verdict;
+        };
+        let environment = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+        let first: Vec<PathBuf> = environment
+            .as_bytes()
+            .split(|byte| b":;".contains(byte))
+            .filter(|folder| !folder.is_empty())
+            .map(|folder| OsStr::from_bytes(folder).into())
+            .collect();
+        let what_it_starts = |starts: bool| if starts { "; what it starts has the library" } else { "" };
+        match imports::reach(&self.file, image, &first) {
+            Reach::Calls => verdict,
+            Reach::Loads => Verdict::works(format!(
+                "{linked}: the library takes effect in what of it calls {SEEN}; it loads code while it runs"
+            )),
+            Reach::LoadsOrMakes => Verdict::unknown(format!(
+                "{name} calls none of {SEEN}, has system calls of its own, and loads code while it runs: whether the library sees its connections is not known"
+            )),
+            Reach::Nothing { starts } => Verdict::works(format!(
+                "{linked}, and calls none of {SEEN}: nothing is set in it{}",
+                what_it_starts(starts)
+            )),
+            Reach::Makes { starts } => Verdict::partly(
+                format!(
+                    "{name} calls none of {SEEN}, and has system calls of its own: what it connects, it connects past every preloaded library{}",
+                    what_it_starts(starts)
+                ),
+                INSTEAD,
+            ),
+            Reach::Unknown(file) => Verdict::unknown(format!(
+                "{linked}, and needs {file}, which is not found or cannot be read: whether the library takes effect is not known"
+            )),
         }
     }
 

@@ -329,6 +329,7 @@ fn patterns(reader: &mut Reader<'_>, key: &str, value: &Spanned<DeValue<'_>>) ->
                 let help = "\"to\" takes names that the program itself looks up; nothing is looked up for this";
                 reader.error(span, format!("{key} takes addresses, not a host name (\"{text}\")"), help);
             }
+            Ok(pattern) if key == "to" => found.push(pattern.as_destination()),
             Ok(pattern) => found.push(pattern),
             Err(refused) => reader.error(span, refused.message, refused.help),
         }

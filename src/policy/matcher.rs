@@ -109,6 +109,18 @@ impl Pattern {
         }
     }
 
+    /// The same for what is connected to: an unspecified address is the loopback's to the kernel, and to programs that
+    /// connect to it.
+    #[must_use]
+    pub fn as_destination(mut self) -> Self {
+        if let Place::Network(network) = &mut self.place
+            && network.prefix_len() == network.max_prefix_len()
+        {
+            *network = IpNet::from(Endpoint::new(network.addr(), 0).as_destination_of_any().ip());
+        }
+        self
+    }
+
     /// Whether the endpoint is meant by its address; a pattern that names a host never means one so.
     #[must_use]
     pub fn matches(&self, endpoint: Endpoint) -> bool {

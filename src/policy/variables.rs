@@ -179,12 +179,13 @@ pub fn is_option(name: &str) -> bool {
     name.strip_prefix(PREFIX).and_then(option_of).is_some_and(|key| key != Key::Enforce)
 }
 
+/// Destinations.
 fn patterns(reader: &mut Reader<'_>, value: &str) -> Vec<Pattern> {
     let mut found = Vec::new();
     let mut start = 0;
     for item in value.split(',') {
         match Pattern::parse(item) {
-            Ok(pattern) => found.push(pattern),
+            Ok(pattern) => found.push(pattern.as_destination()),
             Err(refused) => reader.error(start..start + item.len(), refused.message, refused.help),
         }
         start += item.len() + 1;

@@ -14,7 +14,7 @@ use policy::{Bypass, Connection, Decision, Endpoint, Key, Moment, Moments, Setti
 use socket::memory::{Near, Place};
 use socket::{Address, Kind, ffi};
 
-use crate::intercept::{concerns, family_to, first_of_tcp, kind_of, make, say_if_blind};
+use crate::intercept::{concerns, family_to, first_of_tcp, kind_of, local_endpoint, make, say_if_blind};
 use crate::setup::{Active, active};
 use crate::{fault, guard, log};
 
@@ -69,6 +69,9 @@ fn connect_to(
     guard::contained(|| {
         fault::point("connect");
         let peer = match address().ok_or(Bypass::BadAddress).and_then(|address| address.endpoint()) {
+            Ok(peer) if peer.ip().is_unspecified() => {
+                local_endpoint(fd).map_or(peer.as_destination_of_any(), |local| peer.as_destination(local.ip()))
+            }
             Ok(peer) => peer,
             Err(reason) => {
                 log::debug(format_args!("{call} fd {fd}: left alone: {reason}"));

@@ -304,7 +304,8 @@ pub(crate) fn known_by(ip: IpAddr) -> HostSet {
 
 /// The newest look-up of an address counts, even if no rule names it any more.
 pub(crate) fn learn(ip: IpAddr, hosts: &HostSet) {
-    let address = key(ip);
+    // Connects are known by where they come to.
+    let address = key(Endpoint::new(ip, 0).as_destination_of_any().ip());
     let set = set_of(address);
     let time = CLOCK.fetch_add(1, Relaxed) + 1;
     for _ in 0..ATTEMPTS {

@@ -87,6 +87,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
         test_with(&["prlimit"], "bounds::the_limits_are_limits", the_limits_are_limits),
         test("bounds::far_from_the_beginning", far_from_the_beginning),
+        test_with(&["prlimit"], "bounds::many_ports_of_a_long_name", many_ports_of_a_long_name),
     ];
     for (shapes, is_sound) in [(FILES, false), (SOUND, true)] {
         for &(name, shape) in shapes {
@@ -181,6 +182,14 @@ fn far_from_the_beginning() {
         "{stderr}"
     );
     assert!(stderr.contains("note: there: \"x y\",\"10.1.1.1\",") && stderr.len() < 1_000, "{stderr}");
+}
+
+/// What an error suggests grows with what stands there, not with its square. Seen to fail: with an entry for each port in it.
+fn many_ports_of_a_long_name() {
+    let text = format!("[[rule]]\nto = [\"{}:{}\"]\n", "a".repeat(FILE / 2), "1,".repeat(FILE / 4));
+    let file = write(&scratch("bounds-ports"), "sockopt.toml", text);
+    let output = end(limited(SECONDS, SPACE, None, sockopt()).arg("check").arg(&file));
+    assert_ended(&output, &[78]);
 }
 
 fn in_environment(shape: [&str; 3]) {

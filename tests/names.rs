@@ -103,7 +103,7 @@ impl Case {
 /// Seen to fail, case by case: without the hooks of gethostbyname and gethostbyname_r; without `to_ascii_lowercase`; without
 /// the suffix taken off in `without_dot`; with an add_told that does nothing; without search domains, and with each of
 /// them counted for every wildcard; with a learn that never stores an empty set; with an is_enforced_here that decides
-/// without names.
+/// without names; without the ASCII form of a name that the program gives, and of one in a rule.
 fn cases() -> Vec<Case> {
     const EVERY: &[&str] = &["\"stable.example\"", "\"a.example:80-81\"", "\"*.many.example\""];
     vec![
@@ -143,6 +143,30 @@ fn cases() -> Vec<Case> {
                 "connect [::1]:80 = 5000",
                 "connect 127.2.0.45:80 = 0",
             ],
+        },
+        Case {
+            name: "international_by_itself",
+            resolver: "",
+            to: &["\"müller.example\""],
+            steps: &[
+                "idn müller.example",
+                "connect 127.1.0.7:80",
+                "addrinfo xn--mller-kva.example",
+                "connect 127.1.0.7:80",
+            ],
+            found: &["connect 127.1.0.7:80 = 1000", "connect 127.1.0.7:80 = 1000"],
+        },
+        Case {
+            name: "international_in_ascii",
+            resolver: "",
+            to: &["\"XN--mller-kva.example\""],
+            steps: &[
+                "idn MÜLLER.example",
+                "connect 127.1.0.7:80",
+                "addrinfo xn--mller-kva.example",
+                "connect 127.1.0.7:80",
+            ],
+            found: &["connect 127.1.0.7:80 = 1000", "connect 127.1.0.7:80 = 1000"],
         },
         Case {
             name: "case_dot_and_ports",

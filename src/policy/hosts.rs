@@ -8,13 +8,14 @@ use std::ops::RangeInclusive;
 
 use wildmatch::WildMatch;
 
+use crate::idn;
 use crate::index::Mix;
 use crate::matcher::Pattern;
 
 /// The longest name, without the trailing dot (RFC 1035 section 2.3.4, as text).
 pub(crate) const LONGEST: usize = 253;
 
-/// A host name as it is compared: in lower case, without a trailing dot.
+/// A host name as it is compared: in lower case, without a trailing dot, in ASCII.
 #[derive(Debug, Clone, Copy)]
 pub struct Name {
     bytes: [u8; LONGEST],
@@ -38,14 +39,32 @@ impl Name {
     fn of_parts(parts: &[&[u8]]) -> Option<Self> {
         let mut name = Self { bytes: [0; LONGEST], length: 0 };
         for part in parts {
-            let start = usize::from(name.length);
-            let end = start + part.len();
-            let to = name.bytes.get_mut(start..end)?;
-            to.copy_from_slice(part);
-            to.make_ascii_lowercase();
-            name.length = u8::try_from(end).ok()?;
+            if part.is_ascii() {
+                let start = usize::from(name.length);
+                let end = start + part.len();
+                let to = name.bytes.get_mut(start..end)?;
+                to.copy_from_slice(part);
+                to.make_ascii_lowercase();
+                name.length = u8::try_from(end).ok()?;
+            } else {
+                name.add_international(std::str::from_utf8(part).ok()?)?;
+            }
         }
         (!name.as_str().is_empty()).then_some(name)
+    }
+
+    /// Adds a name outside ASCII in the form in which it is looked up.
+    #[inline(never)]
+    fn add_international(&mut self, text: &str) -> Option<()> {
+        let mut fits = true;
+        let is_name = idn::each_ascii_byte(text, |byte| match self.bytes.get_mut(usize::from(self.length)) {
+            Some(to) => {
+                *to = byte;
+                self.length += 1;
+            }
+            None => fits = false,
+        });
+        (is_name && fits).then_some(())
     }
 
     /// The name; nothing where it is not UTF-8.

@@ -14,6 +14,7 @@ mod document;
 pub mod error;
 pub mod explain;
 pub mod hosts;
+mod idn;
 mod index;
 pub mod matcher;
 pub mod options;

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::connection::Endpoint;
-use crate::hosts::{LONGEST, is_address};
+use crate::hosts::{LONGEST, Name, is_address};
 
 /// An address, a network, a host name or anything, and a range of ports: `10.0.0.0/8:443`, `*.example.com:443`,
 /// `[2001:db8::/32]:8000-8099`, `:9092`.
@@ -87,6 +87,8 @@ impl Pattern {
         if matches!(address, "" | "*") && !text.starts_with('[') {
             return Ok(Self { place: Place::Any, ports });
         }
+        let ascii = international(address);
+        let address = ascii.as_ref().map_or(address, Name::as_str);
         match network(address).transpose()? {
             Some(network) => Ok(Self { place: Place::Network(network), ports }),
             None if address.parse::<SocketAddr>().is_ok() => {
@@ -197,7 +199,9 @@ fn look_behind(rest: &str) -> Seen {
         return Seen::Host;
     }
     // A host's name has a letter; most of what stands here has none. Behind three quotes there may be a line break.
-    let may_be = |piece: &str| piece.bytes().any(|byte| byte.is_ascii_alphabetic()) && names_host(piece.trim());
+    let may_be = |piece: &str| {
+        piece.bytes().any(|byte| byte.is_ascii_alphabetic() || !byte.is_ascii()) && names_host(piece.trim())
+    };
     let Some(list) = value.strip_prefix('[') else {
         // Another quote ends it, of whichever kind.
         let text = value.strip_prefix(['"', '\'']).and_then(|text| text.split(['"', '\'']).next());
@@ -224,16 +228,18 @@ fn slip(text: &str, address: &str, ports: Option<&str>) -> Option<Refused> {
     if let Some(excluded) = text.strip_prefix('!') {
         return told(
             format!("\"{text}\" is an exclusion, which a list of addresses does not have"),
-            format!("put a rule for \"{excluded}\" before this one: only the first rule that matches is used"),
+            format!(
+                "put a rule for \"{excluded}\" before this one, with other options or none: the first that matches counts"
+            ),
         );
     }
     if let Some(ports) = ports.filter(|ports| ports.contains(',')) {
-        let each: Vec<String> = ports.split(',').map(|port| format!("\"{address}:{}\"", port.trim())).collect();
-        return told(format!("\"{text}\" has several ports"), format!("write an entry for each: {}", each.join(", ")));
+        let each = ports.split(',').map(|port| format!("\"{address}:{}\"", port.trim()));
+        return told(format!("\"{text}\" has several ports"), format!("write an entry for each: {}", first_of(each)));
     }
     if text.contains(',') {
-        let each: Vec<String> = text.split(',').map(|one| format!("\"{}\"", one.trim())).collect();
-        return told(format!("\"{text}\" is several entries"), format!("write each by itself: {}", each.join(", ")));
+        let each = text.split(',').map(|one| format!("\"{}\"", one.trim()));
+        return told(format!("\"{text}\" is several entries"), format!("write each by itself: {}", first_of(each)));
     }
     if ports.is_none() && text.parse::<u16>().is_ok_and(|port| port > 0) {
         return told(format!("\"{text}\" is not an address"), format!("a port alone is written \":{text}\""));
@@ -242,13 +248,36 @@ fn slip(text: &str, address: &str, ports: Option<&str>) -> Option<Refused> {
         let port = ports.map_or(String::new(), |ports| format!(":{ports}"));
         return told(format!("\"{text}\" is not an address"), format!("a network is written \"{network}{port}\""));
     }
-    if !text.is_ascii() && address.chars().any(char::is_alphabetic) {
+    if !address.is_ascii() && international(address).is_none() && address.chars().any(char::is_alphabetic) {
         return told(
-            format!("\"{text}\" has characters outside ASCII"),
-            "programs look a name up in its ASCII form, which begins with \"xn--\"; idn2(1) prints it".to_owned(),
+            format!("\"{text}\" has characters that have no form in ASCII here"),
+            "write the form that is looked up, which begins with \"xn--\" (idn2(1) prints it); wildcards stand between dots".to_owned(),
         );
     }
     None
+}
+
+/// The ASCII form of a name outside ASCII that has letters, digits and what else a name may have; a wildcard stands for
+/// nothing within a label that is written otherwise in ASCII.
+fn international(address: &str) -> Option<Name> {
+    let is_part = |c: char| {
+        c.is_alphanumeric() || matches!(c, '-' | '_' | '*' | '?' | '.' | '\u{3002}' | '\u{ff0e}' | '\u{ff61}')
+    };
+    let has_wildcard_inside = address.split('.').any(|label| !label.is_ascii() && label.contains(['*', '?']));
+    if address.is_ascii() || has_wildcard_inside || !address.chars().all(is_part) {
+        return None;
+    }
+    Name::new(address.as_bytes())
+}
+
+/// Some of the entries that were meant, in words.
+fn first_of(each: impl Iterator<Item = String>) -> String {
+    const SHOWN: usize = 4;
+    let mut each = each.take(SHOWN + 1).collect::<Vec<_>>();
+    if each.len() > SHOWN {
+        each[SHOWN] = "...".to_owned();
+    }
+    each.join(", ")
 }
 
 /// `10.*` and `10.1.*.*` as networks.

@@ -5,7 +5,7 @@
  *   TCP_USER_TIMEOUT; `fork connect ...` and `signal connect ...` do it in a child and in a signal handler, `enforced connect ...` sets
  *   9000 afterwards; `mark` makes a
  *   call that strace shows. FUNCTION: addrinfo, addrinfo4 (AF_INET), canonname, nohints,
- *   numeric, passive, byname, byname2,
+ *   numeric, passive, idn (AI_IDN, in UTF-8), byname, byname2,
  *   byname_r, byname2_r, small_r (a buffer that is too small).
  * many COUNT: looks up n0.many.example and so on, then connects to each; prints how many of the newest 1000, and whether
  *   no more than 4096 of all, have the option.
@@ -14,6 +14,7 @@
 #include "probe.h"
 
 #include <ctype.h>
+#include <locale.h>
 #include <netdb.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -44,6 +45,7 @@ static const struct { const char *name, *canonical, *address; } zone[] = {
     {"ip6.example", NULL, "::1"},
     {"stable.example", NULL, "127.1.0.4"},
     {"plain.test", NULL, "127.1.0.5"},
+    {"xn--mller-kva.example", NULL, "127.1.0.7"},
 };
 
 static int name_of(char *text, const char *name) {
@@ -188,6 +190,12 @@ static void look_up(const char *how, const char *text_of_name) {
         if (!strcmp(how, "canonname")) hints.ai_flags = AI_CANONNAME;
         if (!strcmp(how, "numeric")) hints.ai_flags = AI_NUMERICHOST;
         if (!strcmp(how, "passive")) hints.ai_flags = AI_PASSIVE;
+#ifdef AI_IDN
+        if (!strcmp(how, "idn")) {
+            setlocale(LC_ALL, "C.UTF-8");
+            hints.ai_flags = AI_IDN;
+        }
+#endif
         int untyped = !strcmp(how, "nohints");
         status = getaddrinfo(strcmp(how, "passive") ? name : NULL, "80", untyped ? NULL : &hints, &list);
         printf(" %d errno %d", status, errno);

@@ -360,6 +360,7 @@ struct Figures {
     tcp_syn_linear_timeouts: u64,
     tcp_rto_min_us: u64,
     tcp_rto_max_ms: u64,
+    tcp_fastopen: u64,
     ticks_per_second: Option<u64>,
     round_trip_ms: u64,
 }
@@ -376,6 +377,7 @@ impl Figures {
             tcp_syn_linear_timeouts: sysctls.syn_linear_timeouts,
             tcp_rto_min_us: sysctls.rto_min_us,
             tcp_rto_max_ms: sysctls.rto_max_ms,
+            tcp_fastopen: sysctls.fastopen,
             ticks_per_second: sysctls.ticks_per_second,
             round_trip_ms: ROUND_TRIP_MS,
         }
@@ -425,6 +427,13 @@ impl Context<'_> {
             What::Listen(local) => self.inbound(local, None, &mut notes),
             What::Accept { local, peer } => self.inbound(local, Some(peer), &mut notes),
         };
+        let timers = settings.as_ref().map(|settings| Timers::of(settings.iter().copied()));
+        if timers.is_some_and(|timers| timers.connect_timeout.is_some() && timers.may_wait_for_data(self.sysctls)) {
+            notes.push(
+                "connecting: the later time is where the kernel has a Fast Open cookie, and SYNs are counted instead"
+                    .to_owned(),
+            );
+        }
         let steps: Vec<Step> = steps.into_iter().filter(|step| !step.calls.is_empty()).collect();
         let candidates = self.explainer.candidates(&connection);
         let matched = candidates.iter().find(|candidate| candidate.mismatch.is_none());

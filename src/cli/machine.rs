@@ -27,6 +27,7 @@ pub(crate) fn read() -> (Machine, Vec<&'static str>) {
         syn_linear_timeouts: newer("tcp_syn_linear_timeouts", 0),
         rto_min_us: newer("tcp_rto_min_us", defaults.rto_min_us),
         rto_max_ms: newer("tcp_rto_max_ms", defaults.rto_max_ms),
+        fastopen: number("tcp_fastopen", defaults.fastopen),
         ticks_per_second: socket::ffi::ticks_per_second(),
     };
     let names = |name| Some(sysctl(name)?.split_whitespace().map(str::to_owned).collect());

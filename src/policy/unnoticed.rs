@@ -13,6 +13,7 @@ use crate::options::{Moment, Setting, Value};
 
 const TCP_SYNCNT: i32 = number("TCP_SYNCNT");
 const TCP_RTO_MAX_MS: i32 = number("TCP_RTO_MAX_MS");
+const TCP_FASTOPEN_CONNECT: i32 = number("TCP_FASTOPEN_CONNECT");
 const SO_LINGER: i32 = number("SO_LINGER");
 
 /// Kernels are built with one of these tick rates (CONFIG_HZ).
@@ -49,6 +50,8 @@ pub struct Sysctls {
     pub rto_min_us: u64,
     /// tcp_rto_max_ms; 120000 before Linux 6.15.
     pub rto_max_ms: u64,
+    /// tcp_fastopen.
+    pub fastopen: u64,
     /// Ticks of the kernel's timers, CONFIG_HZ; None where that is unknown: answers then hold for every usual rate.
     pub ticks_per_second: Option<u64>,
 }
@@ -66,6 +69,7 @@ impl Default for Sysctls {
             syn_linear_timeouts: 4,
             rto_min_us: 200_000,
             rto_max_ms: 120_000,
+            fastopen: 1,
             ticks_per_second: None,
         }
     }
@@ -152,6 +156,8 @@ pub struct Timers {
     pub user_timeout: u64,
     /// The same until the connection stands, where that is another one.
     pub connect_timeout: Option<u64>,
+    /// TCP_FASTOPEN_CONNECT.
+    pub fastopen: bool,
     /// TCP_SYNCNT.
     pub syn_retries: Option<u64>,
     /// TCP_RTO_MAX_MS.
@@ -178,6 +184,7 @@ impl Timers {
                         TCP_USER_TIMEOUT if is_for_connecting => timers.connect_timeout = Some(number),
                         TCP_USER_TIMEOUT => timers.user_timeout = number,
                         KernelOption { level: SOL_TCP, name: TCP_SYNCNT } => timers.syn_retries = Some(number),
+                        KernelOption { level: SOL_TCP, name: TCP_FASTOPEN_CONNECT } => timers.fastopen = *value != 0,
                         KernelOption { level: SOL_TCP, name: TCP_RTO_MAX_MS } => timers.rto_max = Some(number),
                         _ => {}
                     }
@@ -199,6 +206,13 @@ impl Timers {
             self.interval.unwrap_or(sysctls.keepalive_interval),
             self.probes.unwrap_or(sysctls.keepalive_probes),
         )
+    }
+
+    /// Whether connect may return before a SYN is sent, by TCP Fast Open: the SYN has the first data then.
+    #[must_use]
+    pub fn may_wait_for_data(&self, sysctls: &Sysctls) -> bool {
+        const CLIENT: u64 = 1;
+        self.fastopen && sysctls.fastopen & CLIENT != 0
     }
 
     /// When the kernel ends a connection whose peer vanishes while it is in this state.
@@ -230,6 +244,15 @@ impl Timers {
         let (earliest, latest) = ranges.fold((u64::MAX, 0), |hull, range| (hull.0.min(range.0), hull.1.max(range.1)));
         End::Between { earliest, latest }
     }
+}
+
+/// The TCP_SYNCNT that stands for a time for connecting, milliseconds, where there can be no user timeout for it: without one
+/// the kernel gives up after 3, 7, 15, 31, 63 or 127 s, of which the first counts that is not too early; with one some
+/// seconds later, since it first sends net.ipv4.tcp_syn_linear_timeouts of them a second apart (net/ipv4/tcp_timer.c,
+/// tcp_write_timeout).
+#[must_use]
+pub fn syn_retries_for(limit: u64) -> u64 {
+    (1..6).find(|retries| ((2 << retries) - 1) * 1_000 >= limit).unwrap_or(6)
 }
 
 /// Ticks of which is known between which they lie.
@@ -375,11 +398,25 @@ impl Model<'_> {
         grids.map(end).reduce(Range::join).unwrap_or(Range::exactly(time))
     }
 
-    /// tcp_write_timeout() in SYN_SENT.
+    /// By the time for connecting; or, where the SYN is to have data and so waits for the program's first, by the number
+    /// of SYNs that stands for it. That is so if the kernel has a cookie for the destination.
     fn connecting(&self) -> Range {
         let retries = self.timers.syn_retries.unwrap_or(self.sysctls.syn_retries);
+        let by_user_timeout = |milliseconds| self.by_syns(retries, milliseconds);
+        match self.timers.connect_timeout {
+            None => by_user_timeout(self.timers.user_timeout),
+            Some(limit) if !self.timers.may_wait_for_data(self.sysctls) => by_user_timeout(limit),
+            Some(limit) => {
+                let retries = retries.min(syn_retries_for(limit));
+                by_user_timeout(limit).join(self.by_syns(retries, self.timers.user_timeout))
+            }
+        }
+    }
+
+    /// tcp_write_timeout() in SYN_SENT.
+    fn by_syns(&self, retries: u64, user_timeout: u64) -> Range {
         let linear = self.sysctls.syn_linear_timeouts;
-        let user_timeout = self.ticks(self.timers.connect_timeout.unwrap_or(self.timers.user_timeout));
+        let user_timeout = self.ticks(user_timeout);
         let patience = Patience {
             linear,
             limit: if user_timeout > 0 { user_timeout } else { self.model_timeout(retries, FIRST_RTO_MS) },
@@ -488,6 +525,7 @@ mod tests {
         probes: None,
         user_timeout: 0,
         connect_timeout: None,
+        fastopen: false,
         syn_retries: None,
         rto_max: None,
         resets: false,
@@ -501,8 +539,38 @@ mod tests {
         Timers { user_timeout: milliseconds, ..NOTHING }
     }
 
+    fn fast_open(connect_timeout: u64, user_timeout: u64) -> Timers {
+        Timers { connect_timeout: Some(connect_timeout), fastopen: true, user_timeout, ..NOTHING }
+    }
+
     fn at_250() -> Sysctls {
         Sysctls { ticks_per_second: Some(250), ..Sysctls::default() }
+    }
+
+    /// With a cookie and without one. Seen to fail without the join in Model::connecting.
+    #[test]
+    fn fast_open_as_measured() {
+        for (timers, exact, by_syns) in [
+            (fast_open(1_999, 0), 2.02, 3.07),
+            (fast_open(1_999, 14_000), 2.02, 7.13),
+            (fast_open(4_999, 0), 5.03, 7.13),
+            (fast_open(4_999, 14_000), 5.03, 11.17),
+            (fast_open(9_999, 30_000), 10.20, 19.36),
+        ] {
+            let times = |sysctls: Sysctls| match timers.end(Connecting, &sysctls) {
+                End::Between { earliest, latest } => (earliest as f64 / 1_000.0, latest as f64 / 1_000.0),
+                End::Never => panic!("{timers:?}: never"),
+            };
+            let (earliest, latest) = times(at_250());
+            assert!(earliest <= exact && by_syns <= latest + 0.05, "{timers:?}: {earliest} to {latest} s");
+            assert!(exact - earliest < 0.2 && latest - by_syns < 0.6, "{timers:?}: {earliest} to {latest} s is lazy");
+            // Where the machine does not do it.
+            let (earliest, latest) = times(Sysctls { fastopen: 2, ..at_250() });
+            assert!(
+                earliest <= exact && exact <= latest && latest < exact + 0.4,
+                "{timers:?}: {earliest} to {latest} s"
+            );
+        }
     }
 
     /// Kernel 6.18 at 250 ticks a second, client and server apart by two veth pairs; seconds.

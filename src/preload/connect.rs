@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use libc::{sockaddr, socklen_t};
 use policy::options::Family;
+use policy::unnoticed::syn_retries_for;
 use policy::{Bypass, Connection, Decision, Endpoint, Key, Moment, Moments, Setting, Value};
 use socket::memory::{Near, Place};
 use socket::{Address, Kind, ffi};
@@ -185,11 +186,9 @@ fn connect_returned(fd: c_int, connecting: &Connecting, result: i64) {
     finish(active, fd, connecting);
 }
 
-/// Bounds the time for connecting by the number of SYNs (TCP_SYNCNT): without a user timeout the kernel gives up after 3, 7,
-/// 15, 31, 63 or 127 s, of which the first counts that is not too early; with one some seconds later, since it first sends
-/// net.ipv4.tcp_syn_linear_timeouts of them a second apart (net/ipv4/tcp_timer.c, tcp_write_timeout).
+/// Bounds the time for connecting by the number of SYNs (TCP_SYNCNT).
 fn limit_syns(fd: c_int, limit: c_int) {
-    let retries = (1..6).find(|retries| ((2 << retries) - 1) * 1_000 >= limit).unwrap_or(6);
+    let retries = syn_retries_for(limit.unsigned_abs().into()) as c_int;
     let current = ffi::get_int(fd, libc::SOL_TCP, libc::TCP_SYNCNT);
     if current.is_ok_and(|current| retries < current) {
         let _ = ffi::set(fd, libc::SOL_TCP, libc::TCP_SYNCNT, &retries);

@@ -20,6 +20,7 @@ mod memory;
 mod names;
 mod options;
 mod oracles;
+mod processes;
 mod programs;
 mod properties;
 mod races;
@@ -59,6 +60,7 @@ fn main() {
         names::trials(),
         options::trials(),
         oracles::trials(),
+        processes::trials(),
         programs::trials(),
         races::trials(),
         properties::trials(),

@@ -64,7 +64,7 @@ pub(crate) fn command() -> Command {
                 .long("process")
                 .value_name("NAME")
                 .hide_short_help(true)
-                .help("In this process: the base name of its executable, for rules with `process`"),
+                .help("In this process: the base name of its executable or script, for rules with `process`"),
         )
         .arg(
             Arg::new("command")

@@ -23,7 +23,7 @@ pub(crate) fn with_selection(command: Command) -> Command {
         Arg::new("process-or-name")
             .value_name("PID|NAME")
             .num_args(0..)
-            .help("Processes, by number, or by the executable's base name; * and ? are wildcards"),
+            .help("Processes, by number, or by the base name of the executable or script; * and ? are wildcards"),
     )
 }
 
@@ -70,7 +70,7 @@ impl Selection {
             }
             let named: Vec<i32> = running().filter(|pid| *pid != ourselves && process(*pid).is_named(word)).collect();
             if named.is_empty() {
-                let help = "the base name of the executable is meant; * and ? are wildcards";
+                let help = "the base name of the executable or script is meant; * and ? are wildcards";
                 troubles.push(Trouble::fatal(format!("there is no process named \"{word}\""), Some(help.into())));
             }
             chosen.extend(named.into_iter().map(|pid| (pid, false)));

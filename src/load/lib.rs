@@ -253,114 +253,11 @@ pub fn process_in(folder: &Path) -> Process {
     process(executable, words.map(|word| OsString::from_vec(word.to_vec())))
 }
 
-/// A process by its executable and its arguments, the first of which is the name that it was started by. The program
-/// behind a loader that was started by itself has its own name, and a script its file's beside its interpreter's.
+/// A process by its executable and its arguments, the first of which is the name that it was started by.
 pub fn process(executable: Option<&Path>, arguments: impl Iterator<Item = OsString>) -> Process {
-    let words: Vec<OsString> = arguments.collect();
-    let base_name = |path: &OsStr| Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned());
-    let mut started = words.as_slice();
-    let mut names: Vec<String> = executable.map(Path::as_os_str).and_then(base_name).into_iter().collect();
-    if names.first().is_some_and(|name| is_loader(name)) {
-        started = behind_options(started, &LOADER).map_or(&[], |at| words.get(at..).unwrap_or_default());
-        names.clear();
-    }
-    names.extend(started.first().and_then(|word| base_name(word)));
-    let interpreter = INTERPRETERS.iter().find(|interpreter| names.iter().any(|name| interpreter.is_named(name)));
-    let script = interpreter.and_then(|one| behind_options(started, one)).and_then(|at| started.get(at));
-    names.extend(script.and_then(|word| base_name(word)));
-    let command: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
-    Process { names, command: command.join(" ") }
-}
-
-/// ld-linux-x86-64.so.2, ld-2.31.so, ld-musl-x86_64.so.1: ld.so(8), started with a program's name.
-fn is_loader(name: &str) -> bool {
-    name.starts_with("ld-") && name.contains(".so")
-}
-
-/// A program that starts the file which its first argument names.
-struct Interpreter {
-    /// What its name begins with; digits, dots and dashes may follow.
-    name: &'static str,
-    /// Options whose value is the next word.
-    with_value: &'static [&'static str],
-    /// Options behind which stands what is run: a module's name.
-    named: &'static [&'static str],
-    /// Options behind which there is no file: text to be run.
-    text: &'static [&'static str],
-}
-
-impl Interpreter {
-    fn is_named(&self, name: &str) -> bool {
-        name.strip_prefix(self.name)
-            .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-')))
-    }
-}
-
-const fn shell(name: &'static str) -> Interpreter {
-    Interpreter { name, with_value: &["-o", "+o", "-O", "+O"], named: &[], text: &["-c", "-s"] }
-}
-
-/// ld.so(8).
-const LOADER: Interpreter = Interpreter {
-    name: "ld-",
-    with_value: &[
-        "--library-path",
-        "--inhibit-rpath",
-        "--audit",
-        "--preload",
-        "--argv0",
-        "--glibc-hwcaps-prepend",
-        "--glibc-hwcaps-mask",
-    ],
-    named: &[],
-    text: &["--help", "--version", "--list-diagnostics", "--list-tunables"],
-};
-
-/// By the manual pages: python(1), perlrun(1), ruby(1), node(1), php(1), sh(1).
-const INTERPRETERS: [Interpreter; 12] = [
-    Interpreter {
-        name: "python",
-        with_value: &["-W", "-X", "--check-hash-based-pycs"],
-        named: &["-m"],
-        text: &["-c", "-V", "--version"],
-    },
-    Interpreter { name: "pypy", with_value: &["-W", "-X"], named: &["-m"], text: &["-c"] },
-    Interpreter { name: "perl", with_value: &["-I"], named: &[], text: &["-e", "-E", "-v", "-V"] },
-    Interpreter { name: "ruby", with_value: &["-I", "-r", "-C", "-E", "-K"], named: &[], text: &["-e", "-v"] },
-    Interpreter {
-        name: "node",
-        with_value: &["-r", "--require", "--import", "-C", "--conditions", "--loader"],
-        named: &[],
-        text: &["-e", "--eval", "-p", "--print", "-i", "--interactive", "-v"],
-    },
-    Interpreter { name: "php", with_value: &["-c", "-d", "-z"], named: &["-f", "--file"], text: &["-r", "-S", "-a"] },
-    shell("bash"),
-    shell("dash"),
-    shell("sh"),
-    shell("ksh"),
-    shell("zsh"),
-    shell("fish"),
-];
-
-/// The place of the first word that is neither an option nor an option's value; words begin with the interpreter's.
-fn behind_options(words: &[OsString], interpreter: &Interpreter) -> Option<usize> {
-    let mut at = 1;
-    while let Some(word) = words.get(at) {
-        let is = |options: &[&str]| options.iter().any(|option| word.as_os_str() == OsStr::new(option));
-        if is(interpreter.text) {
-            return None;
-        }
-        if is(interpreter.named) || word == "--" {
-            at += 1;
-            break;
-        }
-        let is_option = matches!(word.as_bytes(), [b'-' | b'+', _, ..]);
-        if !is_option {
-            break;
-        }
-        at += if is(interpreter.with_value) { 2 } else { 1 };
-    }
-    words.get(at).filter(|word| *word != "-").map(|_| at)
+    let arguments: Vec<OsString> = arguments.collect();
+    let words: Vec<&[u8]> = arguments.iter().map(|word| word.as_bytes()).collect();
+    Process::new(executable.map(|path| path.as_os_str().as_bytes()), &words)
 }
 
 #[cfg(test)]
@@ -427,31 +324,6 @@ mod tests {
         ]);
         assert_eq!((loaded.level, loaded.configuration.variables.len()), (Level::Debug, 2));
         assert_eq!(loaded.configuration.variables.last().map(|one| one.text.as_str()), Some("5s"));
-    }
-
-    #[test]
-    fn names_of_a_process() {
-        for (executable, words, names) in [
-            ("/usr/bin/python3.11", "python3 app.py", "python3.11 python3 app.py"),
-            ("/usr/bin/python3.11", "/venv/bin/python /venv/bin/gunicorn -w 4 app:x", "python3.11 python gunicorn"),
-            ("/usr/bin/python3.11", "python3 -W ignore -u -m gunicorn app:x", "python3.11 python3 gunicorn"),
-            ("/usr/bin/python3.11", "python3 -c print() app.py", "python3.11 python3"),
-            ("/usr/bin/python3.11", "python3", "python3.11 python3"),
-            ("/usr/bin/perl", "/usr/bin/perl -w /usr/local/bin/probe", "perl perl probe"),
-            ("/usr/bin/dash", "/bin/sh -e /usr/bin/jmeter -n", "dash sh jmeter"),
-            ("/usr/bin/dash", "sh -c jmeter", "dash sh"),
-            ("/usr/bin/node", "node --require x.js server.js", "node node server.js"),
-            ("/usr/bin/curl", "curl http://here/python3", "curl curl"),
-            ("/usr/bin/shfmt", "shfmt file", "shfmt shfmt"),
-            ("/usr/lib/ld-linux-x86-64.so.2", "/lib64/ld-linux-x86-64.so.2 /usr/bin/curl -s x", "curl"),
-            ("/usr/lib/ld-linux-x86-64.so.2", "ld.so --library-path /a:/b --argv0 x ./nc y", "nc"),
-            ("/lib/ld-musl-x86_64.so.1", "ld-musl-x86_64.so.1 -- /usr/bin/python3 a.py", "python3 a.py"),
-            ("/usr/lib/ld-linux-x86-64.so.2", "ld.so --list-tunables", ""),
-        ] {
-            let process = process(Some(Path::new(executable)), words.split(' ').map(OsString::from));
-            assert_eq!(process.names.join(" "), names, "{executable}: {words}");
-            assert_eq!(process.command, words);
-        }
     }
 
     #[test]

@@ -10,28 +10,11 @@ use crate::constants;
 use crate::document::{Direction, Document, Given, Layer, LineCounter, RuleForm};
 use crate::error::{Listed, Problems, Source};
 use crate::options::{Family, Moment, Moments, Setting, Value};
+use crate::process::Process;
 use crate::rules::{Profile, Profiles, Rule, Rules};
 use crate::syntax;
 use crate::values::{Choice, Keepalive};
 use crate::variables::{self, Shortcuts};
-
-/// The process that a configuration is compiled for.
-#[derive(Debug, Clone, Default)]
-pub struct Process {
-    /// What `process` is matched against: the executable's base name, the one it was started by where that differs
-    /// (`python3` for `python3.11`), and that of the script which it runs.
-    pub names: Vec<String>,
-    /// What `command` is matched against: the whole command line, words separated by a space.
-    pub command: String,
-}
-
-impl Process {
-    /// Whether an entry of `process` means it.
-    #[must_use]
-    pub fn is_named(&self, glob: &str) -> bool {
-        self.names.iter().any(|name| WildMatch::new(glob).matches(name))
-    }
-}
 
 /// Everything that configures.
 #[derive(Debug, Clone, Default)]
@@ -86,7 +69,7 @@ pub fn compile_alone(configuration: &Configuration, process: &Process) -> (Resul
         .as_ref()
         .map_or_else(Document::default, |source| syntax::read(&source.text, 0, &mut problems));
     let mut shortcuts = variables::read(&configuration.variables, documents, &mut problems);
-    if shortcuts.process.as_ref().is_some_and(|globs| !process_matches(globs, process)) {
+    if shortcuts.process.as_ref().is_some_and(|globs| !process.is_one_of(globs)) {
         shortcuts.layer = Layer::default();
     }
     if document.is_torn {
@@ -98,10 +81,6 @@ pub fn compile_alone(configuration: &Configuration, process: &Process) -> (Resul
     let rules = compiler.rules(forms, process, configuration.document.as_ref());
     let (errors, warnings) = problems.into_sorted(configuration.texts());
     (if errors.is_empty() { Ok(rules) } else { Err(errors) }, warnings)
-}
-
-pub(crate) fn process_matches(globs: &[String], process: &Process) -> bool {
-    globs.iter().any(|glob| process.is_named(glob))
 }
 
 /// The layers, lowest first.
@@ -179,7 +158,7 @@ impl Compiler<'_> {
         let mut rules = Vec::with_capacity(forms.len());
         for form in forms {
             let line = lines.line_of(form.span.start);
-            let applies = form.process.as_ref().is_none_or(|globs| process_matches(globs, process))
+            let applies = form.process.as_ref().is_none_or(|globs| process.is_one_of(globs))
                 && form
                     .command
                     .as_ref()

@@ -354,7 +354,7 @@ pub(crate) fn refuse_glob(reader: &mut Reader<'_>, key: &str, span: Range<usize>
     if text.is_empty() {
         reader.error(span, format!("an empty {key} matches nothing"), "accepted: a name with * and ? as wildcards");
     } else if key == "process" && text.contains('/') {
-        let help = "process is the executable's base name; command sees the whole command line";
+        let help = "process is the base name of the executable or script; command sees the whole command line";
         reader.error(span, format!("process \"{text}\" is a path"), help);
     } else if text.len() > longest {
         let help = format!("accepted: at most {longest} bytes, with * and ? as wildcards");

@@ -9,12 +9,13 @@ use std::ops::Range;
 use wildmatch::WildMatch;
 
 use crate::catalog::Key;
-use crate::compile::{Configuration, Origin, Process, overlay, process_matches};
+use crate::compile::{Configuration, Origin, overlay};
 use crate::connection::{Connection, Endpoint};
 use crate::document::{Direction, Document, RuleForm};
 use crate::error::{Problems, Source};
 use crate::hosts::{HostSet, Hosts, Name};
 use crate::matcher::Pattern;
+use crate::process::Process;
 use crate::rules::Rules;
 use crate::syntax;
 use crate::values::Choice;
@@ -209,7 +210,7 @@ impl Explainer {
         if layer.0.is_empty() {
             return Environment::Empty;
         }
-        if process.as_ref().is_some_and(|globs| !process_matches(globs, &self.process)) {
+        if process.as_ref().is_some_and(|globs| !self.process.is_one_of(globs)) {
             return Environment::OtherProcesses;
         }
         match (to, connection) {
@@ -243,7 +244,7 @@ impl Explainer {
             }
         };
         let by_process = || {
-            let globs = form.process.as_ref().filter(|globs| !process_matches(globs, &self.process))?;
+            let globs = form.process.as_ref().filter(|globs| !self.process.is_one_of(globs))?;
             Some(Mismatch::Process(globs.clone()))
         };
         let by_command = || {

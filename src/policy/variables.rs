@@ -56,7 +56,8 @@ impl Level {
 /// `1`, `true`, `on` or `yes`: how the switches SOCKOPT_STRICT and SOCKOPT_DISABLE are turned on.
 #[must_use]
 pub fn is_on(value: &str) -> bool {
-    matches!(value.trim().to_ascii_lowercase().as_str(), "1" | "true" | "on" | "yes")
+    // Asked before there is memory to allocate from.
+    ["1", "true", "on", "yes"].iter().any(|on| value.trim().eq_ignore_ascii_case(on))
 }
 
 /// The environment's shortcuts.

@@ -219,16 +219,20 @@ fn asked() -> Asked {
         return Asked::Nothing;
     }
     // Should another library's constructor have two threads here: both write the same.
-    let (mut end, mut can_wait) = (0, true);
+    let (mut end, mut can_wait, mut is_strict) = (0, true, None);
     real::each_variable(variables::PREFIX, |variable| {
         let free = NOTES.iter().skip(end);
         free.zip(variable.iter().chain(&[0])).for_each(|(to, byte)| to.store(*byte, Ordering::Relaxed));
         end += variable.len() + 1;
         can_wait &= load::can_wait(variable) && end <= NOTES.len();
-        if variable.starts_with(b"SOCKOPT_STRICT=1") {
-            STRICT.store(true, Ordering::Relaxed);
+        // Of two with one name the first counts.
+        if let Some(value) = variable.strip_prefix(b"SOCKOPT_STRICT=") {
+            is_strict.get_or_insert_with(|| std::str::from_utf8(value).is_ok_and(variables::is_on));
         }
     });
+    if is_strict == Some(true) {
+        STRICT.store(true, Ordering::Relaxed);
+    }
     NOTES_END.store(end, Ordering::Relaxed);
     if !can_wait {
         return Asked::Now;

@@ -1,0 +1,272 @@
+//! The process that a configuration is compiled for, and the names that it is known by.
+
+use wildmatch::WildMatch;
+
+/// A process as rules see it.
+#[derive(Debug, Clone, Default)]
+pub struct Process {
+    /// What `process` is matched against: the executable's base name, the one it was started by where that differs
+    /// (`python3` for `python3.11`), and that of the script which it runs.
+    pub names: Vec<String>,
+    /// What `command` is matched against: the whole command line, words separated by a space.
+    pub command: String,
+}
+
+impl Process {
+    /// By its executable's path and its arguments, the first of which is the name that it was started by. The program
+    /// behind a loader that was started by itself has its own name, and a script its file's beside its interpreter's.
+    #[must_use]
+    pub fn new(executable: Option<&[u8]>, words: &[&[u8]]) -> Self {
+        let mut started = words;
+        let mut names: Vec<String> = executable.and_then(base_name).into_iter().collect();
+        if names.first().is_some_and(|name| is_loader(name)) {
+            started = LOADER.what_is_run(words).and_then(|run| words.get(run.at..)).unwrap_or_default();
+            names.clear();
+        }
+        names.extend(started.first().and_then(|word| base_name(word)));
+        let interpreter = INTERPRETERS.iter().find(|interpreter| names.iter().any(|name| interpreter.is_named(name)));
+        let script = interpreter.and_then(|interpreter| interpreter.what_is_run(started));
+        names.extend(script.and_then(|run| base_name(run.text)));
+        Self { names, command: String::from_utf8_lossy(&words.join(&b' ')).into_owned() }
+    }
+
+    /// Whether one of the entries of `process` means it.
+    pub(crate) fn is_one_of(&self, globs: &[String]) -> bool {
+        globs.iter().any(|glob| self.is_named(glob))
+    }
+
+    /// Whether an entry of `process` means it.
+    #[must_use]
+    pub fn is_named(&self, glob: &str) -> bool {
+        self.names.iter().any(|name| WildMatch::new(glob).matches(name))
+    }
+}
+
+/// What follows the last slash, but for slashes at the end.
+fn base_name(path: &[u8]) -> Option<String> {
+    let end = path.iter().rposition(|byte| *byte != b'/')?;
+    let path = path.get(..=end).unwrap_or_default();
+    let name = path.rsplit(|byte| *byte == b'/').next().filter(|name| !matches!(*name, b"." | b".."))?;
+    Some(String::from_utf8_lossy(name).into_owned())
+}
+
+/// ld-linux-x86-64.so.2, ld-2.31.so, ld-musl-x86_64.so.1, started with a program's name: ld.so(8). Musl's is its libc, and
+/// so called on some systems.
+fn is_loader(name: &str) -> bool {
+    name.starts_with("ld-") && name.contains(".so") || name == "libc.so"
+}
+
+/// A program that starts the file which its first argument names. Its options are as in getopt(3).
+struct Interpreter {
+    /// What its name begins with; digits, dots and dashes may follow.
+    name: &'static str,
+    /// Letters with a value, in the same word or in the next.
+    takes: &'static [u8],
+    /// Letters that may have a value in the same word alone.
+    may_take: &'static [u8],
+    /// Letters whose value is what is run: a module's name.
+    runs: &'static [u8],
+    /// Letters with which no file is run: text is, or nothing.
+    text: &'static [u8],
+    /// Long options whose value is the next word.
+    long_takes: &'static [&'static str],
+    /// Long options whose value is what is run.
+    long_runs: &'static [&'static str],
+    /// Long options with which no file is run.
+    long_text: &'static [&'static str],
+    /// Whether options may begin with a plus as well.
+    has_plus: bool,
+}
+
+const NONE: Interpreter = Interpreter {
+    name: "",
+    takes: b"",
+    may_take: b"",
+    runs: b"",
+    text: b"",
+    long_takes: &[],
+    long_runs: &[],
+    long_text: &["--help", "--version"],
+    has_plus: false,
+};
+
+const fn shell(name: &'static str) -> Interpreter {
+    Interpreter { name, takes: b"oO", text: b"cs", long_takes: &["--rcfile", "--init-file"], has_plus: true, ..NONE }
+}
+
+const fn python(name: &'static str) -> Interpreter {
+    Interpreter { name, takes: b"WX", runs: b"m", text: b"cVh?", long_takes: &["--check-hash-based-pycs"], ..NONE }
+}
+
+const fn node(name: &'static str) -> Interpreter {
+    Interpreter {
+        name,
+        takes: b"rC",
+        text: b"epihv",
+        long_takes: &["--require", "--import", "--conditions", "--loader", "--experimental-loader", "--title"],
+        long_text: &["--eval", "--print", "--interactive", "--help", "--version", "--test"],
+        ..NONE
+    }
+}
+
+/// ld.so(8).
+const LOADER: Interpreter = Interpreter {
+    long_takes: &[
+        "--library-path",
+        "--inhibit-rpath",
+        "--audit",
+        "--preload",
+        "--argv0",
+        "--glibc-hwcaps-prepend",
+        "--glibc-hwcaps-mask",
+    ],
+    long_text: &["--help", "--version", "--list", "--verify", "--list-diagnostics", "--list-tunables"],
+    ..NONE
+};
+
+/// By the manual pages: python(1), perlrun(1), ruby(1), node(1), php(1), bash(1), dash(1), zsh(1), ksh(1), fish(1).
+const INTERPRETERS: [Interpreter; 13] = [
+    python("python"),
+    python("pypy"),
+    Interpreter { name: "perl", takes: b"I", may_take: b"CDFiMmx", text: b"eEvVh", ..NONE },
+    Interpreter { name: "ruby", takes: b"IrCEX", may_take: b"FiKTWx", text: b"eh", ..NONE },
+    node("node"),
+    node("nodejs"),
+    Interpreter {
+        name: "php",
+        takes: b"cdzt",
+        runs: b"fF",
+        text: b"rBRESaihmv",
+        long_runs: &["--file", "--process-file"],
+        long_text: &["--run", "--server", "--interactive", "--help", "--version", "--info", "--modules"],
+        ..NONE
+    },
+    shell("bash"),
+    shell("dash"),
+    shell("sh"),
+    shell("ksh"),
+    shell("zsh"),
+    Interpreter { name: "fish", takes: b"C", text: b"c", long_takes: &["--init-command"], ..NONE },
+];
+
+/// What an interpreter runs.
+struct Run<'a> {
+    /// The place of the word.
+    at: usize,
+    /// It, without the option's letter before it.
+    text: &'a [u8],
+}
+
+impl Interpreter {
+    fn is_named(&self, name: &str) -> bool {
+        name.strip_prefix(self.name)
+            .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-')))
+    }
+
+    /// The first word that is neither an option nor an option's value, or what an option runs. Words begin with the
+    /// interpreter's own name.
+    fn what_is_run<'a>(&self, words: &[&'a [u8]]) -> Option<Run<'a>> {
+        let mut at = 1;
+        loop {
+            let word = *words.get(at)?;
+            match word {
+                // What stands on its standard input.
+                b"-" => return None,
+                b"--" => {
+                    at += 1;
+                    break;
+                }
+                [b'-', b'-', ..] => {
+                    let is = |options: &[&str]| options.iter().any(|option| option.as_bytes() == word);
+                    if is(self.long_text) {
+                        return None;
+                    }
+                    at += 1;
+                    if is(self.long_runs) {
+                        break;
+                    }
+                    at += usize::from(is(self.long_takes));
+                }
+                [sign, letters @ ..] if *sign == b'-' || *sign == b'+' && self.has_plus => {
+                    at += 1;
+                    let ends = |letter: &&u8| {
+                        [self.takes, self.may_take, self.runs, self.text].iter().any(|some| some.contains(*letter))
+                    };
+                    let Some(letter) = letters.iter().find(ends) else { continue };
+                    let value = letters.iter().position(|one| one == letter).and_then(|place| letters.get(place + 1..));
+                    let value = value.filter(|value| !value.is_empty());
+                    if self.text.contains(letter) {
+                        return None;
+                    }
+                    match value {
+                        Some(text) if self.runs.contains(letter) => return Some(Run { at: at - 1, text }),
+                        None if self.runs.contains(letter) => break,
+                        None if self.takes.contains(letter) => at += 1,
+                        _ => {}
+                    }
+                }
+                _ => break,
+            }
+        }
+        words.get(at).filter(|text| **text != b"-").map(|text| Run { at, text })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_a_process() {
+        for (executable, words, names) in [
+            ("/usr/bin/python3.11", "python3 app.py", "python3.11 python3 app.py"),
+            ("/usr/bin/python3.11", "/venv/bin/python /venv/bin/gunicorn -w 4 app:x", "python3.11 python gunicorn"),
+            ("/usr/bin/python3.11", "python3 -W ignore -u -m gunicorn app:x", "python3.11 python3 gunicorn"),
+            ("/usr/bin/python3.11", "python3 -um gunicorn app:x", "python3.11 python3 gunicorn"),
+            ("/usr/bin/python3.11", "python3 -mgunicorn app:x", "python3.11 python3 gunicorn"),
+            ("/usr/bin/python3.11", "python3 -Wignore -X dev -- app.py", "python3.11 python3 app.py"),
+            ("/usr/bin/python3.11", "python3 -c print() app.py", "python3.11 python3"),
+            ("/usr/bin/python3.11", "python3 -Bc print() app.py", "python3.11 python3"),
+            ("/usr/bin/python3.11", "python3 - app.py", "python3.11 python3"),
+            ("/usr/bin/python3.11", "python3", "python3.11 python3"),
+            ("/usr/bin/perl", "/usr/bin/perl -w /usr/local/bin/probe", "perl perl probe"),
+            ("/usr/bin/perl", "perl -MLWP::Simple -I lib probe", "perl perl probe"),
+            ("/usr/bin/perl", "perl -pi.eE probe", "perl perl probe"),
+            ("/usr/bin/perl", "perl -lane print file", "perl perl"),
+            ("/usr/bin/ruby3.1", "ruby -W:no-e -rsocket -C /tmp server.rb", "ruby3.1 ruby server.rb"),
+            ("/usr/bin/dash", "/bin/sh -e /usr/bin/jmeter -n", "dash sh jmeter"),
+            ("/usr/bin/dash", "sh -c jmeter", "dash sh"),
+            ("/usr/bin/bash", "bash -lc jmeter", "bash bash"),
+            ("/usr/bin/bash", "bash -Ceo pipefail +x /opt/run.sh", "bash bash run.sh"),
+            ("/usr/bin/bash", "-bash", "bash -bash"),
+            ("/bin/busybox", "sh /opt/run.sh", "busybox sh run.sh"),
+            ("/usr/bin/node", "node --require x.js server.js", "node node server.js"),
+            ("/usr/bin/node", "nodejs -r x.js --max-old-space-size=9 server.js", "node nodejs server.js"),
+            ("/usr/bin/node", "node -pe 1+1 x", "node node"),
+            ("/usr/bin/php8.2", "php -d a=b -f /srv/worker.php x", "php8.2 php worker.php"),
+            ("/usr/bin/php8.2", "php -S 127.0.0.1:80 router.php", "php8.2 php"),
+            ("/usr/bin/curl", "curl http://here/python3", "curl curl"),
+            ("/usr/bin/shfmt", "shfmt file", "shfmt shfmt"),
+            ("/usr/lib/ld-linux-x86-64.so.2", "/lib64/ld-linux-x86-64.so.2 /usr/bin/curl -s x", "curl"),
+            ("/usr/lib/ld-linux-x86-64.so.2", "ld.so --library-path /a:/b --argv0 x ./nc y", "nc"),
+            ("/lib/ld-musl-x86_64.so.1", "ld-musl-x86_64.so.1 -- /usr/bin/python3 a.py", "python3 a.py"),
+            ("/lib/x86_64-linux-musl/libc.so", "/lib/ld-musl-x86_64.so.1 /opt/nc y", "nc"),
+            ("/usr/lib/ld-linux-x86-64.so.2", "ld.so --list-tunables", ""),
+            ("/usr/lib/ld-linux-x86-64.so.2", "ld.so", ""),
+        ] {
+            let split: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
+            let process = Process::new(Some(executable.as_bytes()), &split);
+            assert_eq!(process.names.join(" "), names, "{executable}: {words}");
+            assert_eq!(process.command, words);
+        }
+    }
+
+    #[test]
+    fn base_names() {
+        for (path, name) in [("/a/b", "b"), ("b", "b"), ("/a/b//", "b")] {
+            assert_eq!(base_name(path.as_bytes()).as_deref(), Some(name));
+        }
+        assert!(["", "/", "/a/.."].iter().all(|path| base_name(path.as_bytes()).is_none()));
+        assert_eq!(base_name(b"/a/\xff").as_deref(), Some("\u{fffd}"));
+    }
+}

@@ -20,12 +20,14 @@ pub(crate) fn trials() -> Vec<Trial> {
         trials
             .push(test_with(&MUSL, format!("libcs::musl: cancellation, {build:?}"), move || musl_cancellation(build)));
         trials.push(test_with(&MUSL, format!("libcs::musl: what it has not, {build:?}"), move || musl_absent(build)));
+        trials.push(test_with(&MUSL, format!("libcs::musl: dlopen, {build:?}"), move || musl_dlopen(build)));
     }
     // A debug build, of many objects, asks for dlsym without condition.
     trials.push(old("libcs::glibc 2.31: without libdl", old_plain));
     trials.push(old("libcs::glibc 2.31: threads", old_threads));
     trials.push(old("libcs::glibc 2.31: cancellation", old_cancellation));
     trials.push(old("libcs::glibc 2.31: what it has not", old_absent));
+    trials.push(old("libcs::glibc 2.31: RTLD_DEEPBIND", old_deepbind));
     trials.push(test("libcs::symbol_versions", symbol_versions));
     trials
 }
@@ -265,4 +267,49 @@ fn old_cancellation() {
             command
         })
     });
+}
+
+/// The libraries that the probe loads, by another compiler or for another libc.
+fn loaded(compiler: &str, folder: &Path, libraries: &[PathBuf]) -> String {
+    let make = |name: &str, more: &[&str]| {
+        let mut command = Command::new(compiler);
+        command.args(["-O1", "-shared", "-fPIC", "-o"]).arg(format!("lib{name}.so"));
+        command.arg(root().join(format!("tests/probes/deep/{name}.c"))).args(more).args(libraries);
+        let output = command.current_dir(folder).output().expect("the compiler runs");
+        assert!(output.status.success(), "{}", text(&output).1);
+    };
+    let alone: &[&str] = if libraries.is_empty() { &[] } else { &["-DOLD_LIBC", "-nodefaultlibs"] };
+    make("dependency", alone);
+    make("extension", &[alone, &["-L.", "-ldependency", "-Wl,-rpath,$ORIGIN"]].concat());
+    folder.join("libextension.so").display().to_string()
+}
+
+/// Every connection of the probe has its options under the library, and none without.
+fn all_are_set((with, without): (String, String)) {
+    let line = |options: &str| format!("open: done\nown {options}, table {options}, accepted {options}\n");
+    assert_eq!((with, without), (line("5 14000"), line("7200 96000")));
+}
+
+/// musl knows no RTLD_DEEPBIND: what is loaded is bound to the hooks by musl itself.
+fn musl_dlopen(build: Build) {
+    let extension = loaded("musl-gcc", &scratch(&format!("libcs-musl-dlopen-{build:?}")), &[]);
+    let program = compiled("musl-gcc", "deep", &[], &[]);
+    all_are_set(both(&built(build), |library| {
+        let mut command = preloaded(&program, library);
+        command.args(["open", "nd", &extension, "go", "4000"]);
+        command
+    }));
+}
+
+/// Where dlopen is in libdl and connect in libpthread as well.
+fn old_deepbind() {
+    let libraries = ["libpthread.so.0", "libc.so.6"].map(|file| old_libraries().join(file));
+    let extension = loaded("cc", &scratch("libcs-old-deepbind"), &libraries);
+    for flags in ["nd", "ld"] {
+        all_are_set(both(&built(Build::Release), |library| {
+            let mut command = old_program("deep", library);
+            command.args(["open", flags, &extension, "go", "4000"]);
+            command
+        }));
+    }
 }

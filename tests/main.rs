@@ -7,6 +7,7 @@ mod command;
 mod connecting;
 mod dead_peers;
 mod decisions;
+mod deepbind;
 mod descriptors;
 mod documents;
 mod errors;
@@ -48,6 +49,7 @@ fn main() {
         dead_peers::trials(),
         decisions::trials(),
         descriptors::trials(),
+        deepbind::trials(),
         documents::trials(),
         errors::trials(),
         executables::trials(),

@@ -42,7 +42,10 @@ macro_rules! interpose {
             $(let $outcome = result; $always;)?
             result
         }
-    )*};
+    )*
+        /// The names of all that is interposed, each with a NUL behind it; the last two are in rebind.rs.
+        pub(crate) const NAMES: &str = concat!($(stringify!($name), "\0",)* "dlopen\0dlmopen\0");
+    };
 }
 
 interpose! {

@@ -4,6 +4,7 @@
 //! → `log` → the real function, exactly once. See src/README.md for what a hook may and may not do.
 
 mod connect;
+mod elf;
 mod fault;
 mod guard;
 mod hooks;
@@ -14,4 +15,5 @@ mod log;
 mod names;
 mod portable;
 mod real;
+mod rebind;
 mod setup;

@@ -1,14 +1,15 @@
 //! What not every glibc has in its libc.so.6: so that one library loads in all of them (src/README.md).
 //!
 //! Assembly gives the symbols their names: what Rust exports by name would be seen by the program as well.
-#![expect(unsafe_code, reason = "symbols for the linker, and the loader's own tables")]
+#![expect(unsafe_code, reason = "symbols for the linker, and functions that only the loader knows")]
 
 use std::arch::global_asm;
-use std::ffi::{CStr, c_char, c_int, c_void};
+#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
+use std::ffi::c_int;
+use std::ffi::{c_char, c_void};
 use std::ptr;
-use std::slice;
 
-use libc::dl_phdr_info;
+use crate::elf;
 
 global_asm!(
     // Before 2.34 they are in libdl, which few programs have; where it is missing, the addresses are 0.
@@ -28,8 +29,6 @@ global_asm!(
 unsafe extern "C" {
     static sockopt_dlsym: usize;
     static sockopt_dlerror: Option<unsafe extern "C" fn() -> *const c_char>;
-    /// The library's own ELF header, made by the linker.
-    static __ehdr_start: elf::Header;
 }
 
 /// Whether this libc has dlsym(3) in reach.
@@ -51,119 +50,30 @@ pub(crate) fn forget_error() {
 /// The next definition of a function in the objects after ours, in the loader's order: dlsym(3)'s RTLD_NEXT by hand,
 /// for programs without libdl. The name ends in NUL.
 pub(crate) fn next_definition(name: &'static str) -> *mut c_void {
-    struct Search {
-        name: &'static str,
-        behind_us: bool,
-        found: *mut c_void,
-    }
-    unsafe extern "C" fn visit(info: *mut dl_phdr_info, _: libc::size_t, search: *mut c_void) -> c_int {
-        // SAFETY: dl_iterate_phdr(3) passes a description that lives for this call, and our own pointer.
-        let (info, search) = unsafe { (&*info, &mut *search.cast::<Search>()) };
-        if search.behind_us {
-            // SAFETY: an object that is loaded; the loader holds its lock meanwhile.
-            search.found = unsafe { elf::definition(info, search.name) };
-        }
-        search.behind_us |= info.dlpi_addr == own_base() as u64;
-        c_int::from(!search.found.is_null())
-    }
-    let mut search = Search { name, behind_us: false, found: ptr::null_mut() };
-    // SAFETY: dl_iterate_phdr(3) with a callback of its type, and a pointer that outlives the call.
-    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
-    search.found
+    let (name, mut is_behind_us, mut found) = (name.trim_end_matches('\0').as_bytes(), false, ptr::null_mut());
+    elf::locked(|objects| {
+        objects.each(|object| {
+            if is_behind_us {
+                found = object.object().map_or(ptr::null_mut(), |object| object.definition(name));
+            }
+            is_behind_us |= object.is_this_library();
+            found.is_null()
+        });
+    });
+    found
 }
 
-fn own_base() -> usize {
-    // Our first segment begins with the header, at address 0 of the file.
-    &raw const __ehdr_start as usize
-}
-
-/// ELF's tables, elf(5).
-mod elf {
-    use super::{CStr, c_char, c_void, dl_phdr_info, ptr, slice};
-    use libc::{Elf64_Ehdr, Elf64_Sym};
-
-    pub(super) type Header = Elf64_Ehdr;
-
-    const DT_STRTAB: u64 = 5;
-    const DT_SYMTAB: u64 = 6;
-    const DT_GNU_HASH: u64 = 0x6fff_fef5;
-    const DT_VERSYM: u64 = 0x6fff_fff0;
-    const STT_FUNC: u8 = 2;
-    /// Of a version that is kept for old programs alone.
-    const HIDDEN: u16 = 0x8000;
-
-    /// The default version of a function in an object, null if it has none.
-    ///
-    /// # Safety
-    /// The object must be loaded by glibc and stay so during the call.
-    pub(super) unsafe fn definition(object: &dl_phdr_info, name: &str) -> *mut c_void {
-        let base = object.dlpi_addr as usize;
-        // SAFETY: all of it is the object's own tables, where its dynamic section says they are; the hash table is
-        // walked as the loader walks it.
-        unsafe {
-            let segments = slice::from_raw_parts(object.dlpi_phdr, usize::from(object.dlpi_phnum));
-            let Some(dynamic) = segments.iter().find(|segment| segment.p_type == libc::PT_DYNAMIC) else {
-                return ptr::null_mut();
-            };
-            let (mut strings, mut symbols, mut hashes, mut versions) = (0, 0, 0, 0);
-            let mut entry = (base + dynamic.p_vaddr as usize) as *const [u64; 2];
-            while (*entry)[0] != 0 {
-                let [tag, value] = *entry;
-                // The loader relocates these, but for the kernel's own object.
-                let address = if (value as usize) < base { base + value as usize } else { value as usize };
-                match tag {
-                    DT_STRTAB => strings = address,
-                    DT_SYMTAB => symbols = address,
-                    DT_GNU_HASH => hashes = address,
-                    DT_VERSYM => versions = address,
-                    _ => {}
-                }
-                entry = entry.add(1);
-            }
-            if strings == 0 || symbols == 0 || hashes == 0 {
-                return ptr::null_mut();
-            }
-            let name = name.trim_end_matches('\0');
-            let hash = name.bytes().fold(5381_u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(byte.into()));
-            let [buckets, first, bloom, _] = *(hashes as *const [u32; 4]);
-            if buckets == 0 {
-                return ptr::null_mut();
-            }
-            let bucket = (hashes + 16 + bloom as usize * 8) as *const u32;
-            let chain = bucket.add(buckets as usize);
-            let mut index = *bucket.add((hash % buckets) as usize);
-            while index >= first {
-                let end_and_hash = *chain.add((index - first) as usize);
-                let symbol = &*(symbols as *const Elf64_Sym).add(index as usize);
-                let is_default = versions == 0 || *(versions as *const u16).add(index as usize) & HIDDEN == 0;
-                if end_and_hash | 1 == hash | 1
-                    && symbol.st_shndx != 0
-                    && symbol.st_info & 15 == STT_FUNC
-                    && is_default
-                    && CStr::from_ptr((strings + symbol.st_name as usize) as *const c_char).to_bytes()
-                        == name.as_bytes()
-                {
-                    return (base + symbol.st_value as usize) as *mut c_void;
-                }
-                if end_and_hash & 1 != 0 {
-                    break;
-                }
-                index += 1;
-            }
-            ptr::null_mut()
-        }
+/// What a function's name means to who has got this handle from dlopen(3), null if nothing; the name ends in NUL.
+pub(crate) fn definition_for(handle: *mut c_void, name: &str) -> *mut c_void {
+    if !has_dlsym() || !name.ends_with('\0') {
+        return ptr::null_mut();
     }
-
-    /// The segments of the object that a header begins.
-    ///
-    /// # Safety
-    /// It must be the header of a loaded object whose first segment begins with it.
-    #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
-    pub(super) unsafe fn segments(header: &Header) -> &[libc::Elf64_Phdr] {
-        let start = ptr::from_ref(header) as usize + header.e_phoff as usize;
-        // SAFETY: the program headers lie in the first segment, behind the header.
-        unsafe { slice::from_raw_parts(start as *const libc::Elf64_Phdr, usize::from(header.e_phnum)) }
+    // SAFETY: dlsym(3) with a handle that the program has just got, and a name that ends in NUL.
+    let found = unsafe { libc::dlsym(handle, name.as_ptr().cast()) };
+    if found.is_null() {
+        forget_error();
     }
+    found
 }
 
 /// What glibc's `_dl_find_object` (2.35) fills in, dlfcn.h.
@@ -185,9 +95,7 @@ const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 /// is caught before it leaves. GCC's asks glibc 2.35 and up by this name; here nobody is asked, and no lock is taken.
 #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 extern "C" fn find_object(address: usize, result: &mut FoundObject) -> c_int {
-    // SAFETY: our own header.
-    let segments = unsafe { elf::segments(&__ehdr_start) };
-    let base = own_base();
+    let (segments, base) = (elf::own_segments(), elf::own_base());
     let loaded = segments.iter().filter(|segment| segment.p_type == libc::PT_LOAD);
     let end = base + loaded.map(|segment| (segment.p_vaddr + segment.p_memsz) as usize).max().unwrap_or(0);
     let tables = segments.iter().find(|segment| segment.p_type == PT_GNU_EH_FRAME);

@@ -1,7 +1,7 @@
 //! The functions behind ours: libc's, or those of the next preload library.
 #![expect(unsafe_code, reason = "dlsym(3) gives an untyped pointer")]
 
-use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_long, c_uint, c_void};
 #[cfg(target_env = "gnu")]
 use std::panic::catch_unwind;
 use std::ptr;
@@ -31,7 +31,7 @@ impl<T> Failed for *mut T {
 }
 
 macro_rules! real {
-    ($(fn $name:ident($($arg:ident: $type:ty),*) -> $return:ty $({ $otherwise:expr })?;)*) => {
+    ($all:ident; $(fn $name:ident($($arg:ident: $type:ty),*) -> $return:ty $({ $otherwise:expr })?;)*) => {
         $(
             pub(crate) fn $name() -> unsafe extern "C-unwind" fn($($type),*) -> $return {
                 static FOUND: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
@@ -59,15 +59,22 @@ macro_rules! real {
             }
         )*
 
-        /// Finds every function, so that no hook has to: dlsym takes the loader's lock, and forgets what dlerror(3) was to
-        /// say.
-        pub(crate) fn find_all() {
-            $($name();)*
+        mod $all {
+            #[allow(dead_code, reason = "some are found later")]
+            pub(super) fn find() {
+                $(super::$name();)*
+            }
+            pub(super) fn address(name: &str) -> Option<usize> {
+                match name {
+                    $(stringify!($name) => Some(super::$name() as usize),)*
+                    _ => None,
+                }
+            }
         }
     };
 }
 
-real! {
+real! { called;
     fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int;
     fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int;
     fn listen(fd: c_int, backlog: c_int) -> c_int;
@@ -88,6 +95,22 @@ real! {
     fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent;
     fn gethostbyname_r(name: *const c_char, host: *mut hostent, buffer: *mut c_char, size: size_t, answer: *mut *mut hostent, error: *mut c_int) -> c_int;
     fn gethostbyname2_r(name: *const c_char, family: c_int, host: *mut hostent, buffer: *mut c_char, size: size_t, answer: *mut *mut hostent, error: *mut c_int) -> c_int;
+}
+
+// Found when they are called first: both take the loader's lock and set what dlerror(3) says themselves.
+real! { loading;
+    fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void;
+    fn dlmopen(namespace: c_long, file: *const c_char, mode: c_int) -> *mut c_void;
+}
+
+/// Finds every function, so that no hook has to: dlsym takes the loader's lock, and forgets what dlerror(3) was to say.
+pub(crate) fn find_all() {
+    called::find();
+}
+
+/// What a hook of this name calls.
+pub(crate) fn address(name: &str) -> usize {
+    called::address(name).or_else(|| loading::address(name)).unwrap_or(0)
 }
 
 /// The types of what is interposed: the crate libc's, and of netdb.h what it has not.
@@ -127,12 +150,13 @@ fn next(name: &'static str) -> *mut c_void {
         return portable::next_definition(name);
     }
     #[cfg(target_env = "gnu")]
-    if name != "close_range\0" {
+    if !["close_range\0", "dlopen\0", "dlmopen\0"].contains(&name) {
         // SAFETY: the name ends in NUL.
         let found = catch_unwind(|| unsafe { redhook::ld_preload::dlsym_next(name) });
         return found.map_or(ptr::null_mut(), |found| found.cast_mut().cast());
     }
-    // redhook knows glibc only, and panics where there is no such function: close_range came with 2.34.
+    // redhook knows glibc only, and panics where there is no such function: close_range came with 2.34, dlopen and dlmopen are
+    // in libdl before.
     // SAFETY: the name ends in NUL.
     let found = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr().cast()) };
     if found.is_null() {

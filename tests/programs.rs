@@ -244,6 +244,19 @@ echo file_get_contents("http://127.0.0.1:8001/get");
 echo substr(stream_get_contents($stream), -19);
 "#;
 
+/// By extensions, which PHP loads with RTLD_DEEPBIND; curl with a keepalive of its own.
+const PHP_CURL: &str = r#"
+$socket = socket_create(AF_INET6, SOCK_STREAM, SOL_TCP);
+socket_connect($socket, "::1", 8002);
+socket_write($socket, "GET /sockets HTTP/1.1\r\n\r\n");
+$curl = curl_init("http://127.0.0.1:8001/curl");
+curl_setopt_array($curl, [CURLOPT_PROXY => "", CURLOPT_TCP_KEEPALIVE => 1, CURLOPT_TCP_KEEPIDLE => 300]);
+curl_exec($curl);
+$answer = "";
+while ($part = socket_read($socket, 9999)) $answer .= $part;
+echo substr($answer, -20);
+"#;
+
 const PERL: &str = r#"
 use IO::Socket::IP; use HTTP::Tiny;
 my $socket = IO::Socket::IP->new(PeerHost => "::1", PeerPort => 8002) or die;
@@ -387,6 +400,30 @@ fn entries() -> Vec<Entry> {
             listening(&["php", "-n", "-S", "127.0.0.1:9000", "-t", "/proc/sys"]),
         ),
         entry(
+            "php_curl",
+            "PHP curl, sockets",
+            "php --version",
+            &["php", "php extension curl sockets"],
+            "GET by curl, by a socket over IPv6",
+            visit("php -n -d extension=curl -d extension=sockets -r", PHP_CURL, TWO),
+        ),
+        entry(
+            "php_pgsql",
+            "PHP pgsql",
+            "php --version",
+            &["php", "php extension pgsql", "postgres", "psql"],
+            "queries, with keepalive and user timeout of its own",
+            Box::new(scenes::php_pgsql),
+        ),
+        entry(
+            "php_redis",
+            "PHP redis",
+            "php -n -d extension=igbinary -d extension=redis -r 'echo phpversion(\"redis\");'",
+            &["php", "php extension igbinary redis", "redis-server", "redis-cli"],
+            "waits in BLPOP, its keepalive switched off",
+            Box::new(scenes::php_redis),
+        ),
+        entry(
             "perl",
             "Perl",
             "perl --version",
@@ -506,16 +543,20 @@ fn under_run() -> Vec<Trial> {
     let python = format!("#!/usr/bin/env python3\n{PYTHON_TO_THREE}").leak();
     const ONLY_FIRST: &[Connection] = &[TO_FIRST, ("127.0.0.2", 8002, None), ("127.0.0.3", 8003, None)];
     let curl = "curl -q -sS --noproxy * http://127.0.0.1:8001/run".split(' ').map(str::to_owned).collect();
+    let fetch = "$c = curl_init('http://127.0.0.1:8001/run'); curl_setopt($c, CURLOPT_PROXY, ''); curl_exec($c);";
+    let php = ["php", "-n", "-d", "extension=curl", "-r", fetch].map(str::to_owned).to_vec();
     let rows: Vec<(&str, Vec<String>, &str, &'static [Connection])> = vec![
         ("curl", curl, "", &[TO_FIRST]),
         ("python", vec!["python3".into(), "-c".into(), PYTHON_TO_THREE.into()], "", ONLY_FIRST),
+        ("php", php, "", &[TO_FIRST]),
         ("script_of_shell", vec![], shell, &[TO_FIRST]),
         ("script_of_python", vec![], python, ONLY_FIRST),
     ];
     let mut trials: Vec<Trial> = rows
         .into_iter()
         .map(|(name, mut command, script, connections)| {
-            test_with(&needs(["curl"]), format!("programs::run_{name}"), move || {
+            let needed = if name == "php" { needs(["php", "php extension curl"]) } else { needs(["curl"]) };
+            test_with(&needed, format!("programs::run_{name}"), move || {
                 let name = format!("run-{name}");
                 if !script.is_empty() {
                     let path = scratch(&format!("programs-script-{name}")).join("script");

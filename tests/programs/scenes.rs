@@ -11,14 +11,22 @@ use crate::support::lab::{PATIENCE, Place::Here, Running, Socket, State};
 use crate::support::{find, root, text};
 
 fn is_listening(socket: &Socket) -> bool {
-    socket.state == State::Listening && socket.local.port() == 9000
+    is_listening_on(socket, 9000)
+}
+
+fn is_listening_on(socket: &Socket, port: u16) -> bool {
+    socket.state == State::Listening && socket.local.port() == port
 }
 
 impl Stage<'_> {
     /// Waits for a listener on port 9000.
     fn listening(&self, server: &Running) {
+        self.listening_on(server, 9000);
+    }
+
+    fn listening_on(&self, server: &Running, port: u16) {
         let until = Instant::now() + PATIENCE;
-        while !self.lab.sockets().iter().any(is_listening) {
+        while !self.lab.sockets().iter().any(|socket| is_listening_on(socket, port)) {
             let ended = server.has_ended().map(|output| text(&output));
             assert!(ended.is_none() && Instant::now() < until, "it does not start: {ended:?}");
             thread::sleep(Duration::from_millis(50));
@@ -177,17 +185,34 @@ pub(super) fn server(stage: &Stage, command: &[&str], halves: [&str; 2], answere
     Played { looks, said: (status, vec![], errors) }
 }
 
-/// redis-cli switches a keepalive of its own on; it waits for an element that a second one brings.
+/// redis-cli switches a keepalive of its own on.
 pub(super) fn redis_cli(stage: &Stage) -> Played {
+    waits_for_an_element(stage, "redis-cli", &["-p", "8001", "BLPOP", "list", "0"])
+}
+
+/// phpredis switches keepalive off after it has connected.
+pub(super) fn php_redis(stage: &Stage) -> Played {
+    const SCRIPT: &str = r#"
+        $redis = new Redis;
+        $redis->connect("127.0.0.1", 8001);
+        $redis->setOption(Redis::OPT_TCP_KEEPALIVE, 0);
+        $redis->setOption(Redis::OPT_READ_TIMEOUT, -1);
+        [$list, $element] = $redis->blPop("list", 0);
+        echo "$element\n$list\n";"#;
+    waits_for_an_element(stage, "php", &["-n", "-d", "extension=igbinary", "-d", "extension=redis", "-r", SCRIPT])
+}
+
+/// A client of Redis that waits for an element, which a second one brings.
+fn waits_for_an_element(stage: &Stage, program: &str, arguments: &[&str]) -> Played {
     let mut server = stage.plain("redis-server");
     server.args(["--port", "8001", "--bind", "127.0.0.1", "--save", "", "--dir", "/"]);
     let _server = Running::start(server);
     stage.lab.wait_for(1, |socket| socket.state == State::Listening && socket.local.port() == 8001);
-    let mut client = stage.under("redis-cli");
-    client.args(["-p", "8001", "BLPOP", "list", "0"]);
+    let mut client = stage.under(program);
+    client.args(arguments);
     let client = Running::start(client);
     stage.until("redis-cli -p 8001 INFO clients | grep -q ^blocked_clients:1");
-    let is_client = |socket: &Socket| socket.program == "redis-cli" && socket.is_to("127.0.0.1", 8001);
+    let is_client = |socket: &Socket| socket.program.starts_with(program) && socket.is_to("127.0.0.1", 8001);
     let looks = vec![Look::new(Role::Client, one(&stage.lab.sockets(), is_client), FIRST)];
     stage.lab.shell(Here, "redis-cli -p 8001 LPUSH list element");
     let said = outcome(&client.finish());
@@ -195,47 +220,65 @@ pub(super) fn redis_cli(stage: &Stage) -> Played {
     Played { looks, said }
 }
 
-/// Server and psql, both with keepalive and user timeout in their own settings. The server refuses to be root.
+/// PostgreSQL's server in a folder; it refuses to be root.
+struct Database {
+    server: Running,
+    data: String,
+}
+
+impl Database {
+    fn start(stage: &Stage, is_covered: bool, port: u16) -> Database {
+        stage.users();
+        let programs = find("postgres").expect("it was found before").with_file_name("");
+        let program = |name: &str| programs.join(name).display().to_string();
+        let data = stage.folder.join("data").display().to_string();
+        // Users of its own, and shared memory, which goes with it.
+        let somebody = ["--user", "--ipc", "--map-user=1000", "--map-group=1000"];
+        if fs::metadata(&data).is_err() {
+            let mut initdb = stage.plain("unshare");
+            initdb.args(somebody).arg(program("initdb"));
+            initdb.args(["-D", &data, "-A", "trust", "-U", "somebody", "-E", "UTF8", "--locale=C", "--no-sync"]);
+            let output = Running::start(initdb).finish_within(PATIENCE * 3);
+            assert!(output.status.success(), "{:?}", text(&output));
+        }
+        let mut server = if is_covered { stage.under("unshare") } else { stage.plain("unshare") };
+        server.args(somebody).arg(program("postgres")).args(["-D", &data, "-p", &port.to_string()]);
+        for setting in [
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            "dynamic_shared_memory_type=mmap",
+            "fsync=off",
+            "tcp_keepalives_idle=300",
+            "tcp_keepalives_interval=100",
+            "tcp_keepalives_count=5",
+            "tcp_user_timeout=77000",
+        ] {
+            server.args(["-c", setting]);
+        }
+        let server = Running::start(server);
+        stage.listening_on(&server, port);
+        stage.until(&format!(
+            "psql -X -h 127.0.0.1 -p {port} -U somebody -d postgres -c \"select 1\" >/run/home/first 2>&1"
+        ));
+        Database { server, data }
+    }
+
+    /// So that the next server finds its files free.
+    fn stop(self, stage: &Stage) {
+        stage.lab.shell(Here, &format!("kill -INT $(head -n 1 {}/postmaster.pid)", self.data));
+        assert_eq!(self.server.finish().status.code(), Some(0));
+    }
+}
+
+/// What a client of it sets by itself.
+const OF_CLIENT: &str = "dbname=postgres user=somebody keepalives_idle=200 keepalives_interval=50 keepalives_count=4 \
+    tcp_user_timeout=88000";
+
+/// Server and psql, both with keepalive and user timeout in their own settings.
 pub(super) fn postgresql(stage: &Stage) -> Played {
-    stage.users();
-    let programs = find("postgres").expect("it was found before").with_file_name("");
-    let program = |name: &str| programs.join(name).display().to_string();
-    let data = stage.folder.join("data").display().to_string();
-    // Users of its own, and shared memory, which goes with it.
-    let somebody = ["--user", "--ipc", "--map-user=1000", "--map-group=1000"];
-    if fs::metadata(&data).is_err() {
-        let mut initdb = stage.plain("unshare");
-        initdb.args(somebody).arg(program("initdb"));
-        initdb.args(["-D", &data, "-A", "trust", "-U", "somebody", "-E", "UTF8", "--locale=C", "--no-sync"]);
-        let output = Running::start(initdb).finish_within(PATIENCE * 3);
-        assert!(output.status.success(), "{:?}", text(&output));
-    }
-    let mut server = stage.under("unshare");
-    server.args(somebody).arg(program("postgres")).args(["-D", &data, "-p", "9000"]);
-    for setting in [
-        "listen_addresses=127.0.0.1",
-        "unix_socket_directories=",
-        "dynamic_shared_memory_type=mmap",
-        "fsync=off",
-        "tcp_keepalives_idle=300",
-        "tcp_keepalives_interval=100",
-        "tcp_keepalives_count=5",
-        "tcp_user_timeout=77000",
-    ] {
-        server.args(["-c", setting]);
-    }
-    let server = Running::start(server);
-    stage.listening(&server);
-    let ready = "psql -X -h 127.0.0.1 -p 9000 -U somebody -d postgres -c \"select 1\" >/run/home/first 2>&1";
-    stage.until(ready);
+    let database = Database::start(stage, true, 9000);
     let mut psql = stage.under("psql");
-    psql.args([
-        "-X",
-        "-A",
-        "-t",
-        "host=127.0.0.1 port=9000 dbname=postgres user=somebody \
-        keepalives_idle=200 keepalives_interval=50 keepalives_count=4 tcp_user_timeout=88000",
-    ]);
+    psql.args(["-X", "-A", "-t", &format!("host=127.0.0.1 port=9000 {OF_CLIENT}")]);
     let (mut input, psql) = Running::start_with_input(psql);
     input.write_all(b"select 1 + 1;\n\\! touch /run/home/ready\n").expect("psql runs");
     stage.until("[ -e /run/home/ready ]");
@@ -244,9 +287,30 @@ pub(super) fn postgresql(stage: &Stage) -> Played {
     drop(input);
     let said = outcome(&psql.finish());
     assert_eq!(said.1, ["2", "5000050000"], "{said:?}");
-    // So that the next server finds its files free.
-    stage.lab.shell(Here, &format!("kill -INT $(head -n 1 {data}/postmaster.pid)"));
-    assert_eq!(server.finish().status.code(), Some(0));
+    database.stop(stage);
+    Played { looks, said }
+}
+
+/// PHP's extension, whose libpq connects.
+pub(super) fn php_pgsql(stage: &Stage) -> Played {
+    let database = Database::start(stage, false, 8001);
+    let script = format!(
+        r#"$connection = pg_connect("host=127.0.0.1 port=8001 {OF_CLIENT}");
+        echo pg_fetch_result(pg_query($connection, "select 1 + 1"), 0, 0), "\n";
+        touch("/run/home/ready");
+        fgets(STDIN);
+        echo pg_fetch_result(pg_query($connection, "select sum(i) from generate_series(1, 100000) as i"), 0, 0), "\n";"#
+    );
+    let mut php = stage.under("php");
+    php.args(["-n", "-d", "extension=pgsql", "-r", &script]);
+    let (mut input, php) = Running::start_with_input(php);
+    stage.until("[ -e /run/home/ready ]");
+    let is_client = |socket: &Socket| socket.program.starts_with("php") && socket.is_to("127.0.0.1", 8001);
+    let looks = vec![Look::new(Role::Client, one(&stage.lab.sockets(), is_client), FIRST)];
+    input.write_all(b"go\n").expect("PHP runs");
+    let said = outcome(&php.finish());
+    assert_eq!(said.1, ["2", "5000050000"], "{said:?}");
+    database.stop(stage);
     Played { looks, said }
 }
 

@@ -113,6 +113,12 @@ fn has_module(name: &str) -> bool {
     Command::new("python3").env("PATH", search_path()).args(["-c", &find]).status().is_ok_and(|status| status.success())
 }
 
+/// Whether PHP has these extensions, separated by blanks.
+fn has_extensions(names: &str) -> bool {
+    let list = Command::new("php").env("PATH", search_path()).arg("-m").output();
+    list.is_ok_and(|output| names.split(' ').all(|name| text(&output).0.lines().any(|line| line == name)))
+}
+
 /// Whether this user may make user and network namespaces.
 pub(crate) fn can_unshare() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
@@ -166,7 +172,7 @@ pub(crate) fn test(name: impl Into<String>, run: impl FnOnce() + Send + 'static)
     })
 }
 
-/// A test that needs programs (or `"namespaces"`, [`MORE_USERS`], `"python3 module …"`). Where one is missing it is ignored,
+/// A test that needs programs (or `"namespaces"`, [`MORE_USERS`], `"python3 module …"`, `"php extension …"`). Where one is missing it is ignored,
 /// with the reason in brackets; in CI it fails instead, since there everything is installed and nothing may be skipped.
 pub(crate) fn test_with(needs: &[&str], name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> Trial {
     match missing(needs) {
@@ -177,11 +183,12 @@ pub(crate) fn test_with(needs: &[&str], name: impl Into<String>, run: impl FnOnc
 }
 
 fn missing(needs: &[&str]) -> Option<String> {
-    let has = |need: &&&str| match (**need, need.strip_prefix("python3 module ")) {
-        ("namespaces", _) => can_unshare(),
-        (MORE_USERS, _) => can_map_users(),
-        (_, Some(module)) => has_module(module),
-        (program, None) => find(program).is_some(),
+    let has = |need: &&&str| match (**need, need.strip_prefix("python3 module "), need.strip_prefix("php extension ")) {
+        ("namespaces", ..) => can_unshare(),
+        (MORE_USERS, ..) => can_map_users(),
+        (_, Some(module), _) => has_module(module),
+        (_, _, Some(extensions)) => has_extensions(extensions),
+        (program, None, None) => find(program).is_some(),
     };
     let missing: Vec<&str> = needs.iter().filter(|need| !has(need)).copied().collect();
     (!missing.is_empty()).then(|| format!("needs {}", missing.join(", ")))

@@ -139,7 +139,7 @@ fn calls(judge: Judge, build: Build) {
 /// the address was read afterwards if its length was on the stack: SIGSEGV.
 fn taken_away(mode: &str, toml: &str, build: Build) {
     let mut command = plain(probe("memory"));
-    command.args([mode, "5000"]).env("LD_PRELOAD", built(build)).env("SOCKOPT_CONFIG_TOML", toml);
+    command.args([mode, "1000"]).env("LD_PRELOAD", built(build)).env("SOCKOPT_CONFIG_TOML", toml);
     let output = command.output().expect("it runs");
-    assert_eq!((text(&output), output.status.code()), (("5000 of 5000\n".into(), String::new()), Some(0)));
+    assert_eq!((text(&output), output.status.code()), (("1000 of 1000\n".into(), String::new()), Some(0)));
 }

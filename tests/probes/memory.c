@@ -164,7 +164,7 @@ static void message(int count) {
 
 int main(int count, char **arguments) {
     const char *mode = count > 1 ? arguments[1] : "";
-    alarm(100);
+    alarm(250);
     if (!strcmp(mode, "exact")) exact();
     else if (!strcmp(mode, "unmapped") && count == 3) unmapped(atoi(arguments[2]));
     else if (!strcmp(mode, "message") && count == 3) message(atoi(arguments[2]));

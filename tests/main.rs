@@ -19,6 +19,7 @@ mod house;
 mod libcs;
 mod memory;
 mod names;
+mod neighbours;
 mod options;
 mod oracles;
 mod processes;
@@ -60,6 +61,7 @@ fn main() {
         libcs::trials(),
         memory::trials(),
         names::trials(),
+        neighbours::trials(),
         options::trials(),
         oracles::trials(),
         processes::trials(),

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::env::{self, consts};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -63,19 +63,6 @@ impl Library {
             ));
         }
         Ok(Self { path: found.clone(), image })
-    }
-
-    /// `LD_PRELOAD` with the library in front of what is there already.
-    pub(crate) fn preload(&self, existing: Option<OsString>) -> OsString {
-        let mut list = self.path.clone().into_os_string();
-        if let Some(existing) = existing.filter(|existing| !existing.is_empty()) {
-            if existing.as_bytes().split(|byte| b": ".contains(byte)).any(|entry| entry == list.as_bytes()) {
-                return existing;
-            }
-            list.push(":");
-            list.push(existing);
-        }
-        list
     }
 
     /// In a program with glibc's loader: `folders` are those where that looks first, if they are known.

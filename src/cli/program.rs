@@ -30,7 +30,7 @@ pub(crate) struct Program {
     /// The script that named it, if any.
     pub(crate) script: Option<PathBuf>,
     /// The programs that start it, in their order.
-    wrappers: Vec<PathBuf>,
+    pub(crate) wrappers: Vec<PathBuf>,
     /// The wrapper that takes LD_PRELOAD away, and how.
     cleared: Option<(String, &'static str)>,
     /// As which user it is started, if not as this one.
@@ -299,6 +299,11 @@ impl Program {
         self.wrappers.push(std::mem::replace(&mut self.file, file));
         self.words = start.command;
         Ok(Step::Onward)
+    }
+
+    /// The libraries that it names.
+    pub(crate) fn needed(&self) -> &[String] {
+        if let End::Program(image) = &self.end { &image.needed } else { &[] }
     }
 
     /// What becomes of the library in it.

@@ -13,7 +13,7 @@ use socket::{Errno, ffi};
 
 use crate::executable::{Outlook, Verdict};
 use crate::library::Library;
-use crate::{args, check, exit, output, program};
+use crate::{args, check, exit, neighbours, output, program};
 
 /// What is used where nothing is configured.
 const BUILT_IN: (&str, &str) = ("SOCKOPT_DEAD_PEER_TIMEOUT", "60s");
@@ -69,7 +69,14 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
             return exit::CANNOT_WORK;
         }
     };
-    variables.insert(0, ("LD_PRELOAD".into(), library.preload(env::var_os("LD_PRELOAD"))));
+    let list = neighbours::with_library(&library.path, env::var_os("LD_PRELOAD").as_deref());
+    let wrappers = target.as_ref().map_or(&[][..], |target| &target.wrappers);
+    let notes = neighbours::notes(&list, wrappers);
+    variables.insert(0, ("LD_PRELOAD".into(), list));
+    let needed = target.as_ref().map_or(&[][..], program::Program::needed);
+    if let Some(sanitizer) = neighbours::address_sanitizer(needed, env::var_os("ASAN_OPTIONS")) {
+        variables.insert(1, sanitizer);
+    }
     if is_dry {
         show(&variables);
     }
@@ -79,6 +86,7 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     {
         return exit::CANNOT_WORK;
     }
+    notes.into_iter().for_each(output::note);
     if is_dry && target.is_ok() && compiled.rules.is_ok_and(|rules| rules.moments() == Moments::NONE) {
         let name = process.names.first().map_or("this program", String::as_str);
         output::note(&format!(

@@ -13,6 +13,7 @@ mod isolated;
 mod listeners;
 mod log;
 mod names;
+mod neighbours;
 mod portable;
 mod real;
 mod rebind;

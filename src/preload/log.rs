@@ -135,6 +135,9 @@ impl Lines {
     pub(crate) fn error(&mut self, text: fmt::Arguments<'_>) {
         self.add(Level::Error, "error: ", text);
     }
+    pub(crate) fn warn(&mut self, text: fmt::Arguments<'_>) {
+        self.add(Level::Warn, "warning: ", text);
+    }
     pub(crate) fn info(&mut self, text: fmt::Arguments<'_>) {
         self.add(Level::Info, "info: ", text);
     }

@@ -13,7 +13,7 @@ use socket::{Errno, ffi, signal};
 
 use crate::isolated::{self, Failure, Memory, Reserved, Room};
 use crate::log::Lines;
-use crate::{fault, guard, listeners, log, names, real};
+use crate::{fault, guard, listeners, log, names, neighbours, real};
 
 /// The configuration in force.
 pub(crate) struct Active {
@@ -181,6 +181,7 @@ static STRICT: AtomicBool = AtomicBool::new(false);
 fn read(asked: Asked) {
     if asked != Asked::Nothing {
         log::begin();
+        neighbours::look();
     }
     let state = if asked == Asked::Nothing {
         OFF
@@ -454,6 +455,9 @@ fn compile_into(found: &'static Found, kept: Memory, lines: &mut Lines) -> Optio
         if is_new && warnings.more > 0 {
             lines.problem(Level::Warn, format_args!("warning: and {} more", warnings.more));
         }
+    }
+    if let Some(trouble) = neighbours::trouble().filter(|_| rules.moments() != Moments::NONE) {
+        lines.warn(format_args!("{trouble}"));
     }
     add_summary(found, &rules, lines);
     None

@@ -1,0 +1,281 @@
+//! Other libraries in LD_PRELOAD, or that a program brings with it: whether it starts, and whether its connection has the
+//! options, in each order; and what `sockopt run` makes of it.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use libtest_mimic::Trial;
+
+use crate::command::{outcome, run, variables, write};
+use crate::executables::build;
+use crate::support::lab::{Lab, Place, needs};
+use crate::support::{library, plain, scratch, sockopt, test, test_with};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        test_with(&["gcc"], "neighbours::sanitizers", sanitizers),
+        test_with(&["gcc"], "neighbours::sanitizers_that_are_preloaded", sanitizers_that_are_preloaded),
+        test_with(&needs(["cc", "proxychains4", "torsocks", "python3"]), "neighbours::proxies", proxies),
+        test_with(&["cc"], "neighbours::socket_wrapper", socket_wrapper),
+        test("neighbours::order", order),
+    ]
+}
+
+/// Connects to the address and port given, bound before if there is a third word, and says what user timeout it has.
+const CLIENT: &str = r#"
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int main(int count, char **words) {
+    struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(atoi(words[2])) }, any = { .sin_family = AF_INET };
+    inet_pton(AF_INET, words[1], &to.sin_addr);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (count > 3) bind(fd, (void *)&any, sizeof any);
+    if (connect(fd, (void *)&to, sizeof to)) { perror("connect"); return 1; }
+    int value = -1;
+    socklen_t size = sizeof value;
+    syscall(SYS_getsockopt, fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, &size);
+    char *volatile leak = malloc(10);
+    if (getenv("OVERRUN")) leak[10] = 1;
+    free(leak);
+    printf("%d\n", value);
+    return 0;
+}
+"#;
+
+/// Exit code, the user timeout it has, stderr, of a program that connects to a port here.
+fn connected(command: &mut Command, program: &Path) -> (Option<i32>, String, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port of 127.0.0.1");
+    let port = listener.local_addr().expect("it is bound").port().to_string();
+    let (code, stdout, stderr) = outcome(command.arg(program).args(["127.0.0.1", &port]));
+    (code, stdout.trim_end().to_owned(), stderr)
+}
+
+fn run_9s() -> Command {
+    let mut command = run();
+    command.arg("--user-timeout=9s");
+    command
+}
+
+/// Programs that were built with a sanitizer. Seen to fail: one with AddressSanitizer ended at once, its runtime not being the
+/// first of all libraries.
+fn sanitizers() {
+    let folder = scratch("neighbours-sanitizers");
+    for (name, options) in [
+        ("address", &["-fsanitize=address"][..]),
+        ("both", &["-fsanitize=address,undefined"]),
+        ("undefined", &["-fsanitize=undefined"]),
+        ("thread", &["-fsanitize=thread"]),
+        ("leak", &["-fsanitize=leak"]),
+        ("static-runtime", &["-fsanitize=address", "-static-libasan"]),
+    ] {
+        let program = build(&folder, name, CLIENT, &[&["-g", "-Wno-stringop-overflow"], options].concat());
+        assert_eq!(connected(&mut run_9s(), &program), (Some(0), "9000".into(), String::new()), "{name}");
+        // Behind a wrapper it is the same.
+        let mut wrapped = run_9s();
+        assert_eq!(
+            connected(wrapped.args(["timeout", "60"]), &program),
+            (Some(0), "9000".into(), String::new()),
+            "{name}"
+        );
+        let needs_it = matches!(name, "address" | "both");
+        if needs_it || name == "static-runtime" {
+            // It still does what it is for.
+            let (code, _, stderr) = connected(run_9s().env("OVERRUN", "1"), &program);
+            assert!(code == Some(1) && stderr.contains("heap-buffer-overflow"), "{name}: {code:?} {stderr}");
+        }
+        let (_, stdout, _) = outcome(run_9s().env("ASAN_OPTIONS", "color=never").arg("--dry-run").arg(&program));
+        let expected = "ASAN_OPTIONS=color=never:verify_asan_link_order=0\n";
+        assert_eq!(stdout.contains(expected), needs_it, "{name}: {stdout}");
+        assert!(needs_it || !stdout.contains("ASAN_OPTIONS"), "{name}: {stdout}");
+    }
+}
+
+/// Where gcc has a sanitizer's runtime.
+fn runtime(name: &str) -> Option<PathBuf> {
+    let (_, stdout, _) = outcome(plain("gcc").arg(format!("-print-file-name={name}")));
+    PathBuf::from(stdout.trim_end()).canonicalize().ok()
+}
+
+/// Runtimes that were preloaded by who starts the command. Seen to fail: the program ended at once under libasan.
+fn sanitizers_that_are_preloaded() {
+    let folder = scratch("neighbours-preloaded");
+    let program = build(&folder, "plain", CLIENT, &[]);
+    let instrumented = build(&folder, "address", CLIENT, &["-fsanitize=address"]);
+    let mut tried = 0;
+    // Under liblsan no program in Rust starts, so the command does not either.
+    for name in ["libasan.so", "libtsan.so", "libubsan.so"] {
+        let Some(runtime) = runtime(name) else { continue };
+        tried += 1;
+        // The command itself would have it in it as well; and it is not the one that is tested.
+        let started = |program: &Path| {
+            let mut command = plain("env");
+            command.args([format!("LD_PRELOAD={}", runtime.display()), "ASAN_OPTIONS=detect_leaks=0".into()]);
+            command.arg(format!("SOCKOPT_LIBRARY={}", library().display()));
+            connected(command.arg(sockopt()).args(["run", "--user-timeout=9s"]), program)
+        };
+        assert_eq!(started(&program), (Some(0), "9000".into(), String::new()), "{name}");
+        if name == "libasan.so" {
+            assert_eq!(started(&instrumented), (Some(0), "9000".into(), String::new()), "{name}");
+        }
+    }
+    assert!(tried > 0, "gcc has no runtime at all");
+}
+
+/// A SOCKS server that says yes to everything and connects to nothing.
+const SOCKS: &str = r#"
+import socket, threading
+def serve(c):
+    if c.recv(1) == b'\x05':
+        c.recv(c.recv(1)[0]); c.sendall(b'\x05\x00')
+        kind = c.recv(4)[3]; c.recv({1: 6, 4: 18}.get(kind) or c.recv(1)[0] + 2)
+        c.sendall(b'\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50')
+    while c.recv(99): pass
+s = socket.socket(); s.bind(('127.0.0.1', 9050)); s.listen(9); print('ready', flush=True)
+while True: threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()
+"#;
+
+/// Libraries that send connections to a proxy: in the one order their connections have the options, in the other they do not,
+/// and that is said. Seen to fail: `run` put the library first whatever there was, and nobody said anything.
+fn proxies() {
+    let folder = scratch("neighbours-proxies");
+    let client = build(&folder, "client", CLIENT, &[]);
+    let configuration = "strict_chain\nquiet_mode\ntcp_read_time_out 15000\ntcp_connect_time_out 8000\n[ProxyList]\nsocks5 127.0.0.1 9050\n";
+    let configuration = write(&folder, "proxychains.conf", configuration);
+    let lab = Lab::new();
+    lab.shell(Place::Here, "ip route add 198.18.0.0/15 dev lo");
+    let server =
+        lab.command(Place::Here, &[], "python3").args(["-c", SOCKS]).stdout(std::process::Stdio::piped()).spawn();
+    let mut server = server.expect("python3");
+    let mut ready = String::new();
+    let _ =
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(server.stdout.take().expect("a pipe")), &mut ready);
+    assert_eq!(ready, "ready\n");
+    let proxychains =
+        std::fs::read_dir(format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH)).expect("libraries").flatten();
+    let proxychains =
+        proxychains.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("/libproxychains.so."));
+    let proxychains = proxychains.expect("proxychains4 has a library").display().to_string();
+    let torsocks = format!("/usr/lib/{}-linux-gnu/torsocks/libtorsocks.so", std::env::consts::ARCH);
+    let ours = library().display().to_string();
+
+    let lab_outcome = |preload: &str, to: &str, program: &[&str]| {
+        let file = format!("PROXYCHAINS_CONF_FILE={}", configuration.display());
+        let library = format!("SOCKOPT_LIBRARY={ours}");
+        let (to, preload) = (format!("SOCKOPT_TO={to}"), format!("LD_PRELOAD={preload}"));
+        let environment = [&*file, &*library, "SOCKOPT_USER_TIMEOUT=9s", &*to, &*preload];
+        let mut command = lab.command(Place::Here, &environment, program[0]);
+        let (code, stdout, stderr) = outcome(command.args(&program[1..]));
+        (code, stdout.lines().next_back().unwrap_or_default().to_owned(), stderr)
+    };
+    let to = ["198.18.0.9", "7777"];
+    let client = client.display().to_string();
+    let by_itself = [&*client, to[0], to[1]];
+    let [set, not_set] = ["9000", "0"];
+    // As it is: by what address rules match, and in which order nothing is set at all.
+    for (list, address, expected, says) in [
+        (
+            format!("{ours}:{proxychains}"),
+            "198.18.0.9",
+            not_set,
+            "libproxychains is behind libsockopt.so in LD_PRELOAD",
+        ),
+        (format!("{proxychains}:{ours}"), "127.0.0.1:9050", set, ""),
+        (format!("{proxychains}:{ours}"), "198.18.0.9", not_set, ""),
+        (format!("{ours}:{torsocks}"), "198.18.0.9:7777", set, ""),
+        (format!("{torsocks}:{ours}"), "127.0.0.1:9050", not_set, ""),
+        (format!("{torsocks}:{ours}"), "198.18.0.9:7777", not_set, ""),
+    ] {
+        let (code, measured, stderr) = lab_outcome(&list, address, &by_itself);
+        assert_eq!((code, &*measured), (Some(0), expected), "{list} to {address}: {stderr}");
+        assert_eq!(stderr.contains(says) && stderr.lines().count() == 1, !says.is_empty(), "{list}: {stderr}");
+    }
+    // Where any call gets as far as the library, it says so.
+    let bound = [&*client, to[0], to[1], "bind"];
+    let (_, measured, stderr) = lab_outcome(&format!("{torsocks}:{ours}"), "198.18.0.9", &bound);
+    assert_eq!(measured, not_set);
+    let reached = stderr.contains("libtorsocks is in front of libsockopt.so in LD_PRELOAD");
+    assert!(reached || stderr.is_empty(), "{stderr}");
+
+    // `run` puts it where it works.
+    let command = sockopt().display().to_string();
+    let run = [&*command, "run", &*client, to[0], to[1]];
+    const NOTE: &str =
+        "note: proxychains connects to the proxy by a socket of its own: rules go by the proxy's address";
+    for (list, address, note) in [
+        (proxychains.clone(), "127.0.0.1:9050", NOTE),
+        (format!("{ours}:{proxychains}"), "127.0.0.1:9050", NOTE),
+        (torsocks.clone(), "198.18.0.9", ""),
+        (format!("{torsocks} {ours}"), "198.18.0.9", ""),
+    ] {
+        let (code, measured, stderr) = lab_outcome(&list, address, &run);
+        assert_eq!((code, &*measured), (Some(0), set), "{list}: {stderr}");
+        assert!(stderr.starts_with(note) && stderr.lines().count() == note.lines().count(), "{list}: {stderr}");
+    }
+    // And as wrappers, on either side of it.
+    for program in [
+        &[&*command, "run", "proxychains4", "-q", &*client, to[0], to[1]][..],
+        &["proxychains4", "-q", &*command, "run", &*client, to[0], to[1]],
+    ] {
+        let (code, measured, stderr) = lab_outcome("", "127.0.0.1:9050", program);
+        assert_eq!((code, &*measured), (Some(0), set), "{program:?}: {stderr}");
+        assert!(stderr.contains(NOTE), "{program:?}: {stderr}");
+    }
+    let (code, measured, stderr) =
+        lab_outcome("", "198.18.0.9", &["torsocks", &*command, "run", &*client, to[0], to[1]]);
+    assert_eq!((code, &*measured), (Some(0), set), "{stderr}");
+    let (code, _, stderr) = lab_outcome("", "198.18.0.9", &[&*command, "run", "torsocks", &*client, to[0], to[1]]);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(
+        stderr.starts_with("error: torsocks puts its own library in front") && stderr.contains("torsocks sockopt run"),
+        "{stderr}"
+    );
+    let _ = (server.kill(), server.wait());
+}
+
+/// Its sockets are no TCP. Seen to fail: nothing was said of it.
+fn socket_wrapper() {
+    let list = "/usr/lib/libsocket_wrapper.so.0";
+    let (_, stdout, stderr) = outcome(run_9s().env("LD_PRELOAD", list).args(["--dry-run", "bash"]));
+    assert!(stdout.starts_with(&format!("LD_PRELOAD={}:{list}\n", library().display())), "{stdout}{stderr}");
+    assert!(stderr.contains("note: socket_wrapper has Unix sockets in place of TCP"), "{stderr}");
+}
+
+/// Where the library goes in a list. Seen to fail: always first, beside another copy of itself too.
+fn order() {
+    let ours = library().display().to_string();
+    for (existing, expected) in [
+        ("", "ours"),
+        ("/a.so", "ours:/a.so"),
+        ("/a.so:/b.so", "ours:/a.so:/b.so"),
+        ("/a.so /b.so", "ours:/a.so:/b.so"),
+        ("/x/libasan.so.8", "/x/libasan.so.8:ours"),
+        ("libclang_rt.asan-x86_64.so /a.so", "libclang_rt.asan-x86_64.so:ours:/a.so"),
+        ("/a.so:/libtsan.so.2:/b.so", "/a.so:/libtsan.so.2:ours:/b.so"),
+        ("libproxychains.so.4", "libproxychains.so.4:ours"),
+        ("/x/libtorsocks.so:/a.so", "ours:/x/libtorsocks.so:/a.so"),
+        ("libasan.so.8:/x/libtorsocks.so", "libasan.so.8:ours:/x/libtorsocks.so"),
+        // It is there, and stays where it is if that is right.
+        ("ours", "ours"),
+        ("/a.so ours", "/a.so ours"),
+        ("ours:/a.so", "ours:/a.so"),
+        ("/libasan.so.8:/a.so:ours", "/libasan.so.8:/a.so:ours"),
+        ("ours:/libasan.so.8", "/libasan.so.8:ours"),
+        ("/x/libtorsocks.so:ours", "ours:/x/libtorsocks.so"),
+        // Another copy is not loaded beside it.
+        ("libsockopt.so", "ours"),
+        ("/elsewhere/libsockopt.so:/a.so", "ours:/a.so"),
+        ("/a.so:ours:/elsewhere/libsockopt.so", "ours:/a.so"),
+    ] {
+        let existing = existing.replace("ours", &ours);
+        // The loader complains of libraries that are not there, to the command as well.
+        let (_, stdout, _) = outcome(run().env("LD_PRELOAD", &existing).args(["--nodelay=true", "--dry-run", "env"]));
+        let list = variables(&stdout).get("LD_PRELOAD").map(|list| list.trim_matches('\'').to_owned());
+        assert_eq!(list, Some(expected.replace("ours", &ours)), "{existing}");
+    }
+}

@@ -27,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("explain::fits_80_columns", fits_80_columns),
         test("explain::names_are_resolved", names_are_resolved),
         test("explain::unspecified_destinations", unspecified_destinations),
+        test("explain::udp_servers_linger_and_interface", udp_servers_linger_and_interface),
         test("explain::exit_codes", exit_codes),
     ]
 }
@@ -479,4 +480,42 @@ fn exit_codes() {
         let (found, stderr) = outcome(arguments);
         assert!(found == Some(code) && stderr.contains(says), "{arguments:?}: {found:?}, {stderr}");
     }
+}
+
+/// What a UDP server gets, and what two options do not do. Seen to fail: without each of the three.
+fn udp_servers_linger_and_interface() {
+    let file = scratch("explain-notes").join("sockopt.toml");
+    let rules = "[[rule]]\nlisten = [\":4001\"]\nreceive_buffer = \"64KiB\"\nraw = [{ level = \"SOL_IP\", name = \"IP_FREEBIND\", value = 1 }]\n\
+                 [[rule]]\nto = [\"10.1.2.3\"]\nlinger = \"10s\"\ninterface = \"lo\"\n";
+    std::fs::write(&file, rules).expect("a file");
+    let explain = |words: &[&str]| {
+        let output = plain(sockopt()).args(["explain", "--json", "--config"]).arg(&file).args(words).output();
+        let (stdout, stderr) = text(&output.expect("sockopt runs"));
+        let report: Value = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}{stderr}"));
+        report["connections"][0].clone()
+    };
+    let listener = explain(&["--listen", "127.0.0.1:4001"]);
+    let steps = listener["steps"].as_array().expect("steps");
+    let calls = |step: &Value| -> Vec<String> {
+        let calls = step["calls"].as_array().into_iter().flatten();
+        calls.map(|call| call["name"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    let found: Vec<(&str, Vec<String>)> =
+        steps.iter().map(|step| (step["when"].as_str().unwrap_or_default(), calls(step))).collect();
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        found,
+        [
+            ("before bind", names(&["IP_FREEBIND"])),
+            ("before listen", names(&["SO_RCVBUF"])),
+            ("before bind, a UDP socket", names(&["SO_RCVBUF"])),
+        ]
+    );
+    let notes = explain(&["10.1.2.3:80"])["notes"].to_string();
+    assert!(
+        notes.contains("close waits up to 10 s") && notes.contains("interface is not for name look-ups"),
+        "{notes}"
+    );
+    let notes = explain(&["10.1.2.4:80"])["notes"].to_string();
+    assert!(!notes.contains("close waits") && !notes.contains("interface"), "{notes}");
 }

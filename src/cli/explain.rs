@@ -455,6 +455,12 @@ impl Context<'_> {
                 "close waits up to {seconds} s while data is not acknowledged, also on a non-blocking socket"
             ));
         }
+        if is_set && decision.profile().settings().iter().any(|setting| setting.key == Key::Interface) {
+            notes.push(
+                "interface is not for name look-ups of the C library, nor for UDP that is sent without connect or bind"
+                    .to_owned(),
+            );
+        }
         let left_to_the_program: Vec<Place> = left.map(|given| self.place(&given)).collect();
         if left_to_the_program.iter().any(|place| matches!(place.key, "keepalive" | "user_timeout")) {
             notes.push("what is left to the program counts as not set in the times".to_owned());
@@ -511,7 +517,7 @@ impl Context<'_> {
     fn outbound(&self, peer: Endpoint) -> (Vec<Step>, Option<Vec<&Setting>>) {
         const CONNECT: Moments = Moments::of(&[Moment::Connect]);
         let any: IpAddr = if peer.ip().is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let binding = self.binding(Endpoint::new(any, 0), "before a bind");
+        let binding = self.binding(Endpoint::new(any, 0), "before a bind", Moment::Bind, Family::Any);
         let connection = Connection::Outbound { peer };
         let family = if peer.ip().is_ipv4() { Family::V4 } else { Family::V6 };
         let decision = self.rules.decide_named(&connection, &self.hosts);
@@ -531,10 +537,10 @@ impl Context<'_> {
         (steps, Some(settings))
     }
 
-    fn binding(&self, local: Endpoint, when: &'static str) -> Step {
+    fn binding(&self, local: Endpoint, when: &'static str, moment: Moment, family: Family) -> Step {
         let connection = Connection::Binding { local };
         let decision = self.rules.decide(&connection);
-        let settings: Vec<&Setting> = decision.settings(Moments::of(&[Moment::Bind]), Family::Any).collect();
+        let settings: Vec<&Setting> = decision.settings(Moments::of(&[moment]), family).collect();
         self.step(when, &connection, &settings)
     }
 
@@ -574,8 +580,13 @@ impl Context<'_> {
             }
             None => Some((decision, listening, family)),
         };
-        let binding = self.binding(local, "before bind");
-        let mut steps = vec![binding, self.step("before listen", &listening, &on_listener)];
+        let mut steps = vec![
+            self.binding(local, "before bind", Moment::Bind, Family::Any),
+            self.step("before listen", &listening, &on_listener),
+        ];
+        if peer.is_none() {
+            steps.push(self.binding(local, "before bind, a UDP socket", Moment::BindDatagram, family));
+        }
         let Some((decision, connection, family)) = accepted else { return (steps, None) };
         let own: Vec<&Setting> = decision.settings(moments, family).collect();
         steps.push(self.step("after accept", &connection, &own));

@@ -343,7 +343,7 @@ pub static CATALOG: &[Entry] = &[
     row(Key::Mark, &[socket("SO_MARK")], Accepts::Integer { min: 0, max: u32::MAX as i64 }, IP, "2.6.25", "socket(7)",
         "packet mark for routing and filters; needs CAP_NET_ADMIN, or CAP_NET_RAW since 5.17"),
     row(Key::Interface, &[socket("SO_BINDTODEVICE")], Accepts::Name { longest: 15 }, IP, "2.2", "socket(7)",
-        "use this network interface only; needs CAP_NET_RAW before 5.7"),
+        "use this network interface only, but for the C library's name look-ups and UDP sent without connect or bind; needs CAP_NET_RAW before 5.7"),
     row(Key::LocalPortsLate, &[ip("IP_BIND_ADDRESS_NO_PORT")], Accepts::Boolean, &[Bind], "4.2", "ip(7)",
         "bind to an address without a port: choose the port at connect, where the peer's address widens the choice"),
     row(Key::ReuseAddress, &[socket("SO_REUSEADDR")], Accepts::Boolean, &[Bind], "2.2", "socket(7)",

@@ -324,14 +324,20 @@ impl Compiler<'_> {
         for given in &form.layer.0 {
             let moments = match given.choice {
                 Choice::Switch(_) | Choice::System | Choice::Refused => continue,
-                Choice::Raw(ref options) if options.is_empty() => continue,
-                Choice::FastopenConnect(_) => Moments::of(&[Moment::Connect]),
-                Choice::FastopenQueue(_) => Moments::of(&[Moment::Listen]),
                 // Each by itself is to be set at some time.
                 Choice::Raw(ref options) => {
-                    let never = options.iter().find(|option| !option.moments.intersects(allowed(direction)));
-                    never.map_or(allowed(direction), |option| option.moments)
+                    for never in options.iter().filter(|option| !option.moments.intersects(allowed(direction))) {
+                        let option = match constants::option_name(never.level, never.name) {
+                            Some(name) => name.to_owned(),
+                            None => format!("level {} option {}", never.level, never.name),
+                        };
+                        let message = format!("raw: {option} is never set by {who}");
+                        self.problems.error(given.source, given.span.clone(), message, instead.to_owned());
+                    }
+                    continue;
                 }
+                Choice::FastopenConnect(_) => Moments::of(&[Moment::Connect]),
+                Choice::FastopenQueue(_) => Moments::of(&[Moment::Listen]),
                 _ => given.key.entry().moments,
             };
             if !moments.intersects(allowed(direction)) {

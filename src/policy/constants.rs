@@ -161,12 +161,13 @@ pub fn option_names(level: i32) -> impl Iterator<Item = &'static str> {
 
 /// What bind(2) looks at, and listen too late: an entry of `raw` is set there unless it says otherwise, and where a rule is for
 /// sockets that connect, before connect.
-pub(crate) const BEFORE_BIND: [(i32, i32); 8] = [
+pub(crate) const BEFORE_BIND: [(i32, i32); 9] = [
     (SOL_SOCKET, number("SO_REUSEADDR")),
     (SOL_SOCKET, number("SO_REUSEPORT")),
     (SOL_IP, number("IP_FREEBIND")),
     (SOL_IP, number("IP_TRANSPARENT")),
     (SOL_IP, number("IP_BIND_ADDRESS_NO_PORT")),
+    (SOL_IP, number("IP_LOCAL_PORT_RANGE")),
     (SOL_IPV6, number("IPV6_V6ONLY")),
     (SOL_IPV6, number("IPV6_FREEBIND")),
     (SOL_IPV6, number("IPV6_TRANSPARENT")),

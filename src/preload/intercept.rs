@@ -312,6 +312,11 @@ fn is_enforced_here(
 /// connect or listen, when the program's options are yet to be set over.
 pub(crate) fn connection_of(active: &Active, fd: c_int) -> Option<(Connection, Moments)> {
     let Ok(peer) = ffi::peer_address(fd) else {
+        const UDP: Moments = Moments::of(&[Moment::BindDatagram]);
+        if active.rules.moments().intersects(UDP) && kind_of(fd) == Some(Kind::Udp) {
+            let local = local_endpoint(fd).filter(|local| local.port() != 0)?;
+            return Some((Connection::Binding { local }, UDP));
+        }
         let may_listen = active.rules.moments().intersects(INBOUND);
         let listening = may_listen && ffi::get_int(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|yes| yes != 0);
         listening.then(|| tcp(fd)).flatten()?;

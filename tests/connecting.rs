@@ -418,6 +418,11 @@ fn answered_late() {
         (RULES, script("", "", "19999", "child get s 1/4 = 0", "0")),
         // A child of vfork closes its copy, as those do who start programs.
         (RULES, script("", "\nvfork close s", "19999", "vfork close s\nget s 1/4 = 0", "0")),
+        // An event loop that never asks says what it waits for next.
+        (RULES, script("", "\nchange s = 0\nleave s = 0", "19999", "change s = 0", "0")),
+        (RULES, script("", "", "19999", "leave s = 0", "0")),
+        (RULES_OWN, script("", "", "19999", "change s = 0", "14000")),
+        (RULES_OWN_NOT, script("", own, "9000", "change s = 0", "9000")),
         // Who never asks keeps it: poll is not interposed.
         (RULES, script("", "", "19999", "send s hello = 5", "19999")),
     ];

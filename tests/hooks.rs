@@ -727,6 +727,16 @@ fn traced() -> Vec<(&'static str, fn())> {
             assert_eq!(made, ["setsockopt(3, SOL_TCP, TCP_USER_TIMEOUT, [14000], 4) = 0"], "{last:#?}");
         }),
         ("close costs nothing", || expect("close", &client("", "close s").toml(PROMISE), "all", &["close(3)"])),
+        // Where no connect has left its time on a socket.
+        ("epoll_ctl costs nothing", || {
+            let script = client("", "change s").toml("[defaults]\nconnect_timeout = \"5s\"");
+            let wanted = ["epoll_create1", "epoll_ctl(4, EPOLL_CTL_ADD", "epoll_ctl(4, EPOLL_CTL_MOD"];
+            expect("epoll", &script, "all", &wanted);
+            // Nor is anything asked of it again once it was taken back.
+            let calls = "socket s inet stream+nonblock\nconnect s 127.0.0.1:4000\npoll s 1000\nget s 1/4\nchange s";
+            let script = Script::new(calls).before("@listen 127.0.0.1:4000");
+            expect("epoll-back", &script.toml("[defaults]\nconnect_timeout = \"5s\""), "all", &wanted);
+        }),
         ("sendto without the flag costs nothing", || {
             expect("sendto", &client("", "sendto s - 127.0.0.1:4000").toml(PROMISE), "all", &["sendto(3"]);
         }),

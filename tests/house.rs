@@ -45,7 +45,7 @@ const MAY_BE_UNSAFE: [&str; 10] = [
 ];
 
 /// What libsockopt.so interposes.
-const HOOKS: [&str; 21] = [
+const HOOKS: [&str; 22] = [
     "accept",
     "accept4",
     "bind",
@@ -56,6 +56,7 @@ const HOOKS: [&str; 21] = [
     "dlopen",
     "dup2",
     "dup3",
+    "epoll_ctl",
     "getaddrinfo",
     "gethostbyname",
     "gethostbyname2",

@@ -33,6 +33,7 @@ mod show;
 mod situations;
 mod support;
 mod time_wait;
+mod unasked;
 
 use std::thread;
 
@@ -73,6 +74,7 @@ fn main() {
         show::trials(),
         situations::trials(),
         time_wait::trials(),
+        unasked::trials(),
     ]
     .into_iter()
     .flatten()

@@ -6,7 +6,7 @@
 //! to be taken back. So it does not matter by which descriptor, copy or process the program learns that it has connected.
 
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use libc::{sockaddr, socklen_t};
 use policy::options::Family;
@@ -33,6 +33,8 @@ pub(crate) struct Connecting {
     afterwards: &'static Setting,
     /// The user timeout that the program has set itself and that comes back, milliseconds; 0 where there is none.
     own: c_int,
+    /// Whether the time was left on it by a connect before this one.
+    is_running: bool,
 }
 
 /// Before connect.
@@ -137,8 +139,9 @@ fn time_limit(active: &Active, fd: c_int, peer: Endpoint, decision: &Decision<'s
     let (Some(limit), Some(afterwards)) = (limit_of(decision), afterwards(decision)) else { return Limit::None };
     // Multipath TCP has no user timeout; neither has what is not TCP.
     let Ok(current) = ffi::get_int(fd, afterwards.level, afterwards.name) else { return Limit::None };
-    let connecting = |own| Connecting { peer, decision: *decision, limit, afterwards, own };
-    if current == limit {
+    let is_running = current == limit;
+    let connecting = |own| Connecting { peer, decision: *decision, limit, afterwards, own, is_running };
+    if is_running {
         return Limit::Running(connecting(0));
     }
     // The rule has a user timeout of its own, or the program has none: another rule's time is left over from another connect.
@@ -175,7 +178,9 @@ fn connect_returned(fd: c_int, connecting: &Connecting, result: i64) {
     let Some(active) = active() else { return };
     let goes_on = result < 0 && matches!(ffi::errno().0, libc::EINPROGRESS | libc::EINTR | libc::EALREADY);
     if goes_on && connecting.own == 0 {
-        LEFT.store(true, Relaxed);
+        if !connecting.is_running {
+            LEFT.fetch_add(1, Relaxed);
+        }
         return;
     }
     // With TCP Fast Open the call returns before there is a connection, and nobody asks for it afterwards. Who goes on with
@@ -183,7 +188,9 @@ fn connect_returned(fd: c_int, connecting: &Connecting, result: i64) {
     if goes_on || (result >= 0 && ffi::connected_peer(fd).is_err()) {
         limit_syns(fd, connecting.limit);
     }
-    finish(active, fd, connecting);
+    if finish(active, fd, connecting) && connecting.is_running {
+        one_is_back();
+    }
 }
 
 /// Bounds the time for connecting by the number of SYNs (TCP_SYNCNT).
@@ -195,11 +202,18 @@ fn limit_syns(fd: c_int, limit: c_int) {
     }
 }
 
-/// Whether a time for connecting was ever left on a socket, to be taken back when the program asks.
-static LEFT: AtomicBool = AtomicBool::new(false);
+/// On how many sockets a time for connecting was left and not taken back since: at least, also those that were closed so.
+/// Where it is 0 nothing is asked of any socket.
+static LEFT: AtomicUsize = AtomicUsize::new(0);
 
+#[inline]
 pub(crate) fn has_left_limits() -> bool {
-    LEFT.load(Relaxed)
+    LEFT.load(Relaxed) > 0
+}
+
+/// Another process may have taken back what this one left, or the other way about.
+fn one_is_back() {
+    let _ = LEFT.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
 }
 
 /// Before a socket is used for something else than the connect that it has a time for: one that failed, and nobody asked how,
@@ -207,20 +221,31 @@ pub(crate) fn has_left_limits() -> bool {
 pub(crate) fn end_of_limit(active: &Active, fd: c_int) {
     if has_left_limits() && running_limit(active, fd).is_some() && ffi::is_closed(fd) {
         let _ = ffi::set(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0);
+        one_is_back();
     }
 }
 
-/// Sets the user timeout that a connection is to have, unless the program has set another meanwhile.
-fn finish(active: &Active, fd: c_int, connecting: &Connecting) {
+/// Sets the user timeout that a connection is to have, unless the program has set another meanwhile; whether it did.
+fn finish(active: &Active, fd: c_int, connecting: &Connecting) -> bool {
     fault::point("connected");
-    let Connecting { peer, ref decision, limit, afterwards, own } = *connecting;
+    let Connecting { peer, ref decision, limit, afterwards, own, .. } = *connecting;
     if ffi::get_int(fd, afterwards.level, afterwards.name) != Ok(limit) {
-        return;
+        return false;
     }
     if own > 0 {
         let _ = ffi::set(fd, afterwards.level, afterwards.name, &own);
     } else {
         make(active, fd, decision, None, [afterwards].into_iter(), "connected", peer);
+    }
+    true
+}
+
+/// When a program of an event loop changes what it waits for on a socket, or waits no more: most have learned then that it
+/// has connected, and some never ask how (HAProxy, wrk).
+#[inline]
+pub(crate) fn before_epoll_ctl(change: c_int, fd: c_int) {
+    if has_left_limits() && matches!(change, libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL) {
+        after_so_error(fd);
     }
 }
 
@@ -245,9 +270,14 @@ fn error_was_asked(active: &'static Active, fd: c_int) {
     let is_user_timeout = |setting: &&Setting| (setting.level, setting.name) == (libc::SOL_TCP, libc::TCP_USER_TIMEOUT);
     // The names that the address is known by may have changed meanwhile, and with them the rule.
     let of_this_rule = || decision.settings(CONNECT, Family::Any).find(is_user_timeout);
-    match afterwards(&decision).or_else(of_this_rule) {
-        Some(afterwards) => finish(active, fd, &Connecting { peer, decision, limit, afterwards, own: 0 }),
-        None => drop(ffi::set(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0)),
+    let is_back = match afterwards(&decision).or_else(of_this_rule) {
+        Some(afterwards) => {
+            finish(active, fd, &Connecting { peer, decision, limit, afterwards, own: 0, is_running: true })
+        }
+        None => ffi::set(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0).is_ok(),
+    };
+    if is_back {
+        one_is_back();
     }
 }
 

@@ -8,7 +8,8 @@
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
 use libc::{
-    MSG_FASTOPEN, SO_ERROR, SOL_SOCKET, addrinfo, hostent, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t,
+    MSG_FASTOPEN, SO_ERROR, SOL_SOCKET, addrinfo, epoll_event, hostent, mmsghdr, msghdr, size_t, sockaddr, socklen_t,
+    ssize_t,
 };
 use socket::memory::Place;
 
@@ -84,6 +85,10 @@ interpose! {
     // for connecting (`connect_timeout`) is taken back.
     fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, length: *mut socklen_t) -> c_int {
         after _done if level == SOL_SOCKET && name == SO_ERROR { connect::after_so_error(fd) };
+    }
+    // For those programs of an event loop that never ask: the same, when they next say what they wait for on a socket.
+    fn epoll_ctl(epoll: c_int, change: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
+        before () = connect::before_epoll_ctl(change, fd);
     }
     // These connect where MSG_FASTOPEN is set, tcp(7).
     fn sendto(fd: c_int, data: *const c_void, size: size_t, flags: c_int, address: *const sockaddr, length: socklen_t) -> ssize_t {

@@ -159,6 +159,12 @@ __attribute__((noinline)) static long call(int count, char **w) {
         epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
         return epoll_wait(epoll, &event, 1, atoi(w[2]));
     }
+    if (!strcmp(name, "change") || !strcmp(name, "leave")) { /* What is waited for on a socket, or that nothing is. */
+        struct epoll_event event = {.events = EPOLLIN | EPOLLOUT};
+        int epoll = epoll_create1(EPOLL_CLOEXEC), kind = *name == 'c' ? EPOLL_CTL_MOD : EPOLL_CTL_DEL;
+        epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
+        return epoll_ctl(epoll, kind, fd, &event);
+    }
     if (!strcmp(name, "set")) { /* set FD OPTION VALUE [LENGTH [PLACE]] */
         option(w[2], &level, &number);
         length = value_of(w[3], value);

@@ -13,7 +13,7 @@
 //! listen 0.0.0.0:8080 -> http, inherited: ...     what the accepted sockets need: inherited, some options, per peer
 //! accept 0.0.0.0:8080 from 10.9.9.9:5000 -> ...   all that an accepted socket needs if its listener has nothing
 //! accept-always 0.0.0.0:8080 from ...             what it needs even if its listener has everything
-//! enforced connect 10.1.2.3:443 -> yes            whether the program is kept from undoing it
+//! enforced connect 10.1.2.3:443 -> yes            whether the program is kept from undoing it, or fill
 //! enforces TCP_USER_TIMEOUT -> no                 whether any profile for this process enforces an option
 //! ```
 
@@ -27,8 +27,8 @@ use libtest_mimic::Trial;
 use policy::options::Family;
 use policy::rules::Accepting;
 use policy::{
-    Configuration, Connection, Decision, Endpoint, HostSet, Key, Moment, Moments, Process, Rules, Source, compile,
-    constants,
+    Configuration, Connection, Decision, Endpoint, Enforce, HostSet, Key, Moment, Moments, Process, Rules, Source,
+    compile, constants,
 };
 
 use crate::support::{root, test};
@@ -147,7 +147,12 @@ fn answer(rules: &Rules, question: &str) -> String {
         "enforced" => {
             let (verb, rest) = rest.split_once(' ').unwrap_or_default();
             let (connection, _, _) = situation(verb, rest);
-            yes_or_no(rules.decide(&connection).profile().enforce())
+            match rules.decide(&connection).profile().enforce() {
+                Enforce::Always => "yes",
+                Enforce::Never => "no",
+                Enforce::Fill => "fill",
+            }
+            .to_owned()
         }
         "listen" => {
             let local = endpoint(rest);

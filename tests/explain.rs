@@ -351,9 +351,15 @@ fn calls_with_their_origin() {
 /// Seen to fail with the order of the catalogue.
 fn calls_in_the_order_of_the_library() {
     let options = ["--dead-peer-timeout=15s", "--linger=reset", "--ttl=9", "--enforce"];
-    for enforce in ["true", "false"] {
+    for (enforce, written) in [("true", Value::Bool(true)), ("false", Value::Bool(false)), ("fill", "fill".into())] {
         let given = || options.iter().map(|option| option.replace("enforce", &format!("enforce={enforce}")));
         let report: Value = serde_json::from_str(&explain_without_file(given())).expect("JSON");
+        let explained = &report["connections"][0];
+        assert_eq!(explained["enforce"], written, "{report:#}");
+        let notes = explained["notes"].to_string();
+        let says = |text: &str| notes.contains(text);
+        assert_eq!(says("only where the program has left the system's default"), enforce == "fill", "{notes}");
+        assert_eq!(says("enforce is off"), enforce == "false", "{notes}");
         let calls = report["connections"][0]["steps"][0]["calls"].as_array().expect("a list").iter();
         let told: Vec<&str> = calls.filter_map(|call| call["name"].as_str()).collect();
         let mut bash = run();

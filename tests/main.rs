@@ -14,6 +14,7 @@ mod errors;
 mod executables;
 mod explain;
 mod faults;
+mod fill;
 mod hooks;
 mod house;
 mod libcs;
@@ -57,6 +58,7 @@ fn main() {
         executables::trials(),
         explain::trials(),
         faults::trials(),
+        fill::trials(),
         hooks::trials(),
         house::trials(),
         libcs::trials(),

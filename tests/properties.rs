@@ -487,7 +487,7 @@ fn defer_accept(retransmissions: u32) -> u64 {
 /// TOML values that a key accepts; None where it is not for the kernel, or anything at all is.
 fn accepted(entry: &Entry) -> Option<BoxedStrategy<String>> {
     Some(match entry.accepts {
-        Accepts::Switch | Accepts::Raw => return None,
+        Accepts::Enforce | Accepts::Raw => return None,
         Accepts::Keepalive => {
             let seconds = || proptest::option::of(shown(within(1, 32_767), 1_000_000, &[]));
             let probes = proptest::option::of(within(1, 127));
@@ -636,7 +636,7 @@ fn refused(entry: &Entry) -> Option<BoxedStrategy<String>> {
     let plain = |number: u64| number.to_string();
     Some(match entry.accepts {
         // These have no range, or every text is one of them.
-        Accepts::Switch | Accepts::Raw | Accepts::Boolean | Accepts::TimeWait => return None,
+        Accepts::Enforce | Accepts::Raw | Accepts::Boolean | Accepts::TimeWait => return None,
         Accepts::Keepalive => {
             let seconds = beyond(1, 32_767, |s| format!("\"{s}s\""));
             let probes = beyond(1, 127, |n| n.to_string());

@@ -18,7 +18,7 @@ use crate::support::{can_unshare, library, plain, scratch, sockopt, test, test_w
 pub(crate) fn trials() -> Vec<Trial> {
     /// Name, what it needs besides a lab, how it is run.
     type Case = (&'static str, &'static [&'static str], fn());
-    let with_namespaces: [Case; 18] = [
+    let with_namespaces: [Case; 20] = [
         ("show::every_column", &[], every_column),
         ("show::fits_the_terminal", &["script"], fits_the_terminal),
         ("show::watches", &["script", "timeout"], watches),
@@ -36,6 +36,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("apply::what_is_refused_or_left_out", &[], refused_or_left_out),
         ("apply::udp", &[], udp),
         ("apply::a_queue_does_not_inherit", &[], queue),
+        ("apply::fills_in", &[], fills_in),
+        ("apply::fills_in_by_the_namespace_of_the_process", &["ip"], fills_in_elsewhere),
         ("apply::ends_a_hang", &["java", "javac", "setpriv"], ends_a_hang),
     ];
     let mut trials: Vec<Trial> = with_namespaces
@@ -1037,6 +1039,69 @@ fn queue() {
     let (_, stdout, stderr) = outcome(&run(&lab, Place::Here, &words));
     assert!(stdout.ends_with("1 socket changed\n") && !stderr.contains("in its queue"), "{stdout}{stderr}");
     assert_eq!(by_fd(&show(&lab, &[&program.pid]), 5)["user_timeout_ms"], 9_000);
+}
+
+/// Only what the program has left at the default is set; what has the rule's value is not called the program's.
+/// Seen to fail: with `chosen` that judges nothing; without the values that are there already.
+fn fills_in() {
+    let lab = Lab::new();
+    let script = "l = listen('127.0.0.1', 8001)
+c = connect('127.0.0.1', 8001)
+d = connect('127.0.0.1', 8001)
+for name, value in (9, 1),: d.setsockopt(1, name, value)
+for name, value in (4, 60), (5, 60): d.setsockopt(6, name, value)
+d.setsockopt(6, 8, 9)";
+    let program = Program::python(&lab, Place::Here, script);
+    program.line();
+    let words = ["apply", &program.pid, "--to", ":8001", "--dead-peer-timeout", "15s", "--enforce", "fill"];
+    let words = [&words[..], &["--fin-timeout", "7s", "--nodelay", "on"]].concat();
+    let report = json(&run(&lab, Place::Here, &[&words[..], &["--json"]].concat()));
+    let changed = |fd: i64| -> Vec<String> {
+        let changes = by_fd(&report, fd)["changes"].as_array().expect("changes").clone();
+        changes.iter().map(|change| format!("{}={}", change["option"], change["after"]).replace('"', "")).collect()
+    };
+    let all = [
+        "SO_KEEPALIVE=1",
+        "TCP_KEEPIDLE=5",
+        "TCP_KEEPINTVL=3",
+        "TCP_KEEPCNT=3",
+        "TCP_USER_TIMEOUT=14000",
+        "TCP_NODELAY=1",
+        "TCP_LINGER2=7",
+    ];
+    assert_eq!(changed(4), all, "{report:#}");
+    assert_eq!(changed(5), ["TCP_NODELAY=1"], "{report:#}");
+    let left = serde_json::json!(["keepalive", "user_timeout", "fin_timeout"]);
+    assert_eq!(by_fd(&report, 5)["left_to_the_program"], left);
+    assert_eq!(by_fd(&report, 5)["failures"], serde_json::json!([]));
+    // Once more, in words: the first has all of it by now.
+    let (code, stdout, stderr) = outcome(&run(&lab, Place::Here, &words));
+    assert_eq!(code, Some(0), "{stderr}");
+    let rest = "  left to the program, keepalive, user_timeout, fin_timeout: 1 socket
+  as configured already: 1 socket
+  left alone, no rule matched: 1 socket
+0 sockets changed
+";
+    assert!(stdout.ends_with(rest), "{stdout}");
+}
+
+/// What the default is, is the sysctl's of the namespace that the process is in.
+/// Seen to fail: by a socket in the command's namespace.
+fn fills_in_elsewhere() {
+    let lab = Lab::with_link();
+    lab.shell(Place::Client, "echo 33 >/proc/sys/net/ipv4/tcp_fin_timeout");
+    let script = "l = listen('127.0.0.1', 8001)
+c = connect('127.0.0.1', 8001)
+d = connect('127.0.0.1', 8001)
+d.setsockopt(6, 8, 60)";
+    let program = Program::python(&lab, Place::Client, script);
+    program.line();
+    let words = ["apply", "--json", &program.pid, "--to", ":8001", "--fin-timeout", "7s", "--enforce", "fill"];
+    let report = json(&run(&lab, Place::Here, &words));
+    let change = serde_json::json!([{ "option": "TCP_LINGER2", "before": 33, "after": 7 }]);
+    assert_eq!(by_fd(&report, 4)["changes"], change, "{report:#}");
+    // The same number as here, but not there.
+    assert_eq!(by_fd(&report, 5)["left_to_the_program"], serde_json::json!(["fin_timeout"]), "{report:#}");
 }
 
 /// Clients without keepalive hang on a peer that has vanished. Those of the processes that the configuration is applied

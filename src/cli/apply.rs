@@ -11,12 +11,13 @@ use policy::plain::Plain;
 use policy::rules::Accepting;
 use policy::units::ShownTime;
 use policy::verdict::State;
-use policy::{Bypass, Connection, Decision, Endpoint, Key, Moment, Moments, Process, Rules, Setting, Value};
+use policy::{Bypass, Connection, Decision, Endpoint, Enforce, Key, Moment, Moments, Process, Rules, Setting, Value};
 use policy::{compile, constants};
 use serde::{Serialize, Serializer};
 use socket::apply::{Outcome, apply as set};
 use socket::current;
-use socket::namespace::{Purpose, Timer};
+use socket::fill::{self, AsNew};
+use socket::namespace::{self, Purpose, Timer};
 use socket::process::Descriptor;
 
 use crate::processes::{self, Looked, Selection, title};
@@ -77,7 +78,9 @@ fn applied(matches: &ArgMatches) -> Result<u8, u8> {
     for looked in &found.processes {
         // The errors do not depend on the process.
         let Ok(rules) = compile(&loaded.configuration, &looked.process).rules else { continue };
-        let sockets = subjects(looked, &rules).into_iter().filter_map(|subject| subject.treat(looked, &rules, is_dry));
+        let new = namespace::as_new(looked.pid, rules.compared_with_new());
+        let subjects = subjects(looked, &rules).into_iter();
+        let sockets = subjects.filter_map(|subject| subject.treat(looked, (&rules, &new), is_dry));
         done.push(Done { looked, sockets: sockets.collect() });
     }
     let code = found.report();
@@ -139,7 +142,7 @@ fn subjects<'a>(looked: &'a Looked, rules: &Rules) -> Vec<Subject<'a>> {
 
 impl Subject<'_> {
     /// Sets what is to be set, or finds out what would be. None: it is closed by now.
-    fn treat(&self, looked: &Looked, rules: &Rules, is_dry: bool) -> Option<Treated> {
+    fn treat(&self, looked: &Looked, (rules, new): (&Rules, &AsNew), is_dry: bool) -> Option<Treated> {
         let mut treated = Treated {
             fds: self.descriptor.fds.clone(),
             thread: self.descriptor.thread,
@@ -153,6 +156,7 @@ impl Subject<'_> {
             changes: Vec::new(),
             failures: Vec::new(),
             already: Vec::new(),
+            left_to_the_program: Vec::new(),
             left_out: Vec::new(),
             left_alone: None,
             waiting: self.waiting,
@@ -180,6 +184,12 @@ impl Subject<'_> {
         }
         let copy = looked.target.copy(self.descriptor).ok()?;
         let fd = copy.as_raw_fd();
+        let enforce = decision.profile().enforce();
+        let settings = match enforce {
+            Enforce::Fill => treated.leave_what_is_chosen(fd, settings, new),
+            Enforce::Always | Enforce::Never => settings,
+        };
+        let make_one = if enforce == Enforce::Fill { fill::fill_in } else { set };
         for same_key in settings.chunk_by(|one, next| one.key == next.key) {
             let before: Vec<Option<Value>> = same_key.iter().map(|setting| current::value(fd, setting).ok()).collect();
             let is_so = |(setting, before): (&&Setting, &Option<Value>)| {
@@ -194,7 +204,7 @@ impl Subject<'_> {
                 let after = if is_dry {
                     read_back(setting, before.as_ref())
                 } else {
-                    match set(fd, setting) {
+                    match make_one(fd, setting) {
                         Outcome::Done => current::value(fd, setting).unwrap_or_else(|_| setting.value.clone()),
                         Outcome::Absent => continue,
                         Outcome::Failed(errno) => {
@@ -328,6 +338,8 @@ struct Treated {
     failures: Vec<Failure>,
     /// Options that have the value already.
     already: Vec<String>,
+    /// Keys of options that the program has set itself, where only the rest is filled in.
+    left_to_the_program: Vec<&'static str>,
     /// Keys that it is too late for, or that need the library.
     left_out: Vec<&'static str>,
     left_alone: Option<String>,
@@ -368,13 +380,35 @@ fn optional_value<S: Serializer>(optional: &Option<Value>, serializer: S) -> Res
 }
 
 impl Treated {
+    /// The settings that are filled in, since the program has left the options at the system's default.
+    fn leave_what_is_chosen<'r>(&mut self, fd: i32, settings: Vec<&'r Setting>, new: &AsNew) -> Vec<&'r Setting> {
+        let chosen = fill::chosen(fd, settings.iter().copied(), new, |setting, errno| {
+            let errno = format!("whether the program has set it is not known: {errno}");
+            self.failures.push(Failure { setting: setting.to_string(), errno });
+        });
+        let (mut left, mut filled) = (Vec::new(), Vec::new());
+        for (index, setting) in settings.into_iter().enumerate() {
+            if chosen.has(index) { left.push(setting) } else { filled.push(setting) }
+        }
+        for setting in left {
+            match current::value(fd, setting).ok() {
+                Some(current) if current == read_back(setting, Some(&current)) => self.already.push(name(setting)),
+                Some(_) => self.left_to_the_program.push(setting.key.name()),
+                None => {}
+            }
+        }
+        self.left_to_the_program.dedup();
+        filled
+    }
+
     /// Whether the configuration says anything about it.
     fn is_meant(&self) -> bool {
         self.left_alone.is_none()
     }
 
     fn is_refused(&self) -> bool {
-        !self.failures.is_empty() && self.changes.is_empty() && self.already.is_empty()
+        let has_others = !(self.changes.is_empty() && self.already.is_empty() && self.left_to_the_program.is_empty());
+        !self.failures.is_empty() && !has_others
     }
 
     fn title(&self) -> String {
@@ -430,7 +464,20 @@ impl Done<'_> {
             let lines = sockets.iter().map(|socket| format!("    fd {:<4} {}\n", socket.fd(), socket.ends()));
             text.extend(lines);
         }
-        let already = |socket: &&Treated| socket.is_meant() && socket.changes.is_empty() && socket.failures.is_empty();
+        let mut chosen: Vec<(&[&str], usize)> = Vec::new();
+        for keys in self.sockets.iter().map(|socket| &*socket.left_to_the_program).filter(|keys| !keys.is_empty()) {
+            match chosen.iter_mut().find(|(known, _)| *known == keys) {
+                Some((_, count)) => *count += 1,
+                None => chosen.push((keys, 1)),
+            }
+        }
+        for (keys, number) in chosen {
+            text.push_str(&format!("  left to the program, {}: {}\n", keys.join(", "), count(number, "socket")));
+        }
+        let already = |socket: &&Treated| {
+            let is_as_configured = socket.failures.is_empty() && socket.left_to_the_program.is_empty();
+            socket.is_meant() && socket.changes.is_empty() && is_as_configured
+        };
         let already = self.sockets.iter().filter(already).count();
         if already > 0 {
             text.push_str(&format!("  as configured already: {}\n", count(already, "socket")));

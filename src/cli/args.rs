@@ -150,7 +150,7 @@ pub(crate) fn description(entry: &Entry) -> String {
 fn described(entry: &Entry, accepted: &str) -> String {
     let names = entry.kernel.iter().filter_map(|option| constants::option_name(option.level, option.name));
     let kernel: Vec<&str> = names.collect();
-    let system = if entry.accepts == Accepts::Switch { "" } else { "; system leaves it as it is" };
+    let system = if entry.accepts == Accepts::Enforce { "" } else { "; system leaves it as it is" };
     let set = match entry.moments.in_words() {
         none if none.is_empty() => String::new(),
         moments => format!(" Set at {moments}."),
@@ -352,7 +352,8 @@ fn value_name(entry: &Entry) -> &'static str {
         Accepts::UserTimeout => "TIME|auto",
         Accepts::Linger => "reset|TIME",
         Accepts::Size { .. } | Accepts::Rate => "SIZE",
-        Accepts::Boolean | Accepts::Switch | Accepts::TimeWait => "BOOL",
+        Accepts::Boolean | Accepts::TimeWait => "BOOL",
+        Accepts::Enforce => "BOOL|fill",
         Accepts::Fastopen => "BOOL|QUEUE",
         Accepts::Dscp => "CODEPOINT",
         Accepts::Name { .. } => "NAME",

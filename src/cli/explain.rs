@@ -14,7 +14,8 @@ use policy::plain::Plain;
 use policy::rules::Accepting;
 use policy::unnoticed::{End, ROUND_TRIP_MS, State, Sysctls, Timers};
 use policy::{
-    Connection, Decision, Endpoint, HostSet, Key, Moment, Moments, Name, Origin, Process, Rules, Setting, Source, Value,
+    Connection, Decision, Endpoint, Enforce, HostSet, Key, Moment, Moments, Name, Origin, Process, Rules, Setting,
+    Source, Value,
 };
 use policy::{compile, constants};
 use serde::Serialize;
@@ -269,8 +270,9 @@ struct Found {
     otherwise: String,
     /// Every rule, in order; none but with --all.
     rules: Vec<RuleLine>,
-    /// Whether the program is kept from changing the options.
-    enforce: bool,
+    /// Who has the last word.
+    #[serde(serialize_with = "as_written")]
+    enforce: Enforce,
     steps: Vec<Step>,
     /// Options that are `"system"`.
     left_to_the_program: Vec<Place>,
@@ -443,8 +445,15 @@ impl Context<'_> {
         let otherwise = if is_set { format!("{decision} only") } else { "nothing is set".to_owned() };
         let left = self.explainer.given(&connection).into_iter().filter(|given| given.is_left);
         self.note(&candidates, &connection, endpoint, &mut notes);
-        if is_set && !decision.profile().enforce() {
-            notes.push("enforce is off: what the program sets itself later holds".to_owned());
+        match decision.profile().enforce() {
+            _ if !is_set => {}
+            Enforce::Always => {}
+            Enforce::Never => notes.push("enforce is off: what the program sets itself later holds".to_owned()),
+            Enforce::Fill => notes.push(
+                "enforce is \"fill\": set only where the program has left the system's default, the keepalive as a whole; \
+                 the times are those of a program that sets nothing itself"
+                    .to_owned(),
+            ),
         }
         let lingers = decision.profile().settings().iter().find_map(|setting| match setting.value {
             Value::Linger { on: true, seconds: seconds @ 1.. } => Some(seconds),
@@ -524,7 +533,8 @@ impl Context<'_> {
         let mut settings: Vec<&Setting> = decision.settings(CONNECT, family).collect();
         // By the first of TCP's own the library asks whether the socket is TCP.
         let first = settings.iter().position(|setting| setting.level == constants::SOL_TCP);
-        if let Some(front) = first.filter(|_| decision.profile().enforce()).and_then(|at| settings.get_mut(..=at)) {
+        let asks = decision.profile().enforce() == Enforce::Always;
+        if let Some(front) = first.filter(|_| asks).and_then(|at| settings.get_mut(..=at)) {
             front.rotate_right(1);
         }
         let connected: Vec<&Setting> = decision.settings(Moments::of(&[Moment::Connected]), family).collect();
@@ -659,6 +669,15 @@ impl Context<'_> {
 
 fn shown(endpoint: Endpoint) -> String {
     if endpoint.port() == 0 { endpoint.ip().to_string() } else { endpoint.to_string() }
+}
+
+/// As the configuration has it.
+fn as_written<S: serde::Serializer>(enforce: &Enforce, serializer: S) -> Result<S::Ok, S::Error> {
+    match enforce {
+        Enforce::Always => serializer.serialize_bool(true),
+        Enforce::Never => serializer.serialize_bool(false),
+        Enforce::Fill => serializer.serialize_str("fill"),
+    }
 }
 
 /// As setsockopt(2) takes it.

@@ -131,7 +131,7 @@ fn address() -> String {
 fn key(entry: &Entry) -> Value {
     let (forms, examples) = forms(entry);
     let mut forms = forms;
-    if entry.accepts != Accepts::Switch {
+    if entry.accepts != Accepts::Enforce {
         forms.push(json!({ "const": "system", "description": "Leave the socket as it is." }));
     }
     let mut definition = Map::from_iter([("description".to_owned(), json!(args::description(entry)))]);
@@ -190,7 +190,8 @@ fn forms(entry: &Entry) -> (Vec<Value>, Vec<Value>) {
                 vec![json!([{ "level": "SOL_TCP", "name": "TCP_WINDOW_CLAMP", "value": 65_535 }])],
             )
         }
-        Accepts::Switch | Accepts::Boolean | Accepts::TimeWait => (vec![boolean()], Vec::new()),
+        Accepts::Boolean | Accepts::TimeWait => (vec![boolean()], Vec::new()),
+        Accepts::Enforce => (vec![boolean(), json!({ "const": "fill" })], Vec::new()),
         Accepts::Integer { min, max } => (vec![integer(min, max)], Vec::new()),
         Accepts::ConnectTimeout => (vec![duration()], texts(&["5s"])),
         Accepts::Seconds { .. } => (vec![duration()], texts(&["30s"])),

@@ -11,6 +11,7 @@ use crate::catalog::Key;
 use crate::compile::{Compiler, Configuration, Effective, overlay};
 use crate::constants::{self, SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
 use crate::document::{Direction, Document, Given, RuleForm};
+use crate::enforce::Enforce;
 use crate::error::{Listed, Problems};
 use crate::options::{Setting, Value};
 use crate::rules::Profile;
@@ -116,6 +117,7 @@ impl Adviser<'_> {
             let effective = overlay(document, form, with.then_some(layer));
             self.judge_detection(&profile, &effective);
             self.judge_capabilities(&profile, &effective);
+            self.judge_fill(&profile, &effective);
             self.judge_close(form, &profile, &effective);
         }
     }
@@ -266,6 +268,35 @@ impl Adviser<'_> {
             let message = "linger = \"reset\" on accepted connections: close and exit throw away what the client has not acknowledged";
             let help = "measured: 128504 of 161104 bytes of a reply arrived; time_wait = false leaves no TIME_WAIT either, and loses nothing";
             self.say(effective, &[Key::Linger], message.to_owned(), help.to_owned());
+        }
+    }
+
+    /// What is only filled in.
+    fn judge_fill(&mut self, profile: &Profile, effective: &Effective<'_>) {
+        if profile.enforce() != Enforce::Fill {
+            return;
+        }
+        for setting in profile.settings() {
+            match (setting.key, &setting.value) {
+                (Key::UserTimeout, Value::Int(time @ 1..)) if setting.computed_from.is_none() => {
+                    let message = format!(
+                        "user_timeout is {} beside enforce = \"fill\": it is also set beside a keepalive of the program's own, where one lost probe may end a living connection",
+                        Shown(u64::from(time.unsigned_abs()) * 1_000)
+                    );
+                    let help =
+                        "\"auto\" and dead_peer_timeout are set only beside a keepalive that outlasts a lost probe";
+                    self.say(effective, &[Key::UserTimeout], message, help.to_owned());
+                }
+                (key @ (Key::ReceiveBuffer | Key::SendBuffer), _)
+                    if self.machine.kernel.is_some_and(|kernel| kernel < (5, 14)) =>
+                {
+                    let message = format!("{} is never set by enforce = \"fill\" on this kernel", key.name());
+                    let help =
+                        "only since Linux 5.14 does it tell whether the program has set the buffer (SO_BUF_LOCK)";
+                    self.say(effective, &[key], message, help.to_owned());
+                }
+                _ => {}
+            }
         }
     }
 

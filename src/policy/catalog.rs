@@ -135,7 +135,7 @@ keys! {
     ReusePort = "reuse_port",
     /// Any option by level and name.
     Raw = "raw",
-    /// Whether the program's own later calls are kept from undoing the rule.
+    /// Whether the rule or the program has the last word.
     Enforce = "enforce",
 }
 
@@ -169,8 +169,8 @@ pub enum Accepts {
     Fastopen,
     /// A list of `{ level, name, value }`.
     Raw,
-    /// A boolean that is no kernel option.
-    Switch,
+    /// A boolean or `"fill"`, no kernel option.
+    Enforce,
     /// A duration of at least a second, and no longer than the kernel itself goes on.
     ConnectTimeout,
     /// true or false.
@@ -232,7 +232,8 @@ impl Accepts {
             Self::Fastopen => "true, false, 1 to 65535".into(),
             Self::Raw => "a list of { level, name, value }".into(),
             Self::ConnectTimeout => format!("{} to {}", Shown(1_000_000), Shown(127_000_000)),
-            Self::Boolean | Self::Switch | Self::TimeWait => "true, false".into(),
+            Self::Boolean | Self::TimeWait => "true, false".into(),
+            Self::Enforce => "true, false, fill".into(),
             Self::Integer { min, max } => format!("{min} to {max}"),
             Self::Seconds { min, max } => format!("{}, whole seconds", seconds(min, max)),
             Self::Retransmissions => "1s, 3s, 7s, 15s, 31s, 63s, 127s, then every 120 s".into(),
@@ -352,8 +353,9 @@ pub static CATALOG: &[Entry] = &[
         "several sockets may bind to the same address and port and share its connections"),
     row(Key::Raw, &[], Accepts::Raw, &[Connect, Listen, Accept, AcceptAlways, Bind], "2.2", "setsockopt(2)",
         "any other option: list of { level, name, value }"),
-    row(Key::Enforce, &[], Accepts::Switch, &[], "2.2", "",
-        "false: the program's own later setsockopt has the last word; true (default): it is answered with success and not carried out"),
+    row(Key::Enforce, &[], Accepts::Enforce, &[], "2.2", "",
+        "who has the last word: true (default), the rule: the program's own later setsockopt is answered with success and not \
+         carried out; false, the program; fill, the program before and after: only what it has left at the system's default is set"),
 ];
 
 /// Code points by name: (name, DSCP).

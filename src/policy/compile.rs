@@ -8,6 +8,7 @@ use crate::catalog::{
 };
 use crate::constants;
 use crate::document::{Direction, Document, Given, Layer, LineCounter, RuleForm};
+use crate::enforce::{Enforce, Probing};
 use crate::error::{Listed, Problems, Source};
 use crate::options::{Family, Moment, Moments, Setting, Value};
 use crate::process::Process;
@@ -217,7 +218,7 @@ impl Compiler<'_> {
         };
         let keepalive_refused =
             effective.get(&Key::Keepalive).is_some_and(|(_, given)| given.choice == Choice::Refused);
-        let mut enforce = true;
+        let mut enforce = Enforce::default();
         let mut settings = Settings { list: Vec::new(), allowed: allowed(direction), next_id: &mut self.next_id };
         let connect_timeout = match effective.get(&Key::ConnectTimeout).map(|(_, given)| &given.choice) {
             // A millisecond less says that it is ours (Rules::is_time_for_connecting).
@@ -241,11 +242,14 @@ impl Compiler<'_> {
                     }
                 }
                 Choice::AutoUserTimeout if keepalive_refused => {}
-                Choice::Switch(on) => enforce = *on,
+                Choice::Enforce(who) => enforce = *who,
                 Choice::Keepalive(keepalive) => settings.keepalive(*keepalive, moments),
                 Choice::AutoUserTimeout => match auto_user_timeout(keepalive, given) {
                     Ok(milliseconds) => {
-                        settings.add(key, key.entry().kernel[0], Value::Int(milliseconds), moments, Family::Any)
+                        settings.add(key, key.entry().kernel[0], Value::Int(milliseconds), moments, Family::Any);
+                        let probing = Probing::of(settings.list.iter().filter(|setting| setting.key == Key::Keepalive));
+                        let own = settings.list.iter_mut().filter(|setting| setting.key == key);
+                        own.for_each(|setting| setting.computed_from = Some(probing));
                     }
                     Err(help) => {
                         let whose =
@@ -323,7 +327,7 @@ impl Compiler<'_> {
         };
         for given in &form.layer.0 {
             let moments = match given.choice {
-                Choice::Switch(_) | Choice::System | Choice::Refused => continue,
+                Choice::Enforce(_) | Choice::System | Choice::Refused => continue,
                 // Each by itself is to be set at some time.
                 Choice::Raw(ref options) => {
                     for never in options.iter().filter(|option| !option.moments.intersects(allowed(direction))) {
@@ -395,6 +399,7 @@ impl Settings<'_> {
                 value,
                 moments,
                 family,
+                computed_from: None,
                 id: *self.next_id,
             });
             *self.next_id += 1;

@@ -5,6 +5,7 @@ use std::ops::BitOr;
 
 use crate::catalog::Key;
 use crate::constants;
+use crate::enforce::Probing;
 
 /// A value in the form that setsockopt(2) takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +159,8 @@ pub struct Setting {
     pub moments: Moments,
     /// For which IP version.
     pub family: Family,
+    /// Of a user timeout that was computed from a keepalive (`"auto"`, `dead_peer_timeout`): the times of that.
+    pub computed_from: Option<Probing>,
     /// Its number among all settings of all rules: what "warned about already" is kept by.
     pub id: u32,
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use crate::catalog::{Key, TCP_USER_TIMEOUT};
 use crate::connection::{Connection, Endpoint};
 use crate::document::Direction;
+use crate::enforce::{Enforce, Untouched, is_of_keepalive};
 use crate::hosts::{HostSet, Hosts, Name};
 use crate::index::{Index, PairIndex};
 use crate::matcher::Pattern;
@@ -16,7 +17,7 @@ use crate::options::{Family, Moment, Moments, Setting, Value};
 pub struct Profile {
     pub(crate) settings: Box<[Setting]>,
     pub(crate) moments: Moments,
-    pub(crate) enforce: bool,
+    pub(crate) enforce: Enforce,
     /// What it is called where no rule matched.
     pub(crate) origin: &'static str,
 }
@@ -28,9 +29,9 @@ impl Profile {
         &self.settings
     }
 
-    /// Whether the program is kept from changing them.
+    /// Who has the last word.
     #[must_use]
-    pub fn enforce(&self) -> bool {
+    pub fn enforce(&self) -> Enforce {
         self.enforce
     }
 }
@@ -149,7 +150,7 @@ impl<'a> Decision<'a> {
     }
 
     /// The settings to make at one of `moments` on a socket that sends packets of `family`.
-    pub fn settings(&self, moments: Moments, family: Family) -> impl Iterator<Item = &'a Setting> + use<'a> {
+    pub fn settings(&self, moments: Moments, family: Family) -> impl Iterator<Item = &'a Setting> + Clone + use<'a> {
         let settings = if self.profile.moments.intersects(moments) { &*self.profile.settings } else { &[] };
         settings.iter().filter(move |setting| setting.moments.intersects(moments) && setting.family.overlaps(family))
     }
@@ -264,6 +265,10 @@ pub struct Rules {
     enforced: Box<[(i32, i32)]>,
     /// The user timeouts, milliseconds, that are times for connecting, sorted.
     times_for_connecting: Box<[i32]>,
+    /// Those that were computed from a keepalive and are filled in, sorted.
+    computed_timeouts: Box<[i32]>,
+    /// (level, name) of what is filled in where the socket has what a new one has, sorted.
+    compared_with_new: Box<[(i32, i32)]>,
     setting_count: u32,
     has_shortcuts: bool,
 }
@@ -301,17 +306,25 @@ impl Rules {
         let hosts = Hosts::new(to.chain(scope.into_iter().flatten().map(|pattern| (None, pattern))));
         let mut moments = Moments::NONE;
         let mut enforced: BTreeSet<(i32, i32)> = BTreeSet::new();
-        let mut times: BTreeSet<i32> = BTreeSet::new();
+        let (mut times, mut computed): (BTreeSet<i32>, BTreeSet<i32>) = Default::default();
+        let mut compared: BTreeSet<(i32, i32)> = BTreeSet::new();
         let profiles = live().map(|(_, rule)| &rule.profiles).chain([&base]);
         for profile in profiles.flat_map(|profiles| [Some(&profiles.plain), profiles.shortcuts.as_deref()]).flatten() {
             moments = moments | profile.moments;
             if let Some(Value::Int(time)) = profile.settings.iter().find(is_time).map(|setting| &setting.value) {
                 times.insert(*time);
             }
-            if profile.enforce {
-                // connect_timeout is no user timeout of the rule's.
-                let settings = profile.settings.iter().filter(|setting| setting.key != Key::ConnectTimeout);
-                enforced.extend(settings.map(|setting| (setting.level, setting.name)));
+            // connect_timeout is no user timeout of the rule's.
+            let settings = profile.settings.iter().filter(|setting| setting.key != Key::ConnectTimeout);
+            for setting in settings {
+                let (level, name) = (setting.level, setting.name);
+                let is_new = || Untouched::of(level, name) == Untouched::AsNew && !is_of_keepalive(level, name);
+                match (profile.enforce, &setting.value) {
+                    (Enforce::Always, _) => enforced.extend([(level, name)]),
+                    (Enforce::Fill, Value::Int(time)) if setting.computed_from.is_some() => computed.extend([*time]),
+                    (Enforce::Fill, _) if is_new() => compared.extend([(level, name)]),
+                    (Enforce::Fill | Enforce::Never, _) => {}
+                }
             }
         }
         let scope = scope.map(|to| Index::new(to.iter().map(|pattern| (0, pattern))));
@@ -329,6 +342,8 @@ impl Rules {
             moments,
             enforced: enforced.into_iter().collect(),
             times_for_connecting: times.into_iter().collect(),
+            computed_timeouts: computed.into_iter().collect(),
+            compared_with_new: compared.into_iter().collect(),
             setting_count,
             has_shortcuts,
         }
@@ -433,6 +448,25 @@ impl Rules {
     #[must_use]
     pub fn is_time_for_connecting(&self, milliseconds: i32) -> bool {
         self.times_for_connecting.binary_search(&milliseconds).is_ok()
+    }
+
+    /// Whether a user timeout of so many milliseconds is one that some rule computes from its keepalive and fills in: where the
+    /// program then chooses another keepalive, it is to be taken back.
+    #[must_use]
+    pub fn is_computed_timeout(&self, milliseconds: i32) -> bool {
+        self.computed_timeouts.binary_search(&milliseconds).is_ok()
+    }
+
+    /// Whether there is such a rule at all.
+    #[must_use]
+    pub fn fills_computed_timeouts(&self) -> bool {
+        !self.computed_timeouts.is_empty()
+    }
+
+    /// Level and name of each option that is filled in where a socket has what a new one has ([`Untouched::AsNew`]).
+    #[must_use]
+    pub fn compared_with_new(&self) -> &[(i32, i32)] {
+        &self.compared_with_new
     }
 
     /// The rules that can match in this process, in order.

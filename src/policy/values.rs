@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 use crate::catalog::{Accepts, DSCP_NAMES, Entry, Key};
 use crate::constants;
 use crate::detect::{self, Detection};
+use crate::enforce::Enforce;
 use crate::error::{Problems, nearest};
 use crate::options::{Moment, Moments, Value};
 use crate::units::{self, Malformed, Shown, ShownBytes};
@@ -32,8 +33,8 @@ pub(crate) enum Choice {
     FastopenQueue(i32),
     /// Options by number.
     Raw(Vec<RawOption>),
-    /// A switch that is no kernel option.
-    Switch(bool),
+    /// Who has the last word.
+    Enforce(Enforce),
     /// The value was refused, which is reported: nothing that depends on it is to be judged.
     Refused,
 }
@@ -156,7 +157,7 @@ impl<'p> Reader<'p> {
     /// Reads the value of a key; None once a problem was reported.
     pub(crate) fn choice(&mut self, entry: &Entry, span: Range<usize>, form: Form<'_>) -> Option<Choice> {
         let key = entry.key.name();
-        if form.text() == Some("system") && entry.accepts != Accepts::Switch {
+        if form.text() == Some("system") && entry.accepts != Accepts::Enforce {
             return Some(Choice::System);
         }
         let int = |number: i64| Choice::Value(Value::Int(number as u32 as i32));
@@ -218,7 +219,7 @@ impl<'p> Reader<'p> {
                     .map(|queue| Choice::FastopenQueue(queue as i32)),
             },
             Accepts::Raw => self.raw(span, form),
-            Accepts::Switch => self.boolean(key, span, form).map(Choice::Switch),
+            Accepts::Enforce => self.enforce(span, form).map(Choice::Enforce),
             // A negative time in FIN_WAIT2 is none, zero the system's (net/ipv4/tcp.c, do_tcp_setsockopt).
             Accepts::TimeWait => self.boolean(key, span, form).map(|on| int(if on { 0 } else { -1 })),
             Accepts::Boolean => self.boolean(key, span, form).map(|on| int(i64::from(on))),
@@ -255,6 +256,22 @@ impl<'p> Reader<'p> {
             self.error(span, format!("{key} takes true or false, not {form}"), "accepted: true, false");
         }
         value
+    }
+
+    fn enforce(&mut self, span: Range<usize>, form: Form<'_>) -> Option<Enforce> {
+        match (form.boolean(), form.text()) {
+            (Some(true), _) => Some(Enforce::Always),
+            (Some(false), _) => Some(Enforce::Never),
+            (None, Some("fill")) => Some(Enforce::Fill),
+            _ => {
+                self.error(
+                    span,
+                    format!("enforce takes true, false or \"fill\", not {form}"),
+                    "accepted: true, false, \"fill\"",
+                );
+                None
+            }
+        }
     }
 
     fn integer(

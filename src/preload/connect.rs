@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use libc::{sockaddr, socklen_t};
 use policy::options::Family;
 use policy::unnoticed::syn_retries_for;
-use policy::{Bypass, Connection, Decision, Endpoint, Key, Moment, Moments, Setting, Value};
+use policy::{Bypass, Connection, Decision, Endpoint, Enforce, Key, Moment, Moments, Setting, Value};
 use socket::memory::{Near, Place};
 use socket::{Address, Kind, ffi};
 
@@ -144,8 +144,13 @@ fn time_limit(active: &Active, fd: c_int, peer: Endpoint, decision: &Decision<'s
     if is_running {
         return Limit::Running(connecting(0));
     }
+    // Only what the program has left is filled in.
+    let is_own = current != 0 && !active.rules.is_time_for_connecting(current);
+    if decision.profile().enforce() == Enforce::Fill && is_own {
+        return Limit::Own;
+    }
     // The rule has a user timeout of its own, or the program has none: another rule's time is left over from another connect.
-    if afterwards.key != Key::ConnectTimeout || current == 0 || active.rules.is_time_for_connecting(current) {
+    if afterwards.key != Key::ConnectTimeout || !is_own {
         return Limit::Rule(connecting(0));
     }
     if current <= limit { Limit::Own } else { Limit::Rule(connecting(current)) }
@@ -235,6 +240,10 @@ fn finish(active: &Active, fd: c_int, connecting: &Connecting) -> bool {
     if own > 0 {
         let _ = ffi::set(fd, afterwards.level, afterwards.name, &own);
     } else {
+        if decision.profile().enforce() == Enforce::Fill {
+            // It is filled in if it fits the keepalive that the socket has by now.
+            let _ = ffi::set(fd, afterwards.level, afterwards.name, &0);
+        }
         make(active, fd, decision, None, [afterwards].into_iter(), "connected", peer);
     }
     true
@@ -293,7 +302,7 @@ pub(crate) fn is_connecting(active: &Active, fd: c_int) -> bool {
 }
 
 /// What is to be set on the socket, and which of it was set already to find out what kind of socket it is.
-fn prepare<S: Iterator<Item = &'static Setting>>(
+fn prepare<S: Iterator<Item = &'static Setting> + Clone>(
     fd: c_int,
     decision: &Decision<'static>,
     settings: impl Fn(Moments) -> S,
@@ -303,8 +312,8 @@ fn prepare<S: Iterator<Item = &'static Setting>>(
     if let Some(reason) = decision.bypass(TCP | UDP) {
         return Err(reason);
     }
-    if decision.profile().enforce()
-        && let Some(first) = first_of_tcp(fd, settings(TCP))
+    if decision.profile().enforce() == Enforce::Always
+        && let Some(first) = first_of_tcp(fd, decision, settings(TCP))
     {
         return Ok((TCP, Some(first)));
     }
@@ -314,7 +323,7 @@ fn prepare<S: Iterator<Item = &'static Setting>>(
         Kind::Other => return Err(Bypass::NotTcp),
     };
     // A connect that is repeated, to see whether it is done: the program has had the last word since.
-    if !decision.profile().enforce() && moments == TCP && ffi::peer_address(fd).is_ok() {
+    if decision.profile().enforce() != Enforce::Always && moments == TCP && ffi::peer_address(fd).is_ok() {
         return Err(Bypass::NothingToSet);
     }
     decision.bypass(moments).map_or(Ok((moments, None)), Err)

@@ -80,6 +80,7 @@ interpose! {
     // What the rule of this socket enforces is answered with success and not carried out.
     fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> c_int {
         answer intercept::is_enforced(fd, level, name, value, length).then_some(0);
+        after _done intercept::keepalive_was_set(fd, level, name);
     }
     // By SO_ERROR a program learns that a connect which it did not wait for has come to an end, connect(2): then the time
     // for connecting (`connect_timeout`) is taken back.

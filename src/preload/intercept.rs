@@ -7,12 +7,15 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use libc::{sockaddr, socklen_t};
+use policy::catalog::TCP_USER_TIMEOUT;
+use policy::enforce::is_of_keepalive;
 use policy::options::Family;
 use policy::rules::Accepting;
 use policy::variables::Level;
-use policy::{Connection, Decision, Endpoint, Key, Moment, Moments, Setting, constants};
+use policy::{Connection, Decision, Endpoint, Enforce, Key, Moment, Moments, Setting, Value, constants};
 use socket::apply::{Outcome, apply, is_in_force};
 use socket::describe::{is_accepted_tcp, kind};
+use socket::fill::{self, Chosen};
 use socket::memory::{self, Near, Place};
 use socket::{Address, Errno, Kind, ffi};
 
@@ -54,7 +57,15 @@ pub(crate) fn kind_of(fd: c_int) -> Option<Kind> {
 
 /// Makes the first of TCP's own settings. All other sockets refuse it, so that it is the question whether this one is
 /// TCP as well, and costs no call of its own.
-pub(crate) fn first_of_tcp<'a>(fd: c_int, mut settings: impl Iterator<Item = &'a Setting>) -> Option<&'a Setting> {
+/// What is only filled in is looked at before.
+pub(crate) fn first_of_tcp<'a>(
+    fd: c_int,
+    decision: &Decision<'_>,
+    mut settings: impl Iterator<Item = &'a Setting>,
+) -> Option<&'a Setting> {
+    if decision.profile().enforce() == Enforce::Fill {
+        return None;
+    }
     let first = settings.find(|setting| setting.level == constants::SOL_TCP)?;
     (apply(fd, first) == Outcome::Done).then_some(first)
 }
@@ -154,12 +165,12 @@ fn settle(active: &Active, fd: c_int, kind: Kind, local: Endpoint, why: Settling
     const LISTEN: Moments = Moments::of(&[Moment::Listen]);
     let (decision, accepting) = active.rules.listening(local);
     let call = if why == Settling::Anew { "listen" } else { "inherited listener" };
-    let enforce = decision.profile().enforce();
+    let enforces = decision.profile().enforce() == Enforce::Always;
     let settings = decision.settings(LISTEN, family_of(local)).filter(|setting| match why {
         // For some peers another rule is meant, and what they inherit could not be taken back: only what a listener
         // alone has.
         _ if accepting == Accepting::PerPeer && is_for_accepted(setting) => false,
-        Settling::Again => enforce && is_in_force(fd, setting) != Ok(true),
+        Settling::Again => enforces && is_in_force(fd, setting) != Ok(true),
         Settling::Anew | Settling::Found => true,
     });
     match decision.bypass(LISTEN) {
@@ -210,12 +221,13 @@ fn accepted_with_work(active: &Active, listener: c_int, fd: c_int, known: Known,
         return log::debug(format_args!("accept fd {fd} {peer}: left alone: {reason}"));
     }
     // Where the program has the last word, it has it on its listener for those who wait there too.
-    let has_last_word = !decision.profile().enforce() && active.rules.listening(local).1 != Accepting::PerPeer;
+    let has_last_word =
+        decision.profile().enforce() != Enforce::Always && active.rules.listening(local).1 != Accepting::PerPeer;
     let is_changed = |setting: &Setting| {
         has_last_word && setting.moments.contains(Moment::Listen) && is_in_force(listener, setting) == Ok(false)
     };
     let settings = || decision.settings(moments, family_to(peer)).filter(|setting| !is_changed(setting));
-    let first = first_of_tcp(fd, settings());
+    let first = first_of_tcp(fd, &decision, settings());
     // What is known of the listener may be out of date.
     if first.is_some() || is_accepted_tcp(fd) {
         make(active, fd, &decision, first, settings(), "accept", peer);
@@ -283,7 +295,8 @@ fn is_enforced_here(
             && setting.key != Key::ConnectTimeout
             && !(accepting == Accepting::PerPeer && is_for_accepted(setting))
     };
-    let mut settings = decision.settings(moments, Family::Any).filter(|_| decision.profile().enforce());
+    let mut settings =
+        decision.settings(moments, Family::Any).filter(|_| decision.profile().enforce() == Enforce::Always);
     let Some(setting) = settings.find(is_it) else { return false };
     // The kernel reads so much of the value; what it would refuse for want of it, it shall refuse.
     let read = setting.bytes_read();
@@ -306,6 +319,38 @@ fn is_enforced_here(
         }
     }
     true
+}
+
+/// After the program has set an option of the keepalive: a user timeout that was filled in to go with the rule's keepalive is
+/// taken back if it does not go with the program's.
+#[inline]
+pub(crate) fn keepalive_was_set(fd: c_int, level: c_int, name: c_int) {
+    if !is_of_keepalive(level, name) {
+        return;
+    }
+    if let Some(active) =
+        active().filter(|active| active.in_use.load(Relaxed) && active.rules.fills_computed_timeouts())
+    {
+        guard::contained(|| keepalive_was_chosen(active, fd));
+    }
+}
+
+#[cold]
+fn keepalive_was_chosen(active: &Active, fd: c_int) {
+    fault::point("keepalive");
+    let current = ffi::get_int(fd, TCP_USER_TIMEOUT.level, TCP_USER_TIMEOUT.name);
+    let Some(current) = current.ok().filter(|current| active.rules.is_computed_timeout(*current)) else { return };
+    let Some((connection, moments)) = connection_of(active, fd) else { return };
+    let decision = active.decide(&connection);
+    let is_it = |setting: &&Setting| setting.computed_from.is_some() && setting.value == Value::Int(current);
+    let mut settings =
+        decision.settings(moments, Family::Any).filter(|_| decision.profile().enforce() == Enforce::Fill);
+    let Some(setting) = settings.find(is_it) else { return };
+    if fill::is_out_of_place(fd, setting) && ffi::set(fd, setting.level, setting.name, &0).is_ok() {
+        log::info(format_args!(
+            "setsockopt fd {fd}: {setting} is taken back: the program has chosen its own keepalive"
+        ));
+    }
 }
 
 /// What a socket is, asked of the kernel: nothing is remembered that could be about another socket. None before
@@ -352,38 +397,65 @@ fn family_of(local: Endpoint) -> Family {
     if local.ip().is_ipv6() && local.ip().is_unspecified() { Family::Any } else { family_to(local) }
 }
 
-/// Makes settings, but for the `first`, which was made already; reports them, and reports each that fails once.
+/// Makes settings, but for the `first`, which was made already, and for what the program has chosen where only the rest is
+/// filled in; reports them, and reports each that fails once.
 pub(crate) fn make<'a>(
     active: &Active,
     fd: c_int,
     decision: &Decision<'_>,
     first: Option<&'a Setting>,
-    settings: impl Iterator<Item = &'a Setting>,
+    settings: impl Iterator<Item = &'a Setting> + Clone,
     call: &str,
     endpoint: Endpoint,
 ) {
-    let mut made = Made::default();
+    let (mut made, mut left) = (Made::default(), Made::default());
+    let is_new_to_report =
+        |setting: &Setting| active.warned.get(setting.id as usize).is_none_or(|warned| !warned.swap(true, Relaxed));
+    let chosen = match decision.profile().enforce() {
+        Enforce::Fill => fill::chosen(fd, settings.clone(), &active.new, |setting, errno| {
+            if is_new_to_report(setting) {
+                log::warn(format_args!(
+                    "{call} fd {fd} {endpoint}: {decision}: {setting} is left out: whether the program has set it is not known: {errno}"
+                ));
+            }
+        }),
+        Enforce::Always | Enforce::Never => Chosen::default(),
+    };
+    let make_one = if decision.profile().enforce() == Enforce::Fill { fill::fill_in } else { apply };
     active.in_use.store(true, Relaxed);
     first.into_iter().for_each(|setting| made.note(setting));
-    for setting in settings.filter(|setting| first.is_none_or(|first| !ptr::eq(first, *setting))) {
+    for (index, setting) in settings.enumerate() {
+        if first.is_some_and(|first| ptr::eq(first, setting)) {
+            continue;
+        }
         fault::point("apply");
-        match apply(fd, setting) {
+        if chosen.has(index) {
+            left.note(setting);
+            continue;
+        }
+        match make_one(fd, setting) {
             Outcome::Done => made.note(setting),
             Outcome::Absent => {}
-            Outcome::Failed(errno) => {
-                let reported = active.warned.get(setting.id as usize).is_some_and(|warned| warned.swap(true, Relaxed));
-                if !reported {
-                    log::warn(format_args!("{call} fd {fd} {endpoint}: {decision}: {setting} failed: {errno}"));
-                }
+            Outcome::Failed(errno) if is_new_to_report(setting) => {
+                log::warn(format_args!("{call} fd {fd} {endpoint}: {decision}: {setting} failed: {errno}"));
             }
+            Outcome::Failed(_) => {}
         }
     }
-    if made.count > 0 {
-        log::debug(format_args!("{call} fd {fd} {endpoint}: {decision}:{made}"));
+    match (made.count, left.count) {
+        (0, 0) => {}
+        (_, 0) => log::debug(format_args!("{call} fd {fd} {endpoint}: {decision}:{made}")),
+        (0, _) => {
+            log::debug(format_args!("{call} fd {fd} {endpoint}: {decision}: left to the program:{}", left.keys()))
+        }
+        _ => log::debug(format_args!(
+            "{call} fd {fd} {endpoint}: {decision}:{made}; left to the program:{}",
+            left.keys()
+        )),
     }
 }
 
-/// The settings that were made, for the line at debug.
+/// The settings that were made, or were not, for the line at debug.
 #[derive(Default)]
 struct Made<'a> {
     settings: [Option<&'a Setting>; 16],
@@ -396,6 +468,21 @@ impl<'a> Made<'a> {
             *slot = Some(setting);
         }
         self.count += 1;
+    }
+
+    /// Their keys, each once.
+    fn keys(&self) -> Keys<'_, 'a> {
+        Keys(self)
+    }
+}
+
+struct Keys<'m, 'a>(&'m Made<'a>);
+
+impl std::fmt::Display for Keys<'_, '_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let keys = self.0.settings.iter().flatten().map(|setting| setting.key);
+        let mut last = None;
+        keys.filter(|key| last.replace(*key) != Some(*key)).try_for_each(|key| write!(f, " {}", key.name()))
     }
 }
 

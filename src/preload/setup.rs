@@ -9,6 +9,7 @@ use once_cell::race::OnceBox;
 use policy::error::digest;
 use policy::variables::{self, Level};
 use policy::{Connection, Decision, Moments, Process, Rules, compile_alone};
+use socket::fill::AsNew;
 use socket::{Errno, ffi, signal};
 
 use crate::isolated::{self, Failure, Memory, Reserved, Room};
@@ -20,6 +21,8 @@ pub(crate) struct Active {
     pub(crate) rules: Rules,
     /// By [`policy::Setting::id`]: whether its failure was reported.
     pub(crate) warned: Box<[AtomicBool]>,
+    /// What a new socket has of the options that are compared with it.
+    pub(crate) new: AsNew,
     /// Whether anything was set on any socket yet; before that there is nothing to enforce.
     pub(crate) in_use: AtomicBool,
     /// By what the C library completes host names.
@@ -431,7 +434,8 @@ fn compile_into(found: &'static Found, kept: Memory, lines: &mut Lines) -> Optio
     };
     let active = kept.during(|| {
         let warned = (0..rules.setting_count()).map(|_| AtomicBool::new(false)).collect();
-        Box::new(Active { rules: rules.clone(), warned, in_use: AtomicBool::new(false), search: &found.search })
+        let new = AsNew::ask(rules.compared_with_new());
+        Box::new(Active { rules: rules.clone(), warned, in_use: AtomicBool::new(false), new, search: &found.search })
     });
     let state = |active: &Active| {
         // At debug, what is left alone is logged as well.

@@ -216,6 +216,28 @@ pub fn share_descriptors(one: c_int, other: c_int) -> Result<bool, Errno> {
     checked(unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_FILES, 0, 0) }).map(|order| order == 0)
 }
 
+/// Makes a TCP socket of an address family, closed on exec, which lasts as long as the function. No cancellation point.
+///
+/// # Errors
+/// Those of socket(2).
+pub fn with_new_tcp_socket<T>(family: c_int, function: impl FnOnce(c_int) -> T) -> Result<T, Errno> {
+    // SAFETY: takes three numbers.
+    let fd = checked(unsafe { libc::syscall(libc::SYS_socket, family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+    let answer = function(fd as c_int);
+    // SAFETY: made above, and nobody else's.
+    unsafe { libc::syscall(libc::SYS_close, fd) };
+    Ok(answer)
+}
+
+/// Takes the calling thread into a network namespace, setns(2).
+///
+/// # Errors
+/// Those of setns(2): EPERM without CAP_SYS_ADMIN.
+pub fn enter_network_namespace(namespace: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: takes two numbers.
+    checked(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }.into()).map(drop)
+}
+
 /// The address that a socket is bound to, getsockname(2).
 ///
 /// # Errors

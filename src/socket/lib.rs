@@ -10,6 +10,7 @@ pub mod current;
 pub mod describe;
 pub mod errno;
 pub mod ffi;
+pub mod fill;
 pub mod line;
 pub mod memory;
 pub mod namespace;

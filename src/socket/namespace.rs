@@ -4,11 +4,18 @@
 //! Not by netlink, which answers for the namespace of the one who asks. For the command, as `process`.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::{io, thread};
 
 use policy::Endpoint;
 use policy::verdict::State;
+
+use crate::errno::Errno;
+use crate::ffi;
+use crate::fill::AsNew;
 
 /// What a timer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +87,23 @@ impl Namespace {
             self.timers.insert(inode, timer);
         }
     }
+}
+
+/// What a new socket in a process's namespace has of some options, sorted by level and name: asked in a thread that enters it,
+/// where it is not this process's own.
+#[must_use]
+pub fn as_new(pid: i32, options: &[(i32, i32)]) -> AsNew {
+    let ask = || -> io::Result<AsNew> {
+        let [own, other] = [File::open("/proc/thread-self/ns/net")?, File::open(format!("/proc/{pid}/ns/net"))?];
+        if own.metadata()?.ino() == other.metadata()?.ino() {
+            return Ok(AsNew::ask(options));
+        }
+        let inside = || ffi::enter_network_namespace(other.as_fd()).map(|()| AsNew::ask(options));
+        let answer = thread::scope(|scope| scope.spawn(inside).join());
+        answer.unwrap_or(Err(Errno(libc::EAGAIN))).map_err(|Errno(errno)| io::Error::from_raw_os_error(errno))
+    };
+    let unknown = |error: io::Error| AsNew::unknown(options, Errno(error.raw_os_error().unwrap_or(libc::EIO)));
+    if options.is_empty() { AsNew::default() } else { ask().unwrap_or_else(unknown) }
 }
 
 struct Line {

@@ -8,7 +8,8 @@ use object::ReadCache;
 use policy::options::Family;
 use policy::rules::{Accepting, Rules};
 use policy::{
-    Bypass, Compiled, Configuration, Connection, Endpoint, Key, Listed, Moment, Moments, Process, Source, compile,
+    Bypass, Compiled, Configuration, Connection, Endpoint, Enforce, Key, Listed, Moment, Moments, Process, Source,
+    compile,
 };
 use socket::Address;
 use socket::memory::Place;
@@ -106,7 +107,7 @@ fn hold(rules: &Rules) {
                 assert!(setting.id < rules.setting_count());
                 assert!(setting.moments != Moments::NONE, "{setting} is never set");
                 // connect_timeout alone is no user timeout of the rule's.
-                let is_enforced = profile.enforce() && setting.key != Key::ConnectTimeout;
+                let is_enforced = profile.enforce() == Enforce::Always && setting.key != Key::ConnectTimeout;
                 assert!(!is_enforced || rules.enforces(setting.level, setting.name));
             }
         }

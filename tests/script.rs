@@ -120,6 +120,13 @@ impl Script {
         preloaded
     }
 
+    /// What the `@look` lines find, word by word.
+    pub(crate) fn looks(&self, preload: bool) -> Vec<String> {
+        let (found, _) = self.run(&[], preload, &self.words());
+        let looks = found.lines().filter_map(|line| line.strip_prefix("@look "));
+        looks.flat_map(|line| line.split(' ').skip(1)).map(str::to_owned).collect()
+    }
+
     /// Under strace: the system calls of each call, in order, without the script's own.
     pub(crate) fn traced(&self, name: &str, preload: bool, trace: &str) -> Vec<Vec<String>> {
         let trace = self.trace(name, preload, trace, &self.words());

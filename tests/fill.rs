@@ -1,9 +1,11 @@
 //! `enforce = "fill"`: only what the program has left at the system's default is set. Values are read back from the kernel by
 //! another process; `tests/script.rs` says how.
 //!
-//! Seen to fail: with `chosen` that judges nothing (every "set before"), without the group of the keepalive, without SO_BUF_LOCK,
-//! without what a new socket has, with a look at each option just before it is set (dscp beside priority), without the margin for
-//! a lost probe, without what is taken back after setsockopt, with a connect that is repeated and fills again.
+//! Seen to fail: with `chosen` that judges nothing (89 tests, among them every "set before"), without the group of the keepalive,
+//! without SO_BUF_LOCK (datagram), with every option taken for a new socket's, with a priority that is not put back (dscp), with a
+//! user timeout beside any keepalive and beside the rule's alone, with none that is taken back after setsockopt, with a connect that
+//! is repeated and fills again, with `connect_timeout` over the program's own, with the first option set to ask whether it is TCP
+//! (from), with options enforced that another rule enforces (layers).
 
 use libtest_mimic::Trial;
 use proptest::collection::vec;
@@ -354,6 +356,10 @@ fn layers() -> Named {
                 "@look s TCP_USER_TIMEOUT=96 SO_KEEPALIVE=1",
                 "[defaults]\ndead_peer_timeout = \"15s\"\n[[rule]]\nto = [\":4000\"]\nenforce = \"fill\"\n",
             )
+        }),
+        ("layers: what another rule enforces is not enforced here", {
+            let toml = format!("{PROMISE}[[rule]]\nto = [\":4001\"]\nenforce = true\n");
+            client("", "set s TCP_USER_TIMEOUT 96\n@look s TCP_USER_TIMEOUT=96 TCP_KEEPCNT=3", &toml)
         }),
         ("layers: SOCKOPT_ENFORCE=fill", {
             client(

@@ -1,7 +1,7 @@
 //! `enforce = "fill"`: only what the program has left at the system's default is set. Values are read back from the kernel by
 //! another process; `tests/script.rs` says how.
 //!
-//! Seen to fail: with `chosen` that judges nothing (89 tests, among them every "set before"), without the group of the keepalive,
+//! Seen to fail: with `left` that takes all for left (89 tests, among them every "set before"), without the group of the keepalive,
 //! without SO_BUF_LOCK (datagram), with every option taken for a new socket's, with a priority that is not put back (dscp), with a
 //! user timeout beside any keepalive and beside the rule's alone, with none that is taken back after setsockopt, with a connect that
 //! is repeated and fills again, with `connect_timeout` over the program's own, with the first option set to ask whether it is TCP

@@ -1042,7 +1042,7 @@ fn queue() {
 }
 
 /// Only what the program has left at the default is set; what has the rule's value is not called the program's.
-/// Seen to fail: with `chosen` that judges nothing; without the values that are there already.
+/// Seen to fail: with `left` that takes all for left; without the values that are there already.
 fn fills_in() {
     let lab = Lab::new();
     let script = "l = listen('127.0.0.1', 8001)

@@ -382,15 +382,13 @@ fn optional_value<S: Serializer>(optional: &Option<Value>, serializer: S) -> Res
 impl Treated {
     /// The settings that are filled in, since the program has left the options at the system's default.
     fn leave_what_is_chosen<'r>(&mut self, fd: i32, settings: Vec<&'r Setting>, new: &AsNew) -> Vec<&'r Setting> {
-        let chosen = fill::chosen(fd, settings.iter().copied(), new, |setting, errno| {
+        let found = fill::left(fd, settings.iter().copied(), new, |setting, errno| {
             let errno = format!("whether the program has set it is not known: {errno}");
             self.failures.push(Failure { setting: setting.to_string(), errno });
         });
-        let (mut left, mut filled) = (Vec::new(), Vec::new());
-        for (index, setting) in settings.into_iter().enumerate() {
-            if chosen.has(index) { left.push(setting) } else { filled.push(setting) }
-        }
-        for setting in left {
+        let (filled, chosen): (Vec<&Setting>, Vec<&Setting>) =
+            settings.into_iter().partition(|setting| found.has(setting));
+        for setting in chosen {
             match current::value(fd, setting).ok() {
                 Some(current) if current == read_back(setting, Some(&current)) => self.already.push(name(setting)),
                 Some(_) => self.left_to_the_program.push(setting.key.name()),

@@ -15,7 +15,7 @@ use policy::variables::Level;
 use policy::{Connection, Decision, Endpoint, Enforce, Key, Moment, Moments, Setting, Value, constants};
 use socket::apply::{Outcome, apply, is_in_force};
 use socket::describe::{is_accepted_tcp, kind};
-use socket::fill::{self, Chosen};
+use socket::fill;
 use socket::memory::{self, Near, Place};
 use socket::{Address, Errno, Kind, ffi};
 
@@ -408,29 +408,26 @@ pub(crate) fn make<'a>(
     call: &str,
     endpoint: Endpoint,
 ) {
-    let (mut made, mut left) = (Made::default(), Made::default());
+    let (mut made, mut chosen) = (Made::default(), Made::default());
     let is_new_to_report =
         |setting: &Setting| active.warned.get(setting.id as usize).is_none_or(|warned| !warned.swap(true, Relaxed));
-    let chosen = match decision.profile().enforce() {
-        Enforce::Fill => fill::chosen(fd, settings.clone(), &active.new, |setting, errno| {
+    let is_filled_in = decision.profile().enforce() == Enforce::Fill;
+    let left = is_filled_in.then(|| {
+        fill::left(fd, settings.clone(), &active.new, |setting, errno| {
             if is_new_to_report(setting) {
                 log::warn(format_args!(
                     "{call} fd {fd} {endpoint}: {decision}: {setting} is left out: whether the program has set it is not known: {errno}"
                 ));
             }
-        }),
-        Enforce::Always | Enforce::Never => Chosen::default(),
-    };
-    let make_one = if decision.profile().enforce() == Enforce::Fill { fill::fill_in } else { apply };
+        })
+    });
+    let make_one = if is_filled_in { fill::fill_in } else { apply };
     active.in_use.store(true, Relaxed);
     first.into_iter().for_each(|setting| made.note(setting));
-    for (index, setting) in settings.enumerate() {
-        if first.is_some_and(|first| ptr::eq(first, setting)) {
-            continue;
-        }
+    for setting in settings.filter(|setting| first.is_none_or(|first| !ptr::eq(first, *setting))) {
         fault::point("apply");
-        if chosen.has(index) {
-            left.note(setting);
+        if left.is_some_and(|left| !left.has(setting)) {
+            chosen.note(setting);
             continue;
         }
         match make_one(fd, setting) {
@@ -442,15 +439,15 @@ pub(crate) fn make<'a>(
             Outcome::Failed(_) => {}
         }
     }
-    match (made.count, left.count) {
+    match (made.count, chosen.count) {
         (0, 0) => {}
         (_, 0) => log::debug(format_args!("{call} fd {fd} {endpoint}: {decision}:{made}")),
         (0, _) => {
-            log::debug(format_args!("{call} fd {fd} {endpoint}: {decision}: left to the program:{}", left.keys()))
+            log::debug(format_args!("{call} fd {fd} {endpoint}: {decision}: left to the program:{}", chosen.keys()))
         }
         _ => log::debug(format_args!(
             "{call} fd {fd} {endpoint}: {decision}:{made}; left to the program:{}",
-            left.keys()
+            chosen.keys()
         )),
     }
 }

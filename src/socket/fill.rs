@@ -73,33 +73,39 @@ impl AsNew {
     }
 }
 
-/// Which of a list of settings are not to be made: the program has chosen for itself.
+/// Which settings of a rule are to be made, since the program has left their options at the default. Those that were not looked
+/// at are not among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Chosen(u128);
+pub struct Left {
+    /// The number of the first that was looked at: a rule's settings are numbered in their order.
+    first: u32,
+    bits: u128,
+}
 
-impl Chosen {
-    /// Whether that with this number is among them.
+impl Left {
+    /// Whether a setting is among them.
     #[must_use]
-    pub fn has(self, index: usize) -> bool {
-        self.0 >> index.min(MOST) & 1 != 0
+    pub fn has(self, setting: &Setting) -> bool {
+        setting.id.checked_sub(self.first).is_some_and(|at| at < u128::BITS && self.bits >> at & 1 != 0)
     }
 }
 
-/// So many settings are judged, and those behind them left alone; a table has some thirty, unless `raw` is long.
-const MOST: usize = 127;
-
 /// Looks at a socket before anything is set on it. What the program has is not touched, and that includes what cannot be
 /// read: `unknown` is told of that.
-pub fn chosen<'a>(
+pub fn left<'a>(
     fd: i32,
     settings: impl Iterator<Item = &'a Setting>,
     new: &AsNew,
     mut unknown: impl FnMut(&'a Setting, Errno),
-) -> Chosen {
-    let (mut chosen, mut keepalive) = (1 << MOST, None);
-    for (index, setting) in settings.enumerate() {
+) -> Left {
+    let mut settings = settings.peekable();
+    let mut left = Left { first: settings.peek().map_or(0, |setting| setting.id), bits: 0 };
+    let mut keepalive = None;
+    for setting in settings {
         let mut is_kept_alive = || *keepalive.get_or_insert_with(|| is_kept_alive(fd));
-        let is_chosen = if index >= MOST {
+        let at = setting.id.wrapping_sub(left.first);
+        let is_chosen = if at >= u128::BITS {
+            // A table has some thirty, unless `raw` is very long.
             Err(Errno(libc::E2BIG))
         } else if setting.key == Key::ConnectTimeout {
             // It is the user timeout for a while, and whoever sets it has looked.
@@ -113,15 +119,14 @@ pub fn chosen<'a>(
             })
         };
         match is_chosen {
-            Ok(false) => continue,
+            Ok(false) => left.bits |= 1 << at,
             Ok(true) => {}
             // It is known that such a socket has no such option.
             Err(Errno(libc::ENOPROTOOPT | libc::EOPNOTSUPP)) if kind(fd) == Ok(Kind::Mptcp) => {}
             Err(errno) => unknown(setting, errno),
         }
-        chosen |= 1 << index.min(MOST);
     }
-    Chosen(chosen)
+    left
 }
 
 /// Makes a setting. IP_TOS brings a priority along (ip(7)): one that the program has set is put back.

@@ -23,6 +23,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         }
         let name = format!("faults::contained: connected, {build:?}");
         trials.push(test_with(NEEDS, name, move || contained(build, "connected", PANIC, ENDS, &ENDING)));
+        let name = format!("faults::contained: keepalive, {build:?}");
+        trials.push(test_with(NEEDS, name, move || contained(build, "keepalive", PANIC, FILLS, &FILLING)));
         for stage in ["compile", "exhaust compile"] {
             let name = format!("faults::said_once: {stage} in 64 threads, {build:?}");
             trials.push(test(name, move || said_once(build, stage)));
@@ -137,6 +139,21 @@ const ENDING: [&str; 9] = [
     "IN connect t 127.0.0.1:4000",
     "IN get t 1/4",
     "get t TCP_KEEPIDLE",
+    "IN close t",
+];
+
+const FILLS: &str = "[defaults]\nenforce = \"fill\"\ndead_peer_timeout = \"15s\"\nnodelay = true\n";
+
+/// The program chooses a keepalive of its own after its connect, when the library looks again.
+const FILLING: [&str; 8] = [
+    "socket s inet stream",
+    "IN connect s 127.0.0.1:4000",
+    "IN set s TCP_KEEPIDLE 60",
+    "IN close s",
+    // From here on nothing may be set.
+    "socket t inet stream",
+    "IN connect t 127.0.0.1:4000",
+    "get t TCP_NODELAY",
     "IN close t",
 ];
 

@@ -332,6 +332,12 @@ fn accepted() -> Named {
             .before("@listen 127.0.0.1:4000 10\n@dial 127.0.0.1:4000")
             .toml(PROMISE)
         }),
+        ("the program's later word on its listener is for those who wait there too", {
+            let calls = "use l 10\naccept c l\n@look c TCP_USER_TIMEOUT=14000\nset l SO_KEEPALIVE 0\naccept d l\n@look d SO_KEEPALIVE=0 TCP_USER_TIMEOUT=14000";
+            Script::new(calls)
+                .before("@listen 127.0.0.1:4000 10\n@dial 127.0.0.1:4000\n@dial 127.0.0.1:4000")
+                .toml(PROMISE)
+        }),
         ("a plain client of an MPTCP listener", {
             Script::new(&format!("socket l inet stream 262\nbind l 127.0.0.1:4000\nlisten l 8\n@dial 127.0.0.1:4000\naccept c l\n@look c {KEPT}"))
                 .toml(PROMISE)

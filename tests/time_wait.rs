@@ -3,6 +3,8 @@
 //!
 //! Each test runs without the library as well, where the same connections must leave what they leave.
 
+mod ways;
+
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,6 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     for (name, script) in scripts() {
         trials.push(test_with(NEEDS, format!("time_wait::{name}"), move || drop(script.check())));
     }
+    trials.extend(ways::trials());
     trials
 }
 
@@ -52,11 +55,11 @@ fn run(lab: &Lab, environment: &[&str], words: &[&str]) -> String {
     stdout
 }
 
-/// How many of the client's connections are in TIME_WAIT, once each has ended on both sides.
-fn time_waits(lab: &Lab) -> usize {
+/// How many connections are in TIME_WAIT there, once each has ended on both sides.
+fn time_waits(lab: &Lab, place: Place) -> usize {
     let until = Instant::now() + PATIENCE;
     loop {
-        let all = lab.shell(Place::Client, "ss -Htan");
+        let all = lab.shell(place, "ss -Htan | grep -v ^LISTEN || true");
         let left = all.lines().filter(|line| line.starts_with("TIME-WAIT")).count();
         if left == all.lines().count() {
             return left;
@@ -74,7 +77,7 @@ fn no_time_wait(count: usize, how: &str) {
     for (environment, count, left) in [(&[WITHOUT][..], count, 0), (&[], count.min(5_000), count.min(5_000))] {
         let answered = run(&lab, environment, &["probe", &format!("{SERVER}:8001"), &count.to_string(), how]);
         assert_eq!(answered, format!("{count} answered, 0 failed -\n"));
-        assert_eq!(time_waits(&lab), left, "{environment:?}");
+        assert_eq!(time_waits(&lab, Place::Client), left, "{environment:?}");
     }
 }
 
@@ -97,9 +100,9 @@ fn shut_down_before_close() {
     let words = ["probe", &format!("{SERVER}:8001"), &COUNT.to_string(), "shutdown"];
     let answered = format!("{COUNT} answered, 0 failed -\n");
     assert_eq!(run(&lab, &[WITHOUT], &words), answered);
-    let with = time_waits(&lab);
+    let with = time_waits(&lab, Place::Client);
     assert_eq!(run(&lab, &[], &words), answered);
-    let without = time_waits(&lab) - with;
+    let without = time_waits(&lab, Place::Client) - with;
     eprintln!("shut down before close: {with} of {COUNT} TIME_WAIT with, {without} without");
     assert_eq!(without, COUNT);
     assert!(with < COUNT * 3 / 4, "{with} of {COUNT} are left");
@@ -123,7 +126,7 @@ fn uploads_arrive_complete() {
     let all_sent = |count: usize| format!("{count} uploads, 0 failed\n");
     let (sent, complete, lost, wrong, reset) = upload(&[WITHOUT], 8001, 10_000);
     assert_eq!((sent, complete, lost, wrong, reset), (all_sent(10_000), 10_000, 0, 0, 0));
-    assert_eq!(time_waits(&lab), 0);
+    assert_eq!(time_waits(&lab, Place::Client), 0);
     let (sent, complete, _, _, reset) = upload(&[], 8002, 300);
     assert_eq!((sent, complete, reset), (all_sent(300), 300, 0));
     let (_, _, lost, wrong, _) = upload(&[RESET], 8003, 300);
@@ -181,9 +184,9 @@ fn client(program: &str, arguments: &[String]) {
         assert!(is_done, "{said}");
     };
     run(&[WITHOUT]);
-    let with = time_waits(&lab);
+    let with = time_waits(&lab, Place::Client);
     run(&[]);
-    let without = time_waits(&lab) - with;
+    let without = time_waits(&lab, Place::Client) - with;
     eprintln!("{program}: {with} of {count} TIME_WAIT with, {without} without");
     assert!(with <= most_left, "{with} of {count} are left");
     // Now and then the server is the first.

@@ -145,6 +145,9 @@ fn can_map_users() -> bool {
 /// What [`lab::Lab::with_users`] needs, where one is not root.
 pub(crate) const MORE_USERS: &str = "newuidmap and a range in /etc/subuid";
 
+/// What the kernel may lack.
+pub(crate) const MULTIPATH: &str = "Multipath TCP";
+
 /// How many users root maps.
 pub(crate) const USERS: u64 = 65_536;
 
@@ -186,6 +189,7 @@ fn missing(needs: &[&str]) -> Option<String> {
     let has = |need: &&&str| match (**need, need.strip_prefix("python3 module "), need.strip_prefix("php extension ")) {
         ("namespaces", ..) => can_unshare(),
         (MORE_USERS, ..) => can_map_users(),
+        (MULTIPATH, ..) => Path::new("/proc/sys/net/mptcp/enabled").exists(),
         (_, Some(module), _) => has_module(module),
         (_, _, Some(extensions)) => has_extensions(extensions),
         (program, None, None) => find(program).is_some(),

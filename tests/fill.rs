@@ -198,6 +198,15 @@ fn groups() -> Named {
                 .before("@listen 127.0.0.1:4000")
                 .toml(PROMISE)
         }),
+        ("a UDP server: left", {
+            Script::new("socket s inet dgram\nbind s 127.0.0.1:4000\n@look s SO_RCVBUF=98304 IP_TTL=33")
+                .toml("[[rule]]\nlisten = [\":4000\"]\nenforce = \"fill\"\nreceive_buffer = \"48KiB\"\nttl = 33")
+        }),
+        ("a UDP server: set before", {
+            Script::new("socket s inet dgram\nset s SO_RCVBUF 50000\nbind s 127.0.0.1:4000\n@look s SO_RCVBUF=100000")
+                .toml("[[rule]]\nlisten = [\":4000\"]\nenforce = \"fill\"\nreceive_buffer = \"48KiB\"")
+                .same_looks()
+        }),
         ("an option that cannot be read is left out, and that is said", {
             client(
                 "",

@@ -1,6 +1,8 @@
 /* A prober and its server, uploads and their readers: what `time_wait = false` is for.
  *
- *   time_wait answer PORT              answers each HTTP request; the client closes first
+ *   time_wait answer PORT [MICROSECONDS]
+ *                                    answers each HTTP request; the client closes first, and the server so much later than
+ *                                    it has read the end, as over a network
  *   time_wait probe ADDRESS COUNT HOW  COUNT connections to it, one after the other; HOW each ends: close, or shutdown
  *                                    (both directions, SO_LINGER is asked for, close: HttpClient4); "together": all
  *                                    are open at the same time
@@ -34,7 +36,7 @@ static int listener(int port, int buffer) {
     return fd;
 }
 
-static void answer(int port) {
+static void answer(int port, int delay) {
     char request[4096];
     int l = listener(port, 0), all = epoll_create1(0);
     struct epoll_event event = {.events = EPOLLIN, .data.fd = l}, events[64];
@@ -49,6 +51,7 @@ static void answer(int port) {
             } else {
                 ssize_t size = recv(fd, request, sizeof request, 0);
                 int is_whole = size > 4 && !memcmp(request + size - 4, "\r\n\r\n", 4);
+                if (!is_whole && delay) usleep(delay);
                 if (!is_whole || send(fd, ANSWER, sizeof ANSWER - 1, MSG_NOSIGNAL) < 0) close(fd);
             }
         }
@@ -246,7 +249,7 @@ int main(int count, char **arguments) {
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
     if (count < 3) return 2;
-    if (!strcmp(arguments[1], "answer")) answer(atoi(arguments[2]));
+    if (!strcmp(arguments[1], "answer")) answer(atoi(arguments[2]), count > 3 ? atoi(arguments[3]) : 0);
     if (count < 4) return 2;
     if (!strcmp(arguments[1], "read")) return read_all(atoi(arguments[2]), atoi(arguments[3]));
     length = address(arguments[2], &to);

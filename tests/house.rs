@@ -25,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("house::every_configuration_file_compiles", every_configuration_file_compiles),
         test("house::the_readme_names_every_key", the_readme_names_every_key),
         test("house::the_readme_names_every_variable", the_readme_names_every_variable),
+        test("house::the_wrapper_knows_every_option", the_wrapper_knows_every_option),
         test("house::the_readme_names_every_hook", the_readme_names_every_hook),
         test("house::configurations_in_the_readme_compile", configurations_in_the_readme_compile),
     ]
@@ -308,6 +309,17 @@ fn the_readme_names_every_variable() {
     let missing: Vec<String> =
         names.filter(|name| !["`", "="].iter().any(|end| readme.contains(&format!("`{name}{end}")))).collect();
     assert!(missing.is_empty(), "README.md does not name {}", missing.join(", "));
+}
+
+/// The wrapper for containers asks whether anything is configured, by each variable.
+fn the_wrapper_knows_every_option() {
+    let wrapper = read("examples/container/sockopt-entrypoint");
+    let list = wrapper.split_once("for key in ").and_then(|(_, rest)| rest.split_once("; do")).expect("a list").0;
+    let known: BTreeSet<&str> = list.split(|c: char| c.is_whitespace() || c == '\\').collect();
+    let options = CATALOG.iter().filter(|entry| entry.accepts != policy::catalog::Accepts::Raw);
+    let missing: Vec<String> =
+        options.map(|entry| entry.key.name().to_uppercase()).filter(|name| !known.contains(name.as_str())).collect();
+    assert!(missing.is_empty(), "sockopt-entrypoint does not know {}", missing.join(", "));
 }
 
 fn the_readme_names_every_hook() {

@@ -9,7 +9,7 @@ use libtest_mimic::Trial;
 
 use crate::command::{outcome, run, write};
 use crate::executables::{build, shared};
-use crate::support::{plain, root, scratch, test_with};
+use crate::support::{find, library, plain, root, scratch, test_with};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -19,7 +19,56 @@ pub(crate) fn trials() -> Vec<Trial> {
         test_with(&["cc"], "reach::libraries", libraries),
         test_with(&["cc"], "reach::what_is_loaded_later", what_is_loaded_later),
         test_with(&["cc"], "reach::without_connections", without_connections),
+        test_with(&["cc", "namespaces", "busybox"], "reach::an_image_without_libc", an_image_without_libc),
     ]
+}
+
+/// An image for a program that needs no libc: a loader, and a shell that is linked statically. Preloaded there, the library ends
+/// the program with 127, so the wrapper for containers leaves it out and says so. Seen to fail: with a wrapper that tries the
+/// library on the shell alone.
+fn an_image_without_libc() {
+    const PROGRAM: &str = "void _start(void) { __asm__ volatile(\"mov $60, %eax\\n xor %edi, %edi\\n syscall\"); }\n";
+    let loader = Path::new("/lib64/ld-linux-x86-64.so.2");
+    let busybox = find("busybox").expect("it was looked for");
+    let ldd = plain("ldd").arg(&busybox).output().expect("libc has ldd");
+    assert!(!ldd.status.success(), "busybox is to be linked statically: Debian's busybox-static");
+    let image = scratch("reach-without-libc");
+    for folder in ["bin", "dev", "lib64", "usr/local/bin", "usr/local/lib"] {
+        fs::create_dir_all(image.join(folder)).expect("a folder");
+    }
+    fs::write(image.join("dev/null"), "").expect("a place to mount over");
+    fs::write(image.join("program.c"), PROGRAM).expect("a file");
+    let mut cc = plain("cc");
+    cc.args([
+        "-nostdlib",
+        "-pie",
+        "-fPIE",
+        "-fno-stack-protector",
+        "-Wl,--dynamic-linker=/lib64/ld-linux-x86-64.so.2",
+        "-o",
+    ]);
+    assert!(cc.arg(image.join("bin/program")).arg(image.join("program.c")).status().expect("cc runs").success());
+    fs::copy(loader, image.join("lib64/ld-linux-x86-64.so.2")).expect("a loader");
+    fs::copy(busybox, image.join("bin/busybox")).expect("a shell");
+    for applet in ["sh", "dd", "readlink", "printf"] {
+        std::os::unix::fs::symlink("busybox", image.join("bin").join(applet)).expect("a link");
+    }
+    fs::copy(library(), image.join("usr/local/lib/libsockopt.so")).expect("the library");
+    let wrapper = "examples/container/sockopt-entrypoint";
+    fs::copy(root().join(wrapper), image.join("usr/local/bin/sockopt-entrypoint")).expect("the wrapper");
+    let within = |line: &str| {
+        let mount = "mount --bind /dev/null \"$0/dev/null\" && exec chroot \"$0\" /bin/sh -c \"$1\"";
+        let mut command = plain("unshare");
+        command.args(["-Urm", "sh", "-c", mount]).arg(&image).arg(line).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        let (code, _, stderr) = outcome(&mut command);
+        (code, stderr)
+    };
+    assert_eq!(within("/bin/program"), (Some(0), String::new()), "the program itself");
+    let preloaded = within("LD_PRELOAD=/usr/local/lib/libsockopt.so /bin/program");
+    assert_eq!(preloaded.0, Some(127), "{}", preloaded.1);
+    let (code, stderr) = within("sh /usr/local/bin/sockopt-entrypoint /bin/program");
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("does not load here") && stderr.contains("libc.so.6"), "{stderr}");
 }
 
 /// What a connection to the port of the first argument has for a user timeout; the function `ask` asks libc, or the kernel.

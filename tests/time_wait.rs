@@ -3,6 +3,7 @@
 //!
 //! Each test runs without the library as well, where the same connections must leave what they leave.
 
+mod java;
 mod ways;
 
 use std::process::Stdio;
@@ -33,6 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     for (name, script) in scripts() {
         trials.push(test_with(NEEDS, format!("time_wait::{name}"), move || drop(script.check())));
     }
+    trials.extend(java::trials());
     trials.extend(ways::trials());
     trials
 }

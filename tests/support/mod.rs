@@ -145,6 +145,9 @@ fn can_map_users() -> bool {
 /// What [`lab::Lab::with_users`] needs, where one is not root.
 pub(crate) const MORE_USERS: &str = "newuidmap and a range in /etc/subuid";
 
+/// Java's, as JMeter has it.
+pub(crate) const HTTP_CLIENT4: &str = "HttpClient 4";
+
 /// What the kernel may lack.
 pub(crate) const MULTIPATH: &str = "Multipath TCP";
 
@@ -189,6 +192,7 @@ fn missing(needs: &[&str]) -> Option<String> {
     let has = |need: &&&str| match (**need, need.strip_prefix("python3 module "), need.strip_prefix("php extension ")) {
         ("namespaces", ..) => can_unshare(),
         (MORE_USERS, ..) => can_map_users(),
+        (HTTP_CLIENT4, ..) => Path::new("/usr/share/java/httpclient.jar").exists(),
         (MULTIPATH, ..) => Path::new("/proc/sys/net/mptcp/enabled").exists(),
         (_, Some(module), _) => has_module(module),
         (_, _, Some(extensions)) => has_extensions(extensions),

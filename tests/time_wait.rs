@@ -4,6 +4,7 @@
 //! Each test runs without the library as well, where the same connections must leave what they leave.
 
 mod java;
+mod stacks;
 mod ways;
 
 use std::process::Stdio;
@@ -35,6 +36,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trials.push(test_with(NEEDS, format!("time_wait::{name}"), move || drop(script.check())));
     }
     trials.extend(java::trials());
+    trials.extend(stacks::trials());
     trials.extend(ways::trials());
     trials
 }

@@ -237,7 +237,7 @@ impl Adviser<'_> {
             .any(|setting| setting.key == Key::TimeWait && matches!(setting.value, Value::Int(seconds) if seconds < 0));
         if without_time_wait && resets {
             let message = "time_wait = false has no effect beside linger = \"reset\", which leaves no TIME_WAIT either";
-            let help = "keep time_wait alone: it loses nothing";
+            let help = "keep time_wait alone: it sends everything first";
             self.say(effective, &[Key::TimeWait], message.to_owned(), help.to_owned());
         } else if without_time_wait {
             let message = "time_wait = false: no TIME_WAIT is left to answer a peer whose last FIN is lost, or to catch late duplicates";
@@ -266,7 +266,7 @@ impl Adviser<'_> {
         }
         if accepts && resets {
             let message = "linger = \"reset\" on accepted connections: close and exit throw away what the client has not acknowledged";
-            let help = "measured: 128504 of 161104 bytes of a reply arrived; time_wait = false leaves no TIME_WAIT either, and loses nothing";
+            let help = "measured: 128504 of 161104 bytes of a reply arrived; time_wait = false leaves no TIME_WAIT either, and sends everything first";
             self.say(effective, &[Key::Linger], message.to_owned(), help.to_owned());
         }
     }

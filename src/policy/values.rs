@@ -191,7 +191,7 @@ impl<'p> Reader<'p> {
                     self.error(
                         span,
                         format!("linger = \"{gone}\" is replaced by time_wait = false"),
-                        "write time_wait = false: it leaves no TIME_WAIT and loses nothing, also at exit and over fork",
+                        "write time_wait = false: it leaves no TIME_WAIT and sends everything first, also at exit and over fork",
                     );
                     None
                 }

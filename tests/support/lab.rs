@@ -130,6 +130,8 @@ pub(crate) enum Place {
     Here,
     Client,
     Server,
+    /// A namespace that the test has made.
+    Guest,
 }
 
 pub(crate) struct Lab {
@@ -223,7 +225,7 @@ impl Lab {
         let pid = self.holder.id();
         command.arg("--target").arg(pid.to_string()).args(["--user", "--mount", "--net", "--preserve-credentials"]);
         command.arg(format!("--pid=/proc/{pid}/ns/pid_for_children")).arg("--");
-        if let Some(name) = [None, Some("client"), Some("server")][place as usize] {
+        if let Some(name) = [None, Some("client"), Some("server"), Some("guest")][place as usize] {
             command.args(["nsenter", &format!("--net=/run/netns/{name}"), "--"]);
         }
         for name in ["http_proxy", "all_proxy", "ALL_PROXY", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS"] {

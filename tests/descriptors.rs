@@ -168,8 +168,8 @@ fn scripts() -> Vec<(&'static str, Script)> {
             )
             .toml(&two)
         }),
-        // What the thread accepts came by another listener than has the number now. Seen to fail without the last line of
-        // seen_first.
+        // What the thread accepts came by another listener than has the number now. Seen to fail with what it is accepted on
+        // taken for that.
         ("a_listener_is_replaced_while_a_thread_accepts", {
             server(
                 "begin accept c l\npass m 127.0.0.1:4001\ndup2 m l\n@dial 127.0.0.1:4000\njoin\n@look c TCP_KEEPIDLE=7\n\

@@ -495,6 +495,22 @@ fn listen() -> Named {
                 .before("@listen 127.0.0.1:4000 10\n@dial 127.0.0.1:4000\n@dial 127.0.0.1:4000")
                 .toml(SERVER)
         }),
+        // As those do who are started for a connection (sd_listen_fds(3)): the one that they were started for has been waiting.
+        // Seen to fail with a listen that takes every listener for one without a queue.
+        ("inherited over exec, and listened on once more", {
+            let calls = "use l 10\nlisten l 16\naccept c l\n@look c KEPT\naccept d l\n@look d KEPT\n@look l KEPT\n\
+                         @dial 127.0.0.1:4000\naccept e l\n@look e KEPT";
+            Script::new(&kept(calls))
+                .before("@listen 127.0.0.1:4000 10\n@dial 127.0.0.1:4000\n@dial 127.0.0.1:4000")
+                .toml(SERVER)
+        }),
+        ("inherited over exec, listened on once more, some options to each", {
+            let one = |fd: &str| format!("accept {fd} l\n@look {fd} SO_PRIORITY=5 TCP_NODELAY=1\n");
+            let calls = format!("use l 10\nlisten l 16\n{}{}@dial 127.0.0.1:4000\n{}", one("c"), one("d"), one("e"));
+            Script::new(&calls)
+                .before("@listen 127.0.0.1:4000 10\n@dial 127.0.0.1:4000\n@dial 127.0.0.1:4000")
+                .toml("[[rule]]\nlisten = [\":4000\"]\npriority = 5\nnodelay = true")
+        }),
         ("inherited as descriptor 0, IPv6", {
             Script::new(&kept("use l 0\naccept c l\n@look c KEPT"))
                 .before("@listen [::1]:4000 0\n@dial [::1]:4000")
@@ -702,11 +718,14 @@ fn traced() -> Vec<(&'static str, fn())> {
         ("listen sets the options on the listener", || {
             let calls = server("").toml(SERVER);
             let name = ["getsockname(3"];
-            expect("listen", &calls, "network", &[&KIND[..], &name, &KEEPS, &["listen(3, 8)"]].concat());
+            // And whether it has a queue already.
+            let queue = ["getsockopt(3, SOL_TCP, TCP_INFO"];
+            expect("listen", &calls, "network", &[&KIND[..], &name, &KEEPS, &queue, &["listen(3, 8)"]].concat());
         }),
         ("an inherited listener costs nothing later", || {
-            let calls = "use l 10\naccept c l\naccept d l\n@dial 127.0.0.1:4000\naccept e l";
-            let script = Script::new(calls)
+            // Some more are looked at than have been waiting.
+            let more = "@dial 127.0.0.1:4000\naccept e l\n".repeat(10);
+            let script = Script::new(&format!("use l 10\naccept c l\naccept d l\n{more}"))
                 .before("@listen 127.0.0.1:4000 10\n@dial 127.0.0.1:4000\n@dial 127.0.0.1:4000")
                 .toml(SERVER);
             expect("inherited", &script, "all", &["accept(10"]);

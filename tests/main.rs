@@ -30,6 +30,7 @@ mod races;
 mod reach;
 mod says;
 mod script;
+mod sequences;
 mod show;
 mod situations;
 mod support;
@@ -73,6 +74,7 @@ fn main() {
         properties::trials(),
         reach::trials(),
         says::trials(),
+        sequences::trials(),
         show::trials(),
         situations::trials(),
         time_wait::trials(),

@@ -62,19 +62,19 @@ interpose! {
         after _done intercept::after_listen(fd, prepared);
     }
     fn accept(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int {
-        before room = Place::here().page().room_for_peer(address, length);
+        before (room, seen) = (Place::here().page().room_for_peer(address, length), listeners::see(fd));
         after accepted {
             let place = Place::here();
             let near = place.page();
-            intercept::accepted(fd, accepted, || near.told_peer(address, length, room));
+            intercept::accepted(fd, accepted, seen, || near.told_peer(address, length, room));
         };
     }
     fn accept4(fd: c_int, address: *mut sockaddr, length: *mut socklen_t, flags: c_int) -> c_int {
-        before room = Place::here().page().room_for_peer(address, length);
+        before (room, seen) = (Place::here().page().room_for_peer(address, length), listeners::see(fd));
         after accepted {
             let place = Place::here();
             let near = place.page();
-            intercept::accepted(fd, accepted, || near.told_peer(address, length, room));
+            intercept::accepted(fd, accepted, seen, || near.told_peer(address, length, room));
         };
     }
     // What the rule of this socket enforces is answered with success and not carried out.

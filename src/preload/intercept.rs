@@ -19,7 +19,7 @@ use socket::fill;
 use socket::memory::{self, Near, Place};
 use socket::{Address, Errno, Kind, ffi};
 
-use crate::listeners::{self, Known, Look};
+use crate::listeners::{self, Known, Look, Seen};
 use crate::setup::{Active, active};
 use crate::{connect, fault, guard, log};
 
@@ -123,7 +123,9 @@ pub(crate) fn before_listen(fd: c_int) -> Listening {
         let look = listeners::look(fd);
         match (tcp(fd), local_endpoint(fd)) {
             (Some(kind), Some(local)) if local.port() != 0 => {
-                Listening::Prepared(look, local, settle(active, fd, kind, local, Settling::Anew))
+                // It may listen already: who was started for a connection calls listen as well (sd_listen_fds(3)).
+                let known = settle(active, fd, kind, local, Settling::Anew);
+                Listening::Prepared(look, local, with_queue(fd, known))
             }
             (Some(kind), Some(_)) => Listening::Unbound(look, kind),
             _ => Listening::Ignored,
@@ -191,6 +193,22 @@ fn settle(active: &Active, fd: c_int, kind: Kind, local: Endpoint, why: Settling
     }
 }
 
+/// What accept has to do where connections wait that came before the listener had its options; nothing more where it does not
+/// listen yet.
+fn with_queue(listener: c_int, known: Known) -> Known {
+    /// Handshakes that are being finished meanwhile, one on a processor: the socket is made, as the listener was before, and not
+    /// in the queue yet (net/ipv4/tcp_minisocks.c, tcp_check_req).
+    const FINISHING: u32 = 8;
+    match (known, ffi::accept_queue(listener)) {
+        (Known::Settled, Ok(Some(queue))) => {
+            Known::Waiting(u16::try_from(queue.saturating_add(FINISHING)).unwrap_or(u16::MAX))
+        }
+        // One by one anyway; who waited lacks what the others inherit, so everything is set on all.
+        (Known::SomeOptions, Ok(Some(_))) => Known::PerPeer,
+        (other, _) => other,
+    }
+}
+
 /// Whether a setting is one of those that accepted sockets have.
 fn is_for_accepted(setting: &Setting) -> bool {
     setting.moments.intersects(ACCEPT)
@@ -198,22 +216,33 @@ fn is_for_accepted(setting: &Setting) -> bool {
 
 /// After an accept that succeeded, and has maybe told who the peer is.
 #[inline]
-pub(crate) fn accepted(listener: c_int, fd: c_int, told: impl FnOnce() -> Option<Address> + Copy) {
+pub(crate) fn accepted(listener: c_int, fd: c_int, seen: Seen, told: impl FnOnce() -> Option<Address> + Copy) {
     let Some(active) = active().filter(|active| active.rules.moments().intersects(INBOUND)) else { return };
-    let known = listeners::on_accept(listener);
+    let known = listeners::on_accept(listener, seen);
     if known != Known::Settled {
-        guard::contained(|| accepted_with_work(active, listener, fd, known, told()));
+        guard::contained(|| accepted_with_work(active, listener, fd, (known, seen), told()));
     }
 }
 
 #[cold]
-fn accepted_with_work(active: &Active, listener: c_int, fd: c_int, known: Known, told: Option<Address>) {
+fn accepted_with_work(
+    active: &Active,
+    listener: c_int,
+    fd: c_int,
+    (known, seen): (Known, Seen),
+    told: Option<Address>,
+) {
     fault::point("accept");
-    let known = if known == Known::Nothing { seen_first(active, listener, fd) } else { Some(known) };
+    let known = if known == Known::Nothing { seen_first(active, listener) } else { Some(known) };
     let Some(known) = known.filter(|known| *known != Known::Settled) else { return };
     let peer = told.or_else(|| ffi::connected_peer(fd).ok());
     let Some(peer) = peer.and_then(|address| address.endpoint().ok()) else { return };
-    let local = if active.rules.asks_for_listener() { local_endpoint(listener) } else { Some(Endpoint::ANY) };
+    let of_listener =
+        || local_endpoint(listener).filter(|_| known != Known::Unsure && listeners::holds(listener, seen));
+    let local = match active.rules.asks_for_listener() {
+        true => of_listener().or_else(|| accepted_on(listener, fd)),
+        false => Some(Endpoint::ANY),
+    };
     let Some(local) = local else { return };
     let moments = if known == Known::SomeOptions { Moments::of(&[Moment::AcceptAlways]) } else { ACCEPT };
     let decision = active.decide(&Connection::Inbound { local, peer });
@@ -234,32 +263,34 @@ fn accepted_with_work(active: &Active, listener: c_int, fd: c_int, known: Known,
     }
 }
 
+/// The address of the listener that a socket was accepted on. Another thread may have closed it since, or put another in its
+/// place: then what the socket itself says.
+fn accepted_on(listener: c_int, fd: c_int) -> Option<Endpoint> {
+    let own = local_endpoint(fd)?;
+    let is_it = |local: &Endpoint| local.port() == own.port();
+    local_endpoint(listener).filter(is_it).or_else(|| listeners::listener_of(own)).or(Some(own))
+}
+
 /// A listener that did not come by listen in this process, or not by this number: it gets the options now, and those who
-/// have been waiting in its queue get them one by one. What the one gets that was accepted first; none if that is not to
-/// be had.
-fn seen_first(active: &Active, listener: c_int, accepted: c_int) -> Option<Known> {
+/// have been waiting in its queue get them one by one. What the one gets that was accepted first; none if that is none of
+/// TCP's.
+fn seen_first(active: &Active, listener: c_int) -> Option<Known> {
     let look = listeners::look(listener);
-    let kind = match kind_of(listener)? {
-        kind @ (Kind::Tcp | Kind::Mptcp) => kind,
-        Kind::Udp | Kind::Other => {
+    match (kind_of(listener), local_endpoint(listener)) {
+        (Some(kind @ (Kind::Tcp | Kind::Mptcp)), Some(local)) => {
+            let why = if listeners::is_port_known(local) { Settling::Again } else { Settling::Found };
+            let known = settle(active, listener, kind, local, why);
+            listeners::remember_port(local);
+            look.found(with_queue(listener, known));
+        }
+        (Some(Kind::Udp | Kind::Other), _) => {
             // A UNIX listener is asked about once.
             look.found(Known::Settled);
             return None;
         }
-    };
-    let local = local_endpoint(listener)?;
-    let why = if listeners::is_port_known(local) { Settling::Again } else { Settling::Found };
-    let known = settle(active, listener, kind, local, why);
-    listeners::remember_port(local);
-    let waiting = || u16::try_from(ffi::accept_queue(listener).unwrap_or(0)).unwrap_or(u16::MAX);
-    look.found(match known {
-        Known::Settled => Known::Waiting(waiting()),
-        // One by one anyway; who waited lacks what the others inherit, so everything is set on all.
-        Known::SomeOptions => Known::PerPeer,
-        other => other,
-    });
-    // Another thread may have put another listener in the place of the one that this was accepted on.
-    (local_endpoint(accepted)?.port() == local.port()).then_some(Known::Waiting(1))
+        _ => {}
+    }
+    Some(Known::Unsure)
 }
 
 /// Whether the program's setsockopt is to be answered and not carried out: its socket has a rule that set this very
@@ -433,6 +464,8 @@ pub(crate) fn make<'a>(
         match make_one(fd, setting) {
             Outcome::Done => made.note(setting),
             Outcome::Absent => {}
+            // Another thread has closed it.
+            Outcome::Failed(Errno(libc::EBADF | libc::ENOTSOCK)) => {}
             Outcome::Failed(errno) if is_new_to_report(setting) => {
                 log::warn(format_args!("{call} fd {fd} {endpoint}: {decision}: {setting} failed: {errno}"));
             }

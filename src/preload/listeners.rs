@@ -7,11 +7,12 @@
 //!
 //! A hint that is wrong would cost a connection its options. Who finds out about a listener therefore puts a ticket into
 //! the row first ([`look`]), and what was found counts only if the ticket is still there: else the descriptor has
-//! ended meanwhile, and its number may be another's.
+//! ended meanwhile, and its number may be another's. And accept looks at the row before the call as well ([`see`]): what another
+//! thread has found out or put in its place while it waited says nothing of the connection that it got.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64};
 
 use once_cell::race::OnceRef;
 use policy::Endpoint;
@@ -32,21 +33,23 @@ pub(crate) enum Known {
     PerPeer,
     /// Make all settings: connections that were waiting before the listener was given the options.
     Waiting(u16),
+    /// The same, and ask the socket which listener it came by: somebody found out, or put another in its place, meanwhile.
+    Unsure,
 }
 
-// The lower half of a row; the upper one says which of its descriptors it is about.
+// The lowest 16 bits of a row. The next 16 are the ticket, the others say which of its descriptors it is about.
 const NOTHING: u16 = 0;
 const SETTLED: u16 = 1;
 const SOME_OPTIONS: u16 = 2;
 const PER_PEER: u16 = 3;
+/// Somebody is finding out.
+const LOOKING: u16 = 4;
 /// From here on, this much less is the number of connections that still wait.
-const WAITING: u16 = 3;
-/// From here on it is a ticket: somebody is finding out.
-const TICKET: u16 = 1 << 15;
+const WAITING: u16 = 4;
 
 /// What is known; nothing, where all is zero.
 pub(crate) struct Tables {
-    by_descriptor: [AtomicU32; ROWS],
+    by_descriptor: [AtomicU64; ROWS],
     /// How this process listened on each port: tells accepted from outbound sockets, which the kernel does not. Never
     /// taken back: an outbound socket that later gets the same local port by chance is judged by the rules for inbound
     /// ones when the program sets an option on it.
@@ -56,7 +59,7 @@ pub(crate) struct Tables {
 #[cfg(test)]
 impl Tables {
     pub(crate) const fn zeroes() -> Self {
-        Self { by_descriptor: [const { AtomicU32::new(0) }; ROWS], by_port: [const { AtomicU8::new(0) }; 65_536] }
+        Self { by_descriptor: [const { AtomicU64::new(0) }; ROWS], by_port: [const { AtomicU8::new(0) }; 65_536] }
     }
 }
 
@@ -72,12 +75,11 @@ pub(crate) fn begin(tables: &'static Tables) {
 
 /// The row of a descriptor, and what its upper half is when it is about this one.
 #[inline]
-fn row(fd: i32) -> Option<(&'static AtomicU32, u32)> {
+fn row(fd: i32) -> Option<(&'static AtomicU64, u64)> {
     let tables = TABLES.get()?;
     let fd = u32::try_from(fd).ok()?;
     let row = tables.by_descriptor.get(fd as usize % ROWS)?;
-    // Larger numbers than 2^28 the kernel does not give.
-    Some((row, (fd / ROWS as u32) << 16))
+    Some((row, u64::from(fd / ROWS as u32) << 32))
 }
 
 fn port(local: Endpoint) -> Option<&'static AtomicU8> {
@@ -90,29 +92,65 @@ pub(crate) fn forget_range(first: u32, last: u32, flags: i32) {
     let Some(tables) = TABLES.get().filter(|_| ends && IN_USE.load(Relaxed)) else { return };
     for (index, row) in (0..).zip(&tables.by_descriptor) {
         let found = row.load(Relaxed);
-        let fd = (found >> 16) * ROWS as u32 + index;
+        let fd = (found >> 32) as u32 * ROWS as u32 + index;
         if found as u16 != NOTHING && (first..=last).contains(&fd) {
             row.store(0, Relaxed);
         }
     }
 }
 
-/// What is known of a listener; a waiting connection is counted off.
-pub(crate) fn on_accept(fd: i32) -> Known {
-    let Some((row, whose)) = row(fd) else { return Known::Nothing };
-    let found = row.load(Relaxed);
-    if found & !0xffff != whose {
-        return Known::Nothing;
+/// What a row says of a descriptor at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen(u64);
+
+impl Seen {
+    fn is_known(self) -> bool {
+        !matches!(self.0 as u16, NOTHING | LOOKING)
     }
-    match found as u16 {
-        NOTHING | TICKET.. => Known::Nothing,
+
+    /// Whether both come of the same look.
+    fn is_of_look(self, other: Self) -> bool {
+        self.0 >> 16 == other.0 >> 16
+    }
+}
+
+/// What is known of a descriptor, before it is used.
+#[inline]
+pub(crate) fn see(fd: i32) -> Seen {
+    let Some((row, whose)) = row(fd) else { return Seen(0) };
+    let found = row.load(Relaxed);
+    Seen(if found >> 32 == whose >> 32 { found } else { 0 })
+}
+
+/// Whether what was seen holds on, but for those who wait.
+pub(crate) fn holds(fd: i32, seen: Seen) -> bool {
+    seen.is_known() && see(fd).is_of_look(seen)
+}
+
+/// What is known of a listener; a waiting connection is counted off. `before` is what was seen before the call.
+#[inline]
+pub(crate) fn on_accept(fd: i32, before: Seen) -> Known {
+    let now = see(fd);
+    if now == before && now.0 as u16 == SETTLED { Known::Settled } else { changed(fd, before, now) }
+}
+
+fn changed(fd: i32, before: Seen, now: Seen) -> Known {
+    match before.0 as u16 {
+        _ if !before.is_known() && !now.is_known() => Known::Nothing,
+        _ if !before.is_known() || !now.is_known() || !now.is_of_look(before) => Known::Unsure,
         SETTLED => Known::Settled,
         SOME_OPTIONS => Known::SomeOptions,
         PER_PEER => Known::PerPeer,
         more => {
-            let next = if more - 1 == WAITING { SETTLED } else { more - 1 };
-            // Lost to another thread: one connection more is looked at than need be.
-            let _ = row.compare_exchange(found, whose | u32::from(next), Relaxed, Relaxed);
+            let left = now.0 as u16;
+            if let Some((row, whose)) = row(fd)
+                && left > WAITING
+            {
+                let next = if left - 1 == WAITING { SETTLED } else { left - 1 };
+                // Lost to another thread: one connection more is looked at than need be.
+                let next = whose | now.0 & 0xffff_0000 | u64::from(next);
+                let _ = row.compare_exchange(now.0, next, Relaxed, Relaxed);
+            }
             Known::Waiting(more - WAITING)
         }
     }
@@ -122,17 +160,17 @@ pub(crate) fn on_accept(fd: i32) -> Known {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Look {
     fd: i32,
-    ticket: u16,
+    ticket: u64,
 }
 
 /// Begins to find out about a descriptor.
 pub(crate) fn look(fd: i32) -> Look {
     static TICKETS: AtomicU16 = AtomicU16::new(0);
-    let ticket = TICKET | TICKETS.fetch_add(1, Relaxed);
+    let ticket = u64::from(TICKETS.fetch_add(1, Relaxed)) << 16;
     if let Some((row, whose)) = row(fd) {
         IN_USE.store(true, Relaxed);
         // In one order with what the kernel does next: who ends the descriptor after it was asked finds the ticket.
-        row.swap(whose | u32::from(ticket), SeqCst);
+        row.swap(whose | ticket | u64::from(LOOKING), SeqCst);
     }
     Look { fd, ticket }
 }
@@ -142,15 +180,15 @@ impl Look {
     pub(crate) fn found(self, known: Known) {
         let Some((row, whose)) = row(self.fd) else { return };
         let found = match known {
-            Known::Nothing => NOTHING,
+            Known::Nothing | Known::Unsure => NOTHING,
             Known::Settled | Known::Waiting(0) => SETTLED,
             Known::SomeOptions => SOME_OPTIONS,
             Known::PerPeer => PER_PEER,
-            Known::Waiting(more) if more < TICKET - WAITING => WAITING + more,
-            // Too many to be counted.
-            Known::Waiting(_) => PER_PEER,
+            // Too many to be counted are looked at one by one.
+            Known::Waiting(more) => more.checked_add(WAITING).unwrap_or(PER_PEER),
         };
-        let _ = row.compare_exchange(whose | u32::from(self.ticket), whose | u32::from(found), SeqCst, Relaxed);
+        let [looking, found] = [LOOKING, found].map(|known| whose | self.ticket | u64::from(known));
+        let _ = row.compare_exchange(looking, found, SeqCst, Relaxed);
     }
 }
 
@@ -159,7 +197,7 @@ impl Look {
 pub(crate) fn forget(fd: i32) {
     let Some((row, whose)) = row(fd) else { return };
     let found = row.load(Relaxed);
-    if found as u16 != NOTHING && found & !0xffff == whose {
+    if found as u16 != NOTHING && found >> 32 == whose >> 32 {
         row.store(0, Relaxed);
     }
 }

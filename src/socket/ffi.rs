@@ -109,18 +109,20 @@ pub fn get_int(fd: c_int, level: c_int, name: c_int) -> Result<c_int, Errno> {
     get_bytes(fd, level, name, &mut value).map(|_| c_int::from_ne_bytes(value))
 }
 
-/// The connections that wait in a listener's accept queue (tcp_info.tcpi_unacked, net/ipv4/tcp.c).
+/// The connections that wait in a listener's accept queue (tcp_info.tcpi_unacked, net/ipv4/tcp.c); none if it does not listen.
 ///
 /// # Errors
 /// Those of getsockopt(2).
-pub fn accept_queue(fd: c_int) -> Result<u32, Errno> {
+pub fn accept_queue(fd: c_int) -> Result<Option<u32>, Errno> {
+    // include/net/tcp_states.h
+    const LISTEN: u8 = 10;
     /// Offset of tcpi_unacked in struct tcp_info, part of the kernel's ABI.
     const UNACKED: usize = 24;
     let mut info = [0_u8; UNACKED + 4];
     // TCP_INFO cuts the structure off where the buffer ends.
     get_bytes(fd, libc::SOL_TCP, libc::TCP_INFO, &mut info)?;
-    let [.., a, b, c, d] = info;
-    Ok(u32::from_ne_bytes([a, b, c, d]))
+    let [state, .., a, b, c, d] = info;
+    Ok((state == LISTEN).then(|| u32::from_ne_bytes([a, b, c, d])))
 }
 
 /// Whether a TCP socket has no connection: it never had, could not, or has no more. False for whatever is not TCP.

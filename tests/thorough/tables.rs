@@ -41,6 +41,10 @@ mod log {
 
 use listeners::Known;
 
+fn on_accept(fd: i32) -> Known {
+    listeners::on_accept(fd, listeners::see(fd))
+}
+
 /// The library maps them when it is loaded.
 fn begin() {
     static LISTENERS: listeners::Tables = listeners::Tables::zeroes();
@@ -156,10 +160,10 @@ fn waiting_connections() {
     thread::scope(|scope| {
         for _ in 0..WRITERS {
             scope.spawn(|| {
-                while let Known::Waiting(_) = listeners::on_accept(fd) {
+                while let Known::Waiting(_) = on_accept(fd) {
                     accepted.fetch_add(1, Ordering::Relaxed);
                 }
-                assert_eq!(listeners::on_accept(fd), Known::Settled);
+                assert_eq!(on_accept(fd), Known::Settled);
             });
         }
     });
@@ -181,22 +185,40 @@ fn descriptors_that_end() {
     for (name, end) in ends {
         for fd in [fd, same_row] {
             let look = listeners::look(fd);
-            assert_eq!(listeners::on_accept(fd), Known::Nothing, "{name}");
+            assert_eq!(on_accept(fd), Known::Nothing, "{name}");
             end(fd);
             look.found(Known::Settled);
-            assert_eq!(listeners::on_accept(fd), Known::Nothing, "{name}");
+            assert_eq!(on_accept(fd), Known::Nothing, "{name}");
             listeners::look(fd).found(Known::PerPeer);
-            assert_eq!(listeners::on_accept(fd), Known::PerPeer, "{name}");
+            assert_eq!(on_accept(fd), Known::PerPeer, "{name}");
         }
         listeners::forget(fd);
         listeners::forget_range(0, 100, 0);
-        assert_eq!(listeners::on_accept(same_row), Known::PerPeer, "{name}: of another descriptor");
-        assert_eq!(listeners::on_accept(fd), Known::Nothing, "{name}");
+        assert_eq!(on_accept(same_row), Known::PerPeer, "{name}: of another descriptor");
+        assert_eq!(on_accept(fd), Known::Nothing, "{name}");
         listeners::forget_range(100, u32::MAX, 0);
-        assert_eq!(listeners::on_accept(same_row), Known::Nothing, "{name}");
+        assert_eq!(on_accept(same_row), Known::Nothing, "{name}");
     }
+    // What was seen before the call is of another look than what is known behind it, or of none.
+    for (before, after, known) in [
+        (Known::Settled, Known::Settled, Known::Unsure),
+        (Known::Nothing, Known::Settled, Known::Unsure),
+        (Known::PerPeer, Known::Nothing, Known::Unsure),
+        (Known::Nothing, Known::Nothing, Known::Nothing),
+    ] {
+        listeners::look(fd).found(before);
+        let seen = listeners::see(fd);
+        listeners::look(fd).found(after);
+        assert_eq!(listeners::on_accept(fd, seen), known, "{before:?}, then {after:?}");
+    }
+    // Others are counted off meanwhile.
+    listeners::look(fd).found(Known::Waiting(2));
+    let seen = listeners::see(fd);
+    assert_eq!([on_accept(fd), on_accept(fd), on_accept(fd)], [Known::Waiting(2), Known::Waiting(1), Known::Settled]);
+    assert_eq!(listeners::on_accept(fd, seen), Known::Waiting(2));
+    assert_eq!(on_accept(fd), Known::Settled);
     listeners::look(fd).found(Known::Waiting(u16::MAX));
-    assert_eq!(listeners::on_accept(fd), Known::PerPeer, "more than can be counted");
+    assert_eq!(on_accept(fd), Known::PerPeer, "more than can be counted");
 }
 
 /// What threads find out about one port adds up.

@@ -120,12 +120,15 @@ pub(crate) fn before_listen(fd: c_int) -> Listening {
         if !concerns(active, INBOUND) {
             return Listening::Ignored;
         }
+        let before = listeners::see(fd);
         let look = listeners::look(fd);
         match (tcp(fd), local_endpoint(fd)) {
             (Some(kind), Some(local)) if local.port() != 0 => {
-                // It may listen already: who was started for a connection calls listen as well (sd_listen_fds(3)).
                 let known = settle(active, fd, kind, local, Settling::Anew);
-                Listening::Prepared(look, local, with_queue(fd, known))
+                // It may listen already: who was started for a connection calls listen as well (sd_listen_fds(3)). Who
+                // does it twice (nginx) has given it its options before the first.
+                let known = if before.is_settled() { known } else { with_queue(fd, known) };
+                Listening::Prepared(look, local, known)
             }
             (Some(kind), Some(_)) => Listening::Unbound(look, kind),
             _ => Listening::Ignored,

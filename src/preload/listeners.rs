@@ -108,6 +108,11 @@ impl Seen {
         !matches!(self.0 as u16, NOTHING | LOOKING)
     }
 
+    /// Whether it was known to have its options, and nobody to wait who came before it had them.
+    pub(crate) fn is_settled(self) -> bool {
+        self.0 as u16 == SETTLED
+    }
+
     /// Whether both come of the same look.
     fn is_of_look(self, other: Self) -> bool {
         self.0 >> 16 == other.0 >> 16

@@ -200,6 +200,13 @@ impl Look {
 /// Called for every descriptor that ends: one load and one branch for those that nothing is known of.
 #[inline]
 pub(crate) fn forget(fd: i32) {
+    if IN_USE.load(Relaxed) {
+        forget_row(fd);
+    }
+}
+
+#[inline]
+fn forget_row(fd: i32) {
     let Some((row, whose)) = row(fd) else { return };
     let found = row.load(Relaxed);
     if found as u16 != NOTHING && found >> 32 == whose >> 32 {

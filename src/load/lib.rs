@@ -316,12 +316,14 @@ mod tests {
 
     #[test]
     fn the_first_of_two_variables_counts() {
-        let loaded = environment(&[
+        let pairs = [
             ("SOCKOPT_LOG", "debug"),
             ("SOCKOPT_USER_TIMEOUT", "5s"),
             ("SOCKOPT_LOG", "off"),
             ("SOCKOPT_USER_TIMEOUT", "6s"),
-        ]);
+        ];
+        let pairs = pairs.map(|(name, value)| (name.into(), value.into()));
+        let loaded = from_variables(pairs.into_iter(), None);
         assert_eq!((loaded.level, loaded.configuration.variables.len()), (Level::Debug, 2));
         assert_eq!(loaded.configuration.variables.last().map(|one| one.text.as_str()), Some("5s"));
     }

@@ -28,6 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test_with(&needs(["ss"]), "connecting::answered_late", answered_late),
         test_with(&needs([]), "connecting::unreachable", unreachable),
         test_with(&needs([]), "connecting::fast_open", fast_open),
+        test_with(&needs(["python3"]), "connecting::sends_on", sends_on),
         test_with(&needs([]), "connecting::the_kernel_gives_up_first", the_kernel_gives_up_first),
     ];
     for (name, script) in scripts() {
@@ -140,10 +141,11 @@ fn blocking() {
                  @look s TCP_USER_TIMEOUT=1999\npoll s 9000 = 1\nclock\nget s 1/4 = 110\n@look s TCP_USER_TIMEOUT=0"
             )
         }),
-        (ALONE, 2.0, {
+        // A call that goes on to send has SYNs for its time.
+        (ALONE, 3.07, {
             format!(
                 "socket s inet stream\nclock\nsendto s fastopen+nosignal {to} = -1 ETIMEDOUT\nclock\n\
-                 @look s TCP_USER_TIMEOUT=0"
+                 @look s TCP_USER_TIMEOUT=0 TCP_SYNCNT=1"
             )
         }),
         // A signal comes in between.
@@ -546,10 +548,9 @@ fn fast_open() {
         (&lab, by_rule("2s", DEAD), 7.13, polled("", connects, "TCP_USER_TIMEOUT=14000 TCP_SYNCNT=1")),
         (&lab, alone("2s"), 3.07, blocking(own, no_time)),
         (&lab, alone("2s"), 3.07, polled("", sends, no_time)),
-        // Who waits for the connection has the exact time.
-        (&lab, alone("2s"), 2.0, {
+        (&lab, alone("2s"), 3.07, {
             format!(
-                "socket s inet stream\nclock\nsendto s fastopen+nosignal {to} = -1 ETIMEDOUT\nclock\n@look s TCP_USER_TIMEOUT=0"
+                "socket s inet stream\nclock\nsendto s fastopen+nosignal {to} = -1 ETIMEDOUT\nclock\n@look s {no_time}"
             )
         }),
         // Fewer SYNs than the time has room for, by the rule.
@@ -586,6 +587,44 @@ fn fast_open() {
         }
     }
     let _ = (server.kill(), server.wait());
+}
+
+/// Reads only after 4 s, and says how much came.
+const SLOW_READER: &str = r#"
+import socket, sys, time
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+listener.bind((sys.argv[1], 80))
+listener.listen(16)
+print("ready", flush=True)
+accepted, _ = listener.accept()
+time.sleep(4)
+count = 0
+while data := accepted.recv(65536):
+    count += len(data)
+print(count, flush=True)
+"#;
+
+/// Connects by sending; the call waits until the reader takes what does not fit.
+const ONE_CALL: &str = "
+import socket, sys
+sender = socket.socket()
+print(sender.sendto(bytes(8_000_000), socket.MSG_FASTOPEN, (sys.argv[1], 80)))
+";
+
+/// One call connects and sends much to a reader that pauses for longer than the time for connecting: nothing is lost. Seen
+/// to fail with the user timeout for the time of that call (ETIMEDOUT, and 4,096 bytes arrived).
+fn sends_on() {
+    let lab = Lab::with_link();
+    let mut server = lab.command(Place::Server, &[], "python3");
+    let mut server = server.args(["-c", SLOW_READER, SERVER]).stdout(Stdio::piped()).spawn().expect("nsenter");
+    let mut said = BufReader::new(server.stdout.take().expect("a pipe")).lines();
+    assert_eq!(said.next().and_then(Result::ok).as_deref(), Some("ready"));
+    let mut client = lab.covered(Place::Client, &[&format!("SOCKOPT_CONFIG_TOML={ALONE}")], "python3");
+    let (stdout, stderr) = text(&client.args(["-c", ONE_CALL, SERVER]).output().expect("nsenter"));
+    let arrived = said.next().and_then(Result::ok);
+    let _ = (server.kill(), server.wait());
+    assert_eq!((stdout.as_str(), stderr.as_str(), arrived.as_deref()), ("8000000\n", "", Some("8000000")));
 }
 
 /// Fewer SYNs than the time has room for: the smaller counts, and `explain` says so. Seen to fail with
@@ -625,7 +664,7 @@ fn scripts() -> Vec<(&'static str, Script)> {
                 "socket s inet stream\nconnect s 127.0.0.1:4000\n@look s EVERYTHING\n\
                  socket t inet stream+nonblock\nconnect t 127.0.0.1:4000\npoll t 1000\nget t 1/4\n@look t EVERYTHING\n\
                  socket u inet stream+nonblock\nsendto u fastopen 127.0.0.1:4000\npoll u 1000\nget u 1/4\n@look u EVERYTHING\n\
-                 socket v inet stream\nsendto v fastopen 127.0.0.1:4000\n@look v EVERYTHING",
+                 socket v inet stream\nsendto v fastopen 127.0.0.1:4000\n@look v TCP_USER_TIMEOUT=0",
             )
         }),
         ("refused", {

@@ -47,26 +47,27 @@ pub(crate) fn before_connect(fd: c_int, address: *const sockaddr, length: sockle
     if own.is_some_and(|own| own.is_foreign()) && !log::enabled(policy::variables::Level::Debug) {
         return None;
     }
-    connect_to(active, fd, "connect", || own.or_else(|| near.address(address, length)))
+    connect_to(active, fd, ("connect", false), || own.or_else(|| near.address(address, length)))
 }
 
-/// Before a send that connects.
+/// Before a send that connects, and goes on to send in the same call.
 pub(crate) fn before_send(
     fd: c_int,
     call: &str,
+    flags: c_int,
     address: impl FnOnce(Near<'_>) -> Option<Address> + Copy,
 ) -> Option<Connecting> {
     let active = active().filter(|active| concerns(active, CONNECT))?;
     let place = Place::here();
     let near = place.page();
-    connect_to(active, fd, call, || address(near))
+    connect_to(active, fd, (call, flags & libc::MSG_DONTWAIT == 0), || address(near))
 }
 
 #[inline]
 fn connect_to(
     active: &'static Active,
     fd: c_int,
-    call: &str,
+    (call, may_send_on): (&str, bool),
     address: impl FnOnce() -> Option<Address> + Copy,
 ) -> Option<Connecting> {
     guard::contained(|| {
@@ -87,7 +88,8 @@ fn connect_to(
         if matches!(limit, Limit::None) {
             end_of_limit(active, fd);
         }
-        let (connecting, leaves_limit) = (limit.connecting(), limit.is_left_out());
+        let sends_on = may_send_on && matches!(limit, Limit::Rule(_)) && !ffi::is_non_blocking(fd);
+        let (connecting, leaves_limit) = (limit.connecting(), sends_on || limit.is_left_out());
         let settings = |moments| {
             let settings = decision.settings(moments, family_to(peer));
             settings.filter(move |setting| !(leaves_limit && setting.key == Key::ConnectTimeout))
@@ -95,7 +97,16 @@ fn connect_to(
         match prepare(fd, &decision, settings) {
             Ok((moments, first)) => {
                 make(active, fd, &decision, first, settings(moments), call, peer);
-                return connecting.filter(|_| moments.contains(Moment::Connect));
+                let connecting = connecting.filter(|_| moments.contains(Moment::Connect))?;
+                if !sends_on {
+                    return Some(connecting);
+                }
+                // The call may last long after the connection stands: a time for connecting would end it then.
+                if connecting.own == 0 {
+                    make(active, fd, &decision, None, [connecting.afterwards].into_iter(), call, peer);
+                }
+                limit_syns(fd, connecting.limit);
+                return None;
             }
             // Connect once more: by that as well a program learns that it is done.
             Err(_) if limit.is_running() => return connecting,

@@ -93,16 +93,16 @@ interpose! {
     }
     // These connect where MSG_FASTOPEN is set, tcp(7).
     fn sendto(fd: c_int, data: *const c_void, size: size_t, flags: c_int, address: *const sockaddr, length: socklen_t) -> ssize_t {
-        before connecting = if flags & MSG_FASTOPEN != 0 { connect::before_send(fd, "sendto", |near| near.address(address, length)) } else { None };
+        before connecting = if flags & MSG_FASTOPEN != 0 { connect::before_send(fd, "sendto", flags, |near| near.address(address, length)) } else { None };
         always result connect::after_connect(fd, connecting, result as i64);
     }
     fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
-        before connecting = if flags & MSG_FASTOPEN != 0 { connect::before_send(fd, "sendmsg", |near| near.message_address(message)) } else { None };
+        before connecting = if flags & MSG_FASTOPEN != 0 { connect::before_send(fd, "sendmsg", flags, |near| near.message_address(message)) } else { None };
         always result connect::after_connect(fd, connecting, result as i64);
     }
     fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: real::BatchFlags) -> c_int {
         // The first message connects; an mmsghdr begins with its msghdr.
-        before connecting = if flags & MSG_FASTOPEN as real::BatchFlags != 0 && count > 0 { connect::before_send(fd, "sendmmsg", |near| near.message_address(messages.cast())) } else { None };
+        before connecting = if flags & MSG_FASTOPEN as real::BatchFlags != 0 && count > 0 { connect::before_send(fd, "sendmmsg", flags as c_int, |near| near.message_address(messages.cast())) } else { None };
         always result connect::after_connect(fd, connecting, i64::from(result));
     }
     // A descriptor that ends takes with it what is known of the listener behind it: the next listener with this number may

@@ -134,6 +134,14 @@ pub fn is_closed(fd: c_int) -> bool {
     get_bytes(fd, libc::SOL_TCP, libc::TCP_INFO, &mut state) == Ok(1) && state == [CLOSE]
 }
 
+/// Whether calls on a descriptor never wait (O_NONBLOCK, fcntl(2)); false where that is not told.
+#[must_use]
+pub fn is_non_blocking(fd: c_int) -> bool {
+    // SAFETY: takes numbers.
+    let flags = unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_GETFL) };
+    checked(flags).is_ok_and(|flags| flags & libc::c_long::from(libc::O_NONBLOCK) != 0)
+}
+
 /// Bytes of the send queue, by one of the two requests of tcp(7).
 fn queued(fd: c_int, request: libc::Ioctl) -> Result<u32, Errno> {
     let mut bytes: c_int = 0;

@@ -578,6 +578,15 @@ fn listen() -> Named {
             server("@dial 127.0.0.1:4000\naccept c l\n@look c TCP_QUICKACK=0")
                 .toml("[[rule]]\nlisten = [\":4000\"]\nquickack = false")
         }),
+        // listen has undone it on the listener, which says nothing of the program then. Seen to fail where it did (1).
+        ("quickack, to each, and the program has the last word", {
+            server("@dial 127.0.0.1:4000\naccept c l\n@look c TCP_QUICKACK=0")
+                .toml("[[rule]]\nlisten = [\":4000\"]\nquickack = false\nenforce = false")
+        }),
+        ("quickack, to each, filled in", {
+            server("@dial 127.0.0.1:4000\naccept c l\n@look c TCP_QUICKACK=0")
+                .toml("[[rule]]\nlisten = [\":4000\"]\nquickack = false\nenforce = \"fill\"")
+        }),
         ("no warning twice", {
             server("@dial 127.0.0.1:4000\naccept c l\n@dial 127.0.0.1:4000\naccept d l\n@look d TCP_NODELAY=1")
                 .variable("SOCKOPT_NODELAY", "1")

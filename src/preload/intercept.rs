@@ -255,8 +255,11 @@ fn accepted_with_work(
     // Where the program has the last word, it has it on its listener for those who wait there too.
     let has_last_word =
         decision.profile().enforce() != Enforce::Always && active.rules.listening(local).1 != Accepting::PerPeer;
+    // listen itself undoes TCP_QUICKACK (net/ipv4/inet_connection_sock.c, inet_csk_listen_start), so it says nothing there.
     let is_changed = |setting: &Setting| {
-        has_last_word && setting.moments.contains(Moment::Listen) && is_in_force(listener, setting) == Ok(false)
+        let tells = setting.moments.contains(Moment::Listen)
+            && (setting.level, setting.name) != (libc::SOL_TCP, libc::TCP_QUICKACK);
+        has_last_word && tells && is_in_force(listener, setting) == Ok(false)
     };
     let settings = || decision.settings(moments, family_to(peer)).filter(|setting| !is_changed(setting));
     let first = first_of_tcp(fd, &decision, settings());

@@ -1,6 +1,7 @@
 //! The ways in which a connection ends or changes hands while its data is still under way: all of it arrives, and the end
 //! without an error.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -75,6 +76,7 @@ pub(super) fn trials() -> Vec<Trial> {
     trials.push(test_with(&needs(["ss", "rustc"]), "time_wait::ways::rust_child", || {
         goes(&rust_child(), &["127.0.0.1:8001", "5"].map(str::to_owned), "end", 5, Seen::Nothing);
     }));
+    trials.push(test_with(&needs(["python3"]), "time_wait::ways::peer_that_polls", peer_that_polls));
     trials.push(test_with(&needs_all, "time_wait::ways::server_closes_first", server_closes_first));
     trials.push(test_with(&needs_all, "time_wait::ways::reset_is_lost", reset_is_lost));
     trials.push(test_with(&needs_all, "time_wait::ways::every_reset_is_lost", every_reset_is_lost));
@@ -82,6 +84,42 @@ pub(super) fn trials() -> Vec<Trial> {
     trials.push(test_with(&needs_all, "time_wait::ways::both_close_at_once", both_close_at_once));
     trials.push(test_with(&needs(["ss", MULTIPATH]), "time_wait::ways::multipath_peer", multipath_peer));
     trials
+}
+
+/// Polls, asks for the error and reads when the connection has ended.
+const POLLS: &str = "
+import select, socket, sys, time
+listener = socket.socket()
+listener.bind((sys.argv[1], 8001))
+listener.listen()
+print('ready', flush=True)
+peer, _ = listener.accept()
+time.sleep(0.5)
+poll = select.poll()
+poll.register(peer, select.POLLIN)
+[(_, seen)] = poll.poll(5000)
+error = peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+print(seen & select.POLLERR != 0, seen & select.POLLHUP != 0, error, peer.recv(99), peer.recv(99))";
+
+const SENDS: &str = "
+import socket, sys
+socket.create_connection((sys.argv[1], 8001)).sendall(b'all of it')";
+
+/// What a peer is told that polls: an error and the end, beside what is left to read. That is a limit, which the README names.
+/// Seen to fail: with 0 in place of -1, where both cases are the same.
+fn peer_that_polls() {
+    let lab = Lab::with_link();
+    for (environment, told) in [(&[WITHOUT][..], "True True 32"), (&[], "False False 0")] {
+        let mut peer = lab.command(Place::Server, &[], "python3");
+        let mut peer = peer.args(["-c", POLLS, SERVER]).stdout(Stdio::piped()).spawn().expect("nsenter");
+        let mut said = BufReader::new(peer.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+        assert_eq!(said.next().as_deref(), Some("ready"));
+        let output = lab.covered(Place::Client, environment, "python3").args(["-c", SENDS, SERVER]).output();
+        assert_eq!(text(&output.expect("nsenter")), (String::new(), String::new()));
+        let seen = said.next();
+        let _ = peer.wait();
+        assert_eq!(seen, Some(format!("{told} b'all of it' b''")), "{environment:?}");
+    }
 }
 
 fn rust_child() -> String {

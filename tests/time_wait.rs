@@ -4,6 +4,7 @@
 //! Each test runs without the library as well, where the same connections must leave what they leave.
 
 mod java;
+mod proxies;
 mod stacks;
 mod ways;
 
@@ -36,6 +37,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trials.push(test_with(NEEDS, format!("time_wait::{name}"), move || drop(script.check())));
     }
     trials.extend(java::trials());
+    trials.extend(proxies::trials());
     trials.extend(stacks::trials());
     trials.extend(ways::trials());
     trials

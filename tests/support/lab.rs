@@ -243,6 +243,11 @@ impl Lab {
         self.command(place, if environment.len() == 1 { &[] } else { &environment }, program)
     }
 
+    /// Of its own.
+    pub(crate) fn id(&self) -> u32 {
+        self.holder.id()
+    }
+
     /// Runs a shell script to its end, which must be a good one.
     pub(crate) fn shell(&self, place: Place, script: &str) -> String {
         let output = self.command(place, &[], "sh").args(["-ec", script]).output().expect("nsenter");

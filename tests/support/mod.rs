@@ -148,6 +148,14 @@ pub(crate) const MORE_USERS: &str = "newuidmap and a range in /etc/subuid";
 /// Java's, as JMeter has it.
 pub(crate) const HTTP_CLIENT4: &str = "HttpClient 4";
 
+/// From a wheel (`tests/time_wait/envoy.sh`), or installed.
+pub(crate) const ENVOY: &str = "envoy";
+
+pub(crate) fn envoy() -> Option<PathBuf> {
+    let own = Path::new(env!("CARGO_TARGET_TMPDIR")).join("envoy/envoy");
+    if own.exists() { Some(own) } else { find(ENVOY) }
+}
+
 /// What the kernel may lack.
 pub(crate) const MULTIPATH: &str = "Multipath TCP";
 
@@ -193,6 +201,7 @@ fn missing(needs: &[&str]) -> Option<String> {
         ("namespaces", ..) => can_unshare(),
         (MORE_USERS, ..) => can_map_users(),
         (HTTP_CLIENT4, ..) => Path::new("/usr/share/java/httpclient.jar").exists(),
+        (ENVOY, ..) => envoy().is_some(),
         (MULTIPATH, ..) => Path::new("/proc/sys/net/mptcp/enabled").exists(),
         (_, Some(module), _) => has_module(module),
         (_, _, Some(extensions)) => has_extensions(extensions),

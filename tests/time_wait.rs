@@ -3,6 +3,7 @@
 //!
 //! Each test runs without the library as well, where the same connections must leave what they leave.
 
+mod goodbyes;
 mod java;
 mod proxies;
 mod stacks;
@@ -36,6 +37,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     for (name, script) in scripts() {
         trials.push(test_with(NEEDS, format!("time_wait::{name}"), move || drop(script.check())));
     }
+    trials.extend(goodbyes::trials());
     trials.extend(java::trials());
     trials.extend(proxies::trials());
     trials.extend(stacks::trials());

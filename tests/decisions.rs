@@ -24,11 +24,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use libtest_mimic::Trial;
-use policy::options::Family;
-use policy::rules::Accepting;
+use policy::plan::Plan;
+use policy::rules::Inheritance;
 use policy::{
-    Configuration, Connection, Decision, Endpoint, Enforce, HostSet, Key, Moment, Moments, Process, Rules, Source,
-    compile, constants,
+    Configuration, Connection, Endpoint, Enforce, HostSet, Key, Moment, Moments, Process, Rules, Source, compile,
+    constants,
 };
 
 use crate::support::{root, test};
@@ -146,7 +146,7 @@ fn answer(rules: &Rules, question: &str) -> String {
         }
         "enforced" => {
             let (verb, rest) = rest.split_once(' ').unwrap_or_default();
-            let (connection, _, _) = situation(verb, rest);
+            let (connection, _) = situation(verb, rest);
             match rules.decide(&connection).profile().enforce() {
                 Enforce::Always => "yes",
                 Enforce::Never => "no",
@@ -154,81 +154,58 @@ fn answer(rules: &Rules, question: &str) -> String {
             }
             .to_owned()
         }
-        "listen" => {
-            let local = endpoint(rest);
-            let (decision, accepting) = rules.listening(local);
-            let accepting = match accepting {
-                Accepting::Inherited => "inherited",
-                Accepting::SomeOptions => "some options",
-                Accepting::PerPeer => "per peer",
-            };
-            describe(&decision, Moments::of(&[Moment::Listen]), family(local), &format!(", {accepting}"))
-        }
         _ => {
             let (rest, names) = rest.split_once(" as ").unwrap_or((rest, ""));
-            let (connection, moments, family) = situation(verb, rest);
+            let (connection, moments) = situation(verb, rest);
             let mut hosts = HostSet::NONE;
             names.split(' ').flat_map(|name| rules.hosts_of(name).ids().to_vec()).for_each(|id| hosts.insert(id));
-            describe(&rules.decide_named(&connection, &hosts), moments, family, "")
+            describe(&rules.plan(connection, moments, &hosts), verb == "listen")
         }
     }
 }
 
-fn situation(verb: &str, rest: &str) -> (Connection, Moments, Family) {
-    match verb {
-        "connect" | "udp" | "connected" => {
-            let peer = endpoint(rest);
-            let moment = match verb {
-                "udp" => Moment::Datagram,
-                "connected" => Moment::Connected,
-                _ => Moment::Connect,
-            };
-            (Connection::Outbound { peer }, Moments::of(&[moment]), family(peer))
-        }
-        "udp-bind" => {
-            let local = endpoint(rest);
-            (Connection::Binding { local }, Moments::of(&[Moment::BindDatagram]), family(local))
-        }
-        "bind" => (Connection::Binding { local: endpoint(rest) }, Moments::of(&[Moment::Bind]), Family::Any),
-        "listen" => {
-            (Connection::Listening { local: endpoint(rest) }, Moments::of(&[Moment::Listen]), family(endpoint(rest)))
-        }
-        "accept" | "accept-always" => {
-            let (local, peer) = rest.split_once(" from ").expect("accept LOCAL from PEER");
-            let (local, peer) = (endpoint(local), endpoint(peer));
-            let moments: &[Moment] = match verb {
-                "accept" => &[Moment::Accept, Moment::AcceptAlways],
-                _ => &[Moment::AcceptAlways],
-            };
-            (Connection::Inbound { local, peer }, Moments::of(moments), family(peer))
-        }
+fn situation(verb: &str, rest: &str) -> (Connection, Moments) {
+    let moments: &[Moment] = match verb {
+        "connect" => &[Moment::Connect],
+        "connected" => &[Moment::Connected],
+        "udp" => &[Moment::Datagram],
+        "bind" => &[Moment::Bind],
+        "udp-bind" => &[Moment::BindDatagram],
+        "listen" => &[Moment::Listen],
+        "accept" => &[Moment::Accept, Moment::AcceptAlways],
+        "accept-always" => &[Moment::AcceptAlways],
         _ => panic!("no such situation: {verb} {rest}"),
-    }
+    };
+    let connection = match verb {
+        "connect" | "connected" | "udp" => Connection::Outbound { peer: endpoint(rest) },
+        "bind" | "udp-bind" => Connection::Binding { local: endpoint(rest) },
+        "listen" => Connection::Listening { local: endpoint(rest) },
+        _ => {
+            let (local, peer) = rest.split_once(" from ").expect("accept LOCAL from PEER");
+            Connection::Inbound { local: endpoint(local), peer: endpoint(peer) }
+        }
+    };
+    (connection, Moments::of(moments))
 }
 
-fn describe(decision: &Decision<'_>, moments: Moments, family: Family, more: &str) -> String {
+fn describe(plan: &Plan<'_>, is_listener: bool) -> String {
+    let decision = plan.decision();
     let who = decision.rule().map_or("defaults", |rule| rule.name());
-    match decision.bypass(moments) {
+    let more = match plan.inheritance() {
+        _ if !is_listener => "",
+        Inheritance::Full => ", inherited",
+        Inheritance::Partial => ", some options",
+        Inheritance::None => ", per peer",
+    };
+    match plan.bypass() {
         Some(reason) => format!("left alone{more}: {reason}"),
-        None => {
-            let settings = decision.settings(moments, family).map(|setting| format!(" {setting}"));
-            format!("{who}{more}:{}", settings.collect::<String>())
-        }
+        None => format!("{who}{more}:{}", plan.settings().map(|setting| format!(" {setting}")).collect::<String>()),
     }
 }
 
 fn endpoint(text: &str) -> Endpoint {
     let address: SocketAddr = text.trim().parse().unwrap_or_else(|_| panic!("no address and port: {text}"));
     Endpoint::new(address.ip(), address.port())
-}
-
-/// The packets that a socket with this endpoint sends or, on a listener for every IPv6 address, may send.
-fn family(endpoint: Endpoint) -> Family {
-    match endpoint.ip() {
-        ip if ip.is_ipv4() => Family::V4,
-        ip if ip.is_unspecified() => Family::Any,
-        _ => Family::V6,
-    }
 }
 
 fn option_named(name: &str) -> (i32, i32) {

@@ -6,19 +6,18 @@
 use std::os::fd::AsRawFd;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use policy::options::Family;
 use policy::plain::Plain;
-use policy::rules::Accepting;
 use policy::units::ShownTime;
 use policy::verdict::State;
-use policy::{Bypass, Connection, Decision, Endpoint, Enforce, Key, Moment, Moments, Process, Rules, Setting, Value};
+use policy::{Connection, Endpoint, HostSet, Key, Moment, Moments, Process, Rules, Setting, Value};
 use policy::{compile, constants};
 use serde::{Serialize, Serializer};
-use socket::apply::{Outcome, apply as set};
 use socket::current;
-use socket::fill::{self, AsNew};
+use socket::enact::Enactment;
+use socket::fill::AsNew;
 use socket::namespace::{self, Purpose, Timer};
 use socket::process::Descriptor;
+use socket::setting::Outcome;
 
 use crate::processes::{self, Looked, Selection, title};
 use crate::show::direction;
@@ -166,16 +165,14 @@ impl Subject<'_> {
             treated.left_alone = Some("not connected".to_owned());
             return Some(treated);
         };
-        let (decision, settings) = match self.settings(rules, &connection) {
-            Ok(meant) => meant,
-            Err(reason) => {
-                treated.left_alone = Some(reason.to_string());
-                return Some(treated);
-            }
-        };
-        treated.rule = Some(decision.to_string());
+        let plan = rules.plan(connection, self.moments(&connection), &HostSet::NONE);
+        if let Some(reason) = plan.bypass() {
+            treated.left_alone = Some(reason.to_string());
+            return Some(treated);
+        }
+        treated.rule = Some(plan.decision().to_string());
         let (settings, left_out): (Vec<&Setting>, Vec<&Setting>) =
-            settings.into_iter().partition(|setting| self.can_have(setting));
+            plan.settings().partition(|setting| self.can_have(setting));
         treated.left_out = left_out.iter().map(|setting| setting.key.name()).collect();
         treated.left_out.dedup();
         if settings.is_empty() {
@@ -184,12 +181,14 @@ impl Subject<'_> {
         }
         let copy = looked.target.copy(self.descriptor).ok()?;
         let fd = copy.as_raw_fd();
-        let enforce = decision.profile().enforce();
-        let settings = match enforce {
-            Enforce::Fill => treated.leave_what_is_chosen(fd, settings, new),
-            Enforce::Always | Enforce::Never => settings,
+        let unknown = |setting: &Setting, errno| {
+            let errno = format!("whether the program has set it is not known: {errno}");
+            treated.failures.push(Failure { setting: setting.to_string(), errno });
         };
-        let make_one = if enforce == Enforce::Fill { fill::fill_in } else { set };
+        let enactment = Enactment::begin(fd, plan.enforce(), settings.iter().copied(), new, unknown);
+        let (settings, chosen): (Vec<&Setting>, Vec<&Setting>) =
+            settings.into_iter().partition(|setting| enactment.makes(setting));
+        treated.leave_what_is_chosen(fd, &chosen);
         for same_key in settings.chunk_by(|one, next| one.key == next.key) {
             let before: Vec<Option<Value>> = same_key.iter().map(|setting| current::value(fd, setting).ok()).collect();
             let is_so = |(setting, before): (&&Setting, &Option<Value>)| {
@@ -204,9 +203,9 @@ impl Subject<'_> {
                 let after = if is_dry {
                     read_back(setting, before.as_ref())
                 } else {
-                    match make_one(fd, setting) {
+                    match enactment.make(setting) {
                         Outcome::Done => current::value(fd, setting).unwrap_or_else(|_| setting.value.clone()),
-                        Outcome::Absent => continue,
+                        Outcome::Absent | Outcome::LeftToProgram => continue,
                         Outcome::Failed(errno) => {
                             let failure = Failure { setting: setting.to_string(), errno: errno.to_string() };
                             treated.failures.push(failure);
@@ -224,29 +223,14 @@ impl Subject<'_> {
         Some(treated)
     }
 
-    /// The decision, and what it sets on such a socket.
-    fn settings<'r>(
-        &self,
-        rules: &'r Rules,
-        connection: &Connection,
-    ) -> Result<(Decision<'r>, Vec<&'r Setting>), Bypass> {
-        const LISTEN: Moments = Moments::of(&[Moment::Listen]);
-        let (decision, moments, family) = match *connection {
-            Connection::Listening { local } | Connection::Binding { local } => {
-                let (decision, accepting) = rules.listening(local);
-                // A rule with `from` decides for what is accepted: only what a listener alone has.
-                let settings = decision.settings(LISTEN, family_of(local));
-                let settings = settings.filter(|s| accepting != Accepting::PerPeer || !s.moments.intersects(ACCEPTED));
-                return decision.bypass(LISTEN).map_or_else(|| Ok((decision, settings.collect())), Err);
-            }
-            Connection::Inbound { peer, .. } => (rules.decide(connection), ACCEPTED, family_to(peer)),
-            Connection::Outbound { peer } => {
-                let tcp = &[Moment::Connect, Moment::Connected];
-                let moments = if self.state.is_some() { Moments::of(tcp) } else { Moments::of(&[Moment::Datagram]) };
-                (rules.decide(connection), moments, family_to(peer))
-            }
-        };
-        decision.bypass(moments).map_or_else(|| Ok((decision, decision.settings(moments, family).collect())), Err)
+    /// Those that lie behind it by now.
+    fn moments(&self, connection: &Connection) -> Moments {
+        match connection {
+            Connection::Listening { .. } | Connection::Binding { .. } => Moments::of(&[Moment::Listen]),
+            Connection::Inbound { .. } => Moments::ACCEPTED,
+            Connection::Outbound { .. } if self.state.is_some() => Moments::OUTBOUND,
+            Connection::Outbound { .. } => Moments::of(&[Moment::Datagram]),
+        }
     }
 
     /// Whether a setting still means something at this point of a socket's life.
@@ -256,20 +240,9 @@ impl Subject<'_> {
             // It would not move the connection, but cut it off from its packets.
             (_, Key::Interface) => false,
             // What an accepted socket can have, any connection can.
-            (_, key) => key.entry().moments.intersects(ACCEPTED),
+            (_, key) => key.entry().moments.intersects(Moments::ACCEPTED),
         }
     }
-}
-
-const ACCEPTED: Moments = Moments::of(&[Moment::Accept, Moment::AcceptAlways]);
-
-fn family_to(peer: Endpoint) -> Family {
-    if peer.ip().is_ipv4() { Family::V4 } else { Family::V6 }
-}
-
-/// A listener on `::` takes IPv4 as well.
-fn family_of(local: Endpoint) -> Family {
-    if local.ip().is_ipv6() && local.ip().is_unspecified() { Family::Any } else { family_to(local) }
 }
 
 /// What getsockopt answers when the setting is in force, by what it answers before.
@@ -380,14 +353,8 @@ fn optional_value<S: Serializer>(optional: &Option<Value>, serializer: S) -> Res
 }
 
 impl Treated {
-    /// The settings that are filled in, since the program has left the options at the system's default.
-    fn leave_what_is_chosen<'r>(&mut self, fd: i32, settings: Vec<&'r Setting>, new: &AsNew) -> Vec<&'r Setting> {
-        let found = fill::left(fd, settings.iter().copied(), new, |setting, errno| {
-            let errno = format!("whether the program has set it is not known: {errno}");
-            self.failures.push(Failure { setting: setting.to_string(), errno });
-        });
-        let (filled, chosen): (Vec<&Setting>, Vec<&Setting>) =
-            settings.into_iter().partition(|setting| found.has(setting));
+    /// What the program has chosen itself, where only the rest is filled in.
+    fn leave_what_is_chosen(&mut self, fd: i32, chosen: &[&Setting]) {
         for setting in chosen {
             match current::value(fd, setting).ok() {
                 Some(current) if current == read_back(setting, Some(&current)) => self.already.push(name(setting)),
@@ -396,7 +363,6 @@ impl Treated {
             }
         }
         self.left_to_the_program.dedup();
-        filled
     }
 
     /// Whether the configuration says anything about it.

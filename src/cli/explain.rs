@@ -9,13 +9,12 @@ use anstyle::{AnsiColor, Style};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 use comfy_table::{ContentArrangement, ContentLineStyle, LineStyle, Table, TableStyle};
 use policy::explain::{Asked, Candidate, Environment, Explainer, Given};
-use policy::options::Family;
 use policy::plain::Plain;
-use policy::rules::Accepting;
+use policy::plan::Plan;
+use policy::rules::Inheritance;
 use policy::unnoticed::{End, ROUND_TRIP_MS, State, Sysctls, Timers};
 use policy::{
-    Connection, Decision, Endpoint, Enforce, HostSet, Key, Moment, Moments, Name, Origin, Process, Rules, Setting,
-    Source, Value,
+    Connection, Endpoint, Enforce, HostSet, Key, Moment, Moments, Name, Origin, Process, Rules, Setting, Source, Value,
 };
 use policy::{compile, constants};
 use serde::Serialize;
@@ -522,90 +521,67 @@ impl Context<'_> {
         }
     }
 
-    /// As the library does it around bind and connect.
+    /// Around bind and connect.
     fn outbound(&self, peer: Endpoint) -> (Vec<Step>, Option<Vec<&Setting>>) {
         const CONNECT: Moments = Moments::of(&[Moment::Connect]);
+        const CONNECTED: Moments = Moments::of(&[Moment::Connected]);
         let any: IpAddr = if peer.ip().is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let binding = self.binding(Endpoint::new(any, 0), "before a bind", Moment::Bind, Family::Any);
+        let binding = self.binding(Endpoint::new(any, 0), "before a bind", Moment::Bind);
         let connection = Connection::Outbound { peer };
-        let family = if peer.ip().is_ipv4() { Family::V4 } else { Family::V6 };
-        let decision = self.rules.decide_named(&connection, &self.hosts);
-        let mut settings: Vec<&Setting> = decision.settings(CONNECT, family).collect();
-        // By the first of TCP's own the library asks whether the socket is TCP.
-        let first = settings.iter().position(|setting| setting.level == constants::SOL_TCP);
-        let asks = decision.profile().enforce() == Enforce::Always;
-        if let Some(front) = first.filter(|_| asks).and_then(|at| settings.get_mut(..=at)) {
-            front.rotate_right(1);
-        }
-        let connected: Vec<&Setting> = decision.settings(Moments::of(&[Moment::Connected]), family).collect();
+        let plan = self.rules.plan(connection, CONNECT, &self.hosts);
+        let connected = plan.at(CONNECTED);
         let steps = vec![
             binding,
-            self.step("before connect", &connection, &settings),
+            self.step("before connect", &connection, &plan),
             self.step("once connected", &connection, &connected),
         ];
-        let settings = settings.into_iter().chain(connected).collect();
-        (steps, Some(settings))
+        (steps, Some(plan.in_order().chain(connected.in_order()).collect()))
     }
 
-    fn binding(&self, local: Endpoint, when: &'static str, moment: Moment, family: Family) -> Step {
+    fn binding(&self, local: Endpoint, when: &'static str, moment: Moment) -> Step {
         let connection = Connection::Binding { local };
-        let decision = self.rules.decide(&connection);
-        let settings: Vec<&Setting> = decision.settings(Moments::of(&[moment]), family).collect();
-        self.step(when, &connection, &settings)
+        let plan = self.rules.plan(connection, Moments::of(&[moment]), &HostSet::NONE);
+        self.step(when, &connection, &plan)
     }
 
-    /// As the library does it around bind, listen and accept; and what an accepted socket has in the end, if that is the
-    /// same for every client.
+    /// Around bind, listen and accept; and what an accepted socket has in the end, if that is the same for every client.
     fn inbound(
         &self,
         local: Endpoint,
         peer: Option<Endpoint>,
         notes: &mut Vec<String>,
     ) -> (Vec<Step>, Option<Vec<&Setting>>) {
-        const ACCEPT: Moments = Moments::of(&[Moment::Accept, Moment::AcceptAlways]);
+        const LISTEN: Moments = Moments::of(&[Moment::Listen]);
         let listening = Connection::Listening { local };
-        let (decision, accepting) = self.rules.listening(local);
-        let any_v6 = local.ip().is_ipv6() && local.ip().is_unspecified();
-        let of = |ip: IpAddr| if ip.is_ipv4() { Family::V4 } else { Family::V6 };
-        let family = if any_v6 { Family::Any } else { of(local.ip()) };
-        let is_for_accepted = |setting: &&Setting| setting.moments.intersects(ACCEPT);
-        let on_listener: Vec<&Setting> = decision
-            .settings(Moments::of(&[Moment::Listen]), family)
-            .filter(|setting| accepting != Accepting::PerPeer || !is_for_accepted(setting))
-            .collect();
-        let moments = match accepting {
-            Accepting::Inherited => Moments::NONE,
-            Accepting::SomeOptions => Moments::of(&[Moment::AcceptAlways]),
-            Accepting::PerPeer => ACCEPT,
-        };
+        let on_listener = self.rules.plan(listening, LISTEN, &HostSet::NONE);
+        let inheritance = on_listener.inheritance();
         // Who connects makes a difference only where it is decided for each.
-        let accepted: Option<(Decision<'_>, Connection, Family)> = match peer {
+        let accepted = match peer {
             Some(peer) => {
                 let connection = Connection::Inbound { local, peer };
-                Some((self.rules.decide(&connection), connection, of(peer.ip())))
+                Some((connection, self.rules.plan(connection, inheritance.moments(), &HostSet::NONE)))
             }
-            None if accepting == Accepting::PerPeer => {
+            None if inheritance == Inheritance::None => {
                 notes.push("a rule has `from`, so it depends on the client: --from PEER shows it".to_owned());
                 None
             }
-            None => Some((decision, listening, family)),
+            None => Some((listening, on_listener.at(inheritance.moments()))),
         };
         let mut steps = vec![
-            self.binding(local, "before bind", Moment::Bind, Family::Any),
+            self.binding(local, "before bind", Moment::Bind),
             self.step("before listen", &listening, &on_listener),
         ];
         if peer.is_none() {
-            steps.push(self.binding(local, "before bind, a UDP socket", Moment::BindDatagram, family));
+            steps.push(self.binding(local, "before bind, a UDP socket", Moment::BindDatagram));
         }
-        let Some((decision, connection, family)) = accepted else { return (steps, None) };
-        let own: Vec<&Setting> = decision.settings(moments, family).collect();
+        let Some((connection, own)) = accepted else { return (steps, None) };
         steps.push(self.step("after accept", &connection, &own));
-        (steps, Some(on_listener.into_iter().chain(own).collect()))
+        (steps, Some(on_listener.in_order().chain(own.in_order()).collect()))
     }
 
-    fn step(&self, when: &'static str, connection: &Connection, settings: &[&Setting]) -> Step {
+    fn step(&self, when: &'static str, connection: &Connection, plan: &Plan<'_>) -> Step {
         let given = self.explainer.given(connection);
-        let call = |setting: &&Setting| {
+        let call = |setting: &Setting| {
             let name = constants::option_name(setting.level, setting.name).map(str::to_owned);
             let level = constants::level_name(setting.level).map(str::to_owned);
             Call {
@@ -615,7 +591,7 @@ impl Context<'_> {
                 from: given.iter().find(|given| given.key == setting.key).map(|given| self.place(given)),
             }
         };
-        Step { when, calls: settings.iter().map(call).collect() }
+        Step { when, calls: plan.in_order().map(call).collect() }
     }
 
     fn place(&self, given: &Given) -> Place {

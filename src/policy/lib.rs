@@ -20,6 +20,7 @@ mod index;
 pub mod matcher;
 pub mod options;
 pub mod plain;
+pub mod plan;
 mod process;
 pub mod rules;
 mod shadow;

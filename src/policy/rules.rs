@@ -10,7 +10,7 @@ use crate::enforce::{Enforce, Untouched, is_of_keepalive};
 use crate::hosts::{HostSet, Hosts, Name};
 use crate::index::{Index, PairIndex};
 use crate::matcher::Pattern;
-use crate::options::{Family, Moment, Moments, Setting, Value};
+use crate::options::{Moment, Moments, Setting, Value};
 
 /// What is set on the sockets of one rule, or of none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,6 +33,11 @@ impl Profile {
     #[must_use]
     pub fn enforce(&self) -> Enforce {
         self.enforce
+    }
+
+    /// Those among which the settings for some moments are. Where there is none, the list is in no cache, and stays so.
+    pub(crate) fn at(&self, moments: Moments) -> &[Setting] {
+        if self.moments.intersects(moments) { &self.settings } else { &[] }
     }
 }
 
@@ -149,12 +154,6 @@ impl<'a> Decision<'a> {
         self.profile
     }
 
-    /// The settings to make at one of `moments` on a socket that sends packets of `family`.
-    pub fn settings(&self, moments: Moments, family: Family) -> impl Iterator<Item = &'a Setting> + Clone + use<'a> {
-        let settings = if self.profile.moments.intersects(moments) { &*self.profile.settings } else { &[] };
-        settings.iter().filter(move |setting| setting.moments.intersects(moments) && setting.family.overlaps(family))
-    }
-
     /// Why nothing is set at any of `moments`, if so.
     #[must_use]
     pub fn bypass(&self, moments: Moments) -> Option<Bypass> {
@@ -175,15 +174,16 @@ impl fmt::Display for Decision<'_> {
     }
 }
 
-/// What the sockets that a listener accepts need.
+/// What the sockets that a listener accepts have from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Accepting {
-    /// Nothing: they inherit everything.
-    Inherited,
-    /// Those settings that are not inherited ([`Moment::AcceptAlways`]).
-    SomeOptions,
-    /// A decision for each: a rule with `from` may match, so nothing was set on the listener for them.
-    PerPeer,
+pub enum Inheritance {
+    /// Everything.
+    Full,
+    /// Everything but what is set on each of them ([`Moment::AcceptAlways`]).
+    Partial,
+    /// Nothing: a rule with `from` may match, so it is decided for each, and nothing that they would inherit is set on the
+    /// listener.
+    None,
 }
 
 /// What is not listed is not asked about.
@@ -385,19 +385,16 @@ impl Rules {
         Decision { rule, profile }
     }
 
-    /// What to set on a listener bound to `local` for the sockets it will accept, and what these need later.
-    #[must_use]
-    pub fn listening(&self, local: Endpoint) -> (Decision<'_>, Accepting) {
-        let decision = self.decide(&Connection::Listening { local });
+    /// What is inherited from a listener bound to `local`, for which this was decided.
+    pub(crate) fn inheritance(&self, local: Endpoint, decision: &Decision<'_>) -> Inheritance {
         let settled_at = self.listeners.first(local).unwrap_or(u32::MAX);
-        let accepting = if self.per_peer.first(local).is_some_and(|first| first < settled_at) {
-            Accepting::PerPeer
+        if self.per_peer.first(local).is_some_and(|first| first < settled_at) {
+            Inheritance::None
         } else if decision.profile.moments.contains(Moment::AcceptAlways) {
-            Accepting::SomeOptions
+            Inheritance::Partial
         } else {
-            Accepting::Inherited
-        };
-        (decision, accepting)
+            Inheritance::Full
+        }
     }
 
     /// Whether a rule for this process, or SOCKOPT_TO, names a host: else no name matters.

@@ -9,16 +9,19 @@ use std::ffi::c_int;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use libc::{sockaddr, socklen_t};
-use policy::options::Family;
+use policy::plan::Plan;
 use policy::unnoticed::syn_retries_for;
-use policy::{Bypass, Connection, Decision, Endpoint, Enforce, Key, Moment, Moments, Setting, Value};
+use policy::{Bypass, Connection, Endpoint, Enforce, Key, Moment, Moments, Setting, Value};
 use socket::memory::{Near, Place};
 use socket::{Address, Kind, ffi};
 
-use crate::intercept::{concerns, family_to, first_of_tcp, kind_of, local_endpoint, make, say_if_blind};
+use crate::intercept::{concerns, kind_of, local_endpoint, make, probed, say_if_blind};
 use crate::setup::{Active, active};
 use crate::{fault, guard, log};
 
+const TCP: Moments = Moments::of(&[Moment::Connect]);
+const UDP: Moments = Moments::of(&[Moment::Datagram]);
+/// Before it is known which of both it is.
 const CONNECT: Moments = Moments::of(&[Moment::Connect, Moment::Datagram]);
 const CONNECTED: Moments = Moments::of(&[Moment::Connected]);
 
@@ -26,7 +29,7 @@ const CONNECTED: Moments = Moments::of(&[Moment::Connected]);
 #[derive(Clone, Copy)]
 pub(crate) struct Connecting {
     peer: Endpoint,
-    decision: Decision<'static>,
+    plan: Plan<'static>,
     /// The time, milliseconds.
     limit: c_int,
     /// What the socket is to have when it has connected.
@@ -83,33 +86,29 @@ fn connect_to(
                 return None;
             }
         };
-        let decision = active.decide(&Connection::Outbound { peer });
-        let limit = time_limit(active, fd, peer, &decision);
+        let plan = active.plan(Connection::Outbound { peer }, CONNECT);
+        let limit = time_limit(active, fd, peer, plan);
         if matches!(limit, Limit::None) {
             end_of_limit(active, fd);
         }
         let sends_on = may_send_on && matches!(limit, Limit::Rule(_)) && !ffi::is_non_blocking(fd);
-        let (connecting, leaves_limit) = (limit.connecting(), sends_on || limit.is_left_out());
-        let settings = |moments| {
-            let settings = decision.settings(moments, family_to(peer));
-            settings.filter(move |setting| !(leaves_limit && setting.key == Key::ConnectTimeout))
-        };
-        match prepare(fd, &decision, settings) {
-            Ok((moments, first)) => {
-                make(active, fd, &decision, first, settings(moments), call, peer);
-                let connecting = connecting.filter(|_| moments.contains(Moment::Connect))?;
+        let plan = if sends_on || limit.is_left_out() { plan.without(Key::ConnectTimeout) } else { plan };
+        match prepare(fd, plan) {
+            Ok((plan, first)) => {
+                make(active, fd, &plan.decision(), first, plan.settings(), call, peer);
+                let connecting = limit.connecting().filter(|_| plan.at(TCP) == plan)?;
                 if !sends_on {
                     return Some(connecting);
                 }
                 // The call may last long after the connection stands: a time for connecting would end it then.
                 if connecting.own == 0 {
-                    make(active, fd, &decision, None, [connecting.afterwards].into_iter(), call, peer);
+                    make(active, fd, &plan.decision(), None, [connecting.afterwards].into_iter(), call, peer);
                 }
                 limit_syns(fd, connecting.limit);
                 return None;
             }
             // Connect once more: by that as well a program learns that it is done.
-            Err(_) if limit.is_running() => return connecting,
+            Err(_) if limit.is_running() => return limit.connecting(),
             Err(reason) => log::debug(format_args!("{call} fd {fd} {peer}: left alone: {reason}")),
         }
         None
@@ -146,18 +145,18 @@ impl Limit {
     }
 }
 
-fn time_limit(active: &Active, fd: c_int, peer: Endpoint, decision: &Decision<'static>) -> Limit {
-    let (Some(limit), Some(afterwards)) = (limit_of(decision), afterwards(decision)) else { return Limit::None };
+fn time_limit(active: &Active, fd: c_int, peer: Endpoint, plan: Plan<'static>) -> Limit {
+    let (Some(limit), Some(afterwards)) = (limit_of(plan), afterwards(plan)) else { return Limit::None };
     // Multipath TCP has no user timeout; neither has what is not TCP.
     let Ok(current) = ffi::get_int(fd, afterwards.level, afterwards.name) else { return Limit::None };
     let is_running = current == limit;
-    let connecting = |own| Connecting { peer, decision: *decision, limit, afterwards, own, is_running };
+    let connecting = |own| Connecting { peer, plan, limit, afterwards, own, is_running };
     if is_running {
         return Limit::Running(connecting(0));
     }
     // Only what the program has left is filled in.
     let is_own = current != 0 && !active.rules.is_time_for_connecting(current);
-    if decision.profile().enforce() == Enforce::Fill && is_own {
+    if plan.enforce() == Enforce::Fill && is_own {
         return Limit::Own;
     }
     // The rule has a user timeout of its own, or the program has none: another rule's time is left over from another connect.
@@ -168,16 +167,16 @@ fn time_limit(active: &Active, fd: c_int, peer: Endpoint, decision: &Decision<'s
 }
 
 /// The user timeout while connecting, milliseconds.
-fn limit_of(decision: &Decision<'_>) -> Option<c_int> {
-    let is_limit = |setting: &&Setting| setting.key == Key::ConnectTimeout && setting.moments.contains(Moment::Connect);
-    match decision.profile().settings().iter().find(is_limit)?.value {
+fn limit_of(plan: Plan<'_>) -> Option<c_int> {
+    let time = plan.at(TCP).settings().find(|setting| setting.key == Key::ConnectTimeout)?;
+    match time.value {
         Value::Int(milliseconds) => Some(milliseconds),
         _ => None,
     }
 }
 
-fn afterwards<'a>(decision: &Decision<'a>) -> Option<&'a Setting> {
-    decision.settings(CONNECTED, Family::Any).next()
+fn afterwards(plan: Plan<'_>) -> Option<&Setting> {
+    plan.at(CONNECTED).settings().next()
 }
 
 /// After connect, whatever came of it: the socket gets the user timeout that it is to have from here on, unless it is
@@ -244,18 +243,18 @@ pub(crate) fn end_of_limit(active: &Active, fd: c_int) {
 /// Sets the user timeout that a connection is to have, unless the program has set another meanwhile; whether it did.
 fn finish(active: &Active, fd: c_int, connecting: &Connecting) -> bool {
     fault::point("connected");
-    let Connecting { peer, ref decision, limit, afterwards, own, .. } = *connecting;
+    let Connecting { peer, ref plan, limit, afterwards, own, .. } = *connecting;
     if ffi::get_int(fd, afterwards.level, afterwards.name) != Ok(limit) {
         return false;
     }
     if own > 0 {
         let _ = ffi::set(fd, afterwards.level, afterwards.name, &own);
     } else {
-        if decision.profile().enforce() == Enforce::Fill {
+        if plan.enforce() == Enforce::Fill {
             // It is filled in if it fits the keepalive that the socket has by now.
             let _ = ffi::set(fd, afterwards.level, afterwards.name, &0);
         }
-        make(active, fd, decision, None, [afterwards].into_iter(), "connected", peer);
+        make(active, fd, &plan.decision(), None, [afterwards].into_iter(), "connected", peer);
     }
     true
 }
@@ -286,14 +285,12 @@ fn error_was_asked(active: &'static Active, fd: c_int) {
         peer => peer,
     };
     let Some(peer) = peer.ok().and_then(|address| address.endpoint().ok()) else { return };
-    let decision = active.decide(&Connection::Outbound { peer });
+    let plan = active.plan(Connection::Outbound { peer }, TCP);
     let is_user_timeout = |setting: &&Setting| (setting.level, setting.name) == (libc::SOL_TCP, libc::TCP_USER_TIMEOUT);
     // The names that the address is known by may have changed meanwhile, and with them the rule.
-    let of_this_rule = || decision.settings(CONNECT, Family::Any).find(is_user_timeout);
-    let is_back = match afterwards(&decision).or_else(of_this_rule) {
-        Some(afterwards) => {
-            finish(active, fd, &Connecting { peer, decision, limit, afterwards, own: 0, is_running: true })
-        }
+    let of_this_rule = || plan.settings().find(is_user_timeout);
+    let is_back = match afterwards(plan).or_else(of_this_rule) {
+        Some(afterwards) => finish(active, fd, &Connecting { peer, plan, limit, afterwards, own: 0, is_running: true }),
         None => ffi::set(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0).is_ok(),
     };
     if is_back {
@@ -312,30 +309,23 @@ pub(crate) fn is_connecting(active: &Active, fd: c_int) -> bool {
     running_limit(active, fd).is_some() && ffi::connected_peer(fd).is_err()
 }
 
-/// What is to be set on the socket, and which of it was set already to find out what kind of socket it is.
-fn prepare<S: Iterator<Item = &'static Setting> + Clone>(
-    fd: c_int,
-    decision: &Decision<'static>,
-    settings: impl Fn(Moments) -> S,
-) -> Result<(Moments, Option<&'static Setting>), Bypass> {
-    const TCP: Moments = Moments::of(&[Moment::Connect]);
-    const UDP: Moments = Moments::of(&[Moment::Datagram]);
-    if let Some(reason) = decision.bypass(TCP | UDP) {
+/// What is to be set on a socket of this kind, and which of it was set already to find out what kind that is.
+fn prepare(fd: c_int, plan: Plan<'static>) -> Result<(Plan<'static>, Option<&'static Setting>), Bypass> {
+    if let Some(reason) = plan.bypass() {
         return Err(reason);
     }
-    if decision.profile().enforce() == Enforce::Always
-        && let Some(first) = first_of_tcp(fd, decision, settings(TCP))
-    {
-        return Ok((TCP, Some(first)));
+    let as_tcp = plan.at(TCP);
+    if let Some(first) = probed(fd, as_tcp.probe()) {
+        return Ok((as_tcp, Some(first)));
     }
-    let moments = match kind_of(fd).ok_or(Bypass::NotTcp)? {
-        Kind::Tcp | Kind::Mptcp => TCP,
-        Kind::Udp => UDP,
+    let plan = match kind_of(fd).ok_or(Bypass::NotTcp)? {
+        Kind::Tcp | Kind::Mptcp => as_tcp,
+        Kind::Udp => plan.at(UDP),
         Kind::Other => return Err(Bypass::NotTcp),
     };
     // A connect that is repeated, to see whether it is done: the program has had the last word since.
-    if decision.profile().enforce() != Enforce::Always && moments == TCP && ffi::peer_address(fd).is_ok() {
+    if plan.enforce() != Enforce::Always && plan == as_tcp && ffi::peer_address(fd).is_ok() {
         return Err(Bypass::NothingToSet);
     }
-    decision.bypass(moments).map_or(Ok((moments, None)), Err)
+    plan.bypass().map_or(Ok((plan, None)), Err)
 }

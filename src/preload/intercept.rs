@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use libc::{sockaddr, socklen_t};
 use policy::catalog::TCP_USER_TIMEOUT;
 use policy::enforce::is_of_keepalive;
-use policy::options::Family;
-use policy::rules::Accepting;
+use policy::rules::Inheritance;
 use policy::variables::Level;
 use policy::{Connection, Decision, Endpoint, Enforce, Key, Moment, Moments, Setting, Value, constants};
-use socket::apply::{Outcome, apply, is_in_force};
 use socket::describe::{is_accepted_tcp, kind};
+use socket::enact::Enactment;
 use socket::fill;
 use socket::memory::{self, Near, Place};
+use socket::setting::{Outcome, is_in_force, set};
 use socket::{Address, Errno, Kind, ffi};
 
 use crate::listeners::{self, Known, Look, Seen};
@@ -24,7 +24,6 @@ use crate::setup::{Active, active};
 use crate::{connect, fault, guard, log};
 
 const INBOUND: Moments = Moments::of(&[Moment::Listen, Moment::Accept, Moment::AcceptAlways]);
-const ACCEPT: Moments = Moments::of(&[Moment::Accept, Moment::AcceptAlways]);
 
 /// Whether anything is set at these moments, or at least logged.
 pub(crate) fn concerns(active: &Active, moments: Moments) -> bool {
@@ -55,19 +54,9 @@ pub(crate) fn kind_of(fd: c_int) -> Option<Kind> {
     kind.ok()
 }
 
-/// Makes the first of TCP's own settings. All other sockets refuse it, so that it is the question whether this one is
-/// TCP as well, and costs no call of its own.
-/// What is only filled in is looked at before.
-pub(crate) fn first_of_tcp<'a>(
-    fd: c_int,
-    decision: &Decision<'_>,
-    mut settings: impl Iterator<Item = &'a Setting>,
-) -> Option<&'a Setting> {
-    if decision.profile().enforce() == Enforce::Fill {
-        return None;
-    }
-    let first = settings.find(|setting| setting.level == constants::SOL_TCP)?;
-    (apply(fd, first) == Outcome::Done).then_some(first)
+/// Makes the setting that tells whether a socket is TCP; None if it is not, or if there is none that does.
+pub(crate) fn probed(fd: c_int, probe: Option<&Setting>) -> Option<&Setting> {
+    probe.filter(|setting| set(fd, setting) == Outcome::Done)
 }
 
 /// Before bind: options that the kernel looks at there and never again.
@@ -82,17 +71,17 @@ pub(crate) fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) {
         let Some(Ok(local)) = near.address(address, length).map(|address| address.endpoint()) else {
             return say_if_blind();
         };
-        let decision = active.decide(&Connection::Binding { local });
-        if decision.bypass(BIND | UDP).is_some() {
+        let plan = active.plan(Connection::Binding { local }, BIND | UDP);
+        if plan.bypass().is_some() {
             return;
         }
-        let (moments, family) = match kind(fd) {
-            Ok(Kind::Tcp | Kind::Mptcp) => (BIND, Family::Any),
-            Ok(Kind::Udp) => (UDP, family_of(local)),
+        let plan = plan.at(match kind(fd) {
+            Ok(Kind::Tcp | Kind::Mptcp) => BIND,
+            Ok(Kind::Udp) => UDP,
             _ => return,
-        };
-        if decision.bypass(moments).is_none() {
-            make(active, fd, &decision, None, decision.settings(moments, family), "bind", local);
+        });
+        if plan.bypass().is_none() {
+            make(active, fd, &plan.decision(), None, plan.settings(), "bind", local);
         }
     });
 }
@@ -167,32 +156,27 @@ enum Settling {
 
 /// Sets a listener's options. One of ours has them already, unless the program has the last word and has changed them.
 fn settle(active: &Active, fd: c_int, kind: Kind, local: Endpoint, why: Settling) -> Known {
-    const LISTEN: Moments = Moments::of(&[Moment::Listen]);
-    let (decision, accepting) = active.rules.listening(local);
+    let plan = active.plan(Connection::Listening { local }, Moments::of(&[Moment::Listen]));
     let call = if why == Settling::Anew { "listen" } else { "inherited listener" };
-    let enforces = decision.profile().enforce() == Enforce::Always;
-    let settings = decision.settings(LISTEN, family_of(local)).filter(|setting| match why {
-        // For some peers another rule is meant, and what they inherit could not be taken back: only what a listener
-        // alone has.
-        _ if accepting == Accepting::PerPeer && is_for_accepted(setting) => false,
-        Settling::Again => enforces && is_in_force(fd, setting) != Ok(true),
+    let settings = plan.settings().filter(|setting| match why {
+        Settling::Again => plan.enforce() == Enforce::Always && is_in_force(fd, setting) != Ok(true),
         Settling::Anew | Settling::Found => true,
     });
-    match decision.bypass(LISTEN) {
+    match plan.bypass() {
         None => {
-            make(active, fd, &decision, None, settings, call, local);
-            if accepting == Accepting::PerPeer {
+            make(active, fd, &plan.decision(), None, settings, call, local);
+            if plan.inheritance() == Inheritance::None {
                 log::debug(format_args!("{call} fd {fd} {local}: decided for each accepted socket"));
             }
         }
         Some(reason) => log::debug(format_args!("{call} fd {fd} {local}: left alone: {reason}")),
     }
-    match accepting {
+    match plan.inheritance() {
         // A client of plain TCP gives a socket of plain TCP, which has options that the listener has not.
         _ if kind == Kind::Mptcp => Known::PerPeer,
-        Accepting::Inherited => Known::Settled,
-        Accepting::SomeOptions => Known::SomeOptions,
-        Accepting::PerPeer => Known::PerPeer,
+        Inheritance::Full => Known::Settled,
+        Inheritance::Partial => Known::SomeOptions,
+        Inheritance::None => Known::PerPeer,
     }
 }
 
@@ -210,11 +194,6 @@ fn with_queue(listener: c_int, known: Known) -> Known {
         (Known::SomeOptions, Ok(Some(_))) => Known::PerPeer,
         (other, _) => other,
     }
-}
-
-/// Whether a setting is one of those that accepted sockets have.
-fn is_for_accepted(setting: &Setting) -> bool {
-    setting.moments.intersects(ACCEPT)
 }
 
 /// After an accept that succeeded, and has maybe told who the peer is.
@@ -247,25 +226,25 @@ fn accepted_with_work(
         false => Some(Endpoint::ANY),
     };
     let Some(local) = local else { return };
-    let moments = if known == Known::SomeOptions { Moments::of(&[Moment::AcceptAlways]) } else { ACCEPT };
-    let decision = active.decide(&Connection::Inbound { local, peer });
-    if let Some(reason) = decision.bypass(moments) {
+    let inheritance = if known == Known::SomeOptions { Inheritance::Partial } else { Inheritance::None };
+    let plan = active.plan(Connection::Inbound { local, peer }, inheritance.moments());
+    if let Some(reason) = plan.bypass() {
         return log::debug(format_args!("accept fd {fd} {peer}: left alone: {reason}"));
     }
     // Where the program has the last word, it has it on its listener for those who wait there too.
-    let has_last_word =
-        decision.profile().enforce() != Enforce::Always && active.rules.listening(local).1 != Accepting::PerPeer;
+    let of_its_listener = || active.plan(Connection::Listening { local }, Moments::NONE).inheritance();
+    let has_last_word = plan.enforce() != Enforce::Always && of_its_listener() != Inheritance::None;
     // listen itself undoes TCP_QUICKACK (net/ipv4/inet_connection_sock.c, inet_csk_listen_start), so it says nothing there.
     let is_changed = |setting: &Setting| {
         let tells = setting.moments.contains(Moment::Listen)
             && (setting.level, setting.name) != (libc::SOL_TCP, libc::TCP_QUICKACK);
         has_last_word && tells && is_in_force(listener, setting) == Ok(false)
     };
-    let settings = || decision.settings(moments, family_to(peer)).filter(|setting| !is_changed(setting));
-    let first = first_of_tcp(fd, &decision, settings());
+    let first = probed(fd, plan.probe().filter(|setting| !is_changed(setting)));
     // What is known of the listener may be out of date.
     if first.is_some() || is_accepted_tcp(fd) {
-        make(active, fd, &decision, first, settings(), "accept", peer);
+        let settings = plan.settings().filter(|setting| !is_changed(setting));
+        make(active, fd, &plan.decision(), first, settings, "accept", peer);
     }
 }
 
@@ -323,17 +302,10 @@ fn is_enforced_here(
 ) -> bool {
     fault::point("setsockopt");
     let Some((connection, moments)) = connection_of(active, fd) else { return false };
-    let (decision, accepting) = match connection {
-        Connection::Listening { local } => active.rules.listening(local),
-        other => (active.decide(&other), Accepting::Inherited),
-    };
-    let is_it = |setting: &&Setting| {
-        (setting.level, setting.name) == (level, name)
-            && setting.key != Key::ConnectTimeout
-            && !(accepting == Accepting::PerPeer && is_for_accepted(setting))
-    };
-    let mut settings =
-        decision.settings(moments, Family::Any).filter(|_| decision.profile().enforce() == Enforce::Always);
+    let plan = active.plan(connection, moments);
+    let is_it =
+        |setting: &&Setting| (setting.level, setting.name) == (level, name) && setting.key != Key::ConnectTimeout;
+    let mut settings = plan.settings().filter(|_| plan.enforce() == Enforce::Always);
     let Some(setting) = settings.find(is_it) else { return false };
     // The kernel reads so much of the value; what it would refuse for want of it, it shall refuse.
     let read = setting.bytes_read();
@@ -344,14 +316,17 @@ fn is_enforced_here(
     // the kernel may refuse the rule's value, and then the program's call is the program's.
     // While it connects, the user timeout is another one; the rule's comes when the connection stands.
     let is_for_later = setting.moments.contains(Moment::Connected) && connect::is_connecting(active, fd);
-    if !is_for_later && apply(fd, setting) != Outcome::Done {
+    if !is_for_later && set(fd, setting) != Outcome::Done {
         return false;
     }
     match constants::option_name(level, name) {
-        Some(name) => log::info(format_args!("setsockopt fd {fd} {name}: not carried out: {decision} enforces it")),
+        Some(name) => {
+            log::info(format_args!("setsockopt fd {fd} {name}: not carried out: {} enforces it", plan.decision()))
+        }
         None => {
             log::info(format_args!(
-                "setsockopt fd {fd} level {level} option {name}: not carried out: {decision} enforces it"
+                "setsockopt fd {fd} level {level} option {name}: not carried out: {} enforces it",
+                plan.decision()
             ));
         }
     }
@@ -378,10 +353,9 @@ fn keepalive_was_chosen(active: &Active, fd: c_int) {
     let current = ffi::get_int(fd, TCP_USER_TIMEOUT.level, TCP_USER_TIMEOUT.name);
     let Some(current) = current.ok().filter(|current| active.rules.is_computed_timeout(*current)) else { return };
     let Some((connection, moments)) = connection_of(active, fd) else { return };
-    let decision = active.decide(&connection);
+    let plan = active.plan(connection, moments);
     let is_it = |setting: &&Setting| setting.computed_from.is_some() && setting.value == Value::Int(current);
-    let mut settings =
-        decision.settings(moments, Family::Any).filter(|_| decision.profile().enforce() == Enforce::Fill);
+    let mut settings = plan.settings().filter(|_| plan.enforce() == Enforce::Fill);
     let Some(setting) = settings.find(is_it) else { return };
     if fill::is_out_of_place(fd, setting) && ffi::set(fd, setting.level, setting.name, &0).is_ok() {
         log::info(format_args!(
@@ -425,15 +399,6 @@ pub(crate) fn local_endpoint(fd: c_int) -> Option<Endpoint> {
     ffi::local_address(fd).ok()?.endpoint().ok()
 }
 
-pub(crate) fn family_to(peer: Endpoint) -> Family {
-    if peer.ip().is_ipv4() { Family::V4 } else { Family::V6 }
-}
-
-/// A listener on `::` takes IPv4 as well, unless told otherwise, and IPv4's options do no harm then.
-fn family_of(local: Endpoint) -> Family {
-    if local.ip().is_ipv6() && local.ip().is_unspecified() { Family::Any } else { family_to(local) }
-}
-
 /// Makes settings, but for the `first`, which was made already, and for what the program has chosen where only the rest is
 /// filled in; reports them, and reports each that fails once.
 pub(crate) fn make<'a>(
@@ -448,26 +413,25 @@ pub(crate) fn make<'a>(
     let (mut made, mut chosen) = (Made::default(), Made::default());
     let is_new_to_report =
         |setting: &Setting| active.warned.get(setting.id as usize).is_none_or(|warned| !warned.swap(true, Relaxed));
-    let is_filled_in = decision.profile().enforce() == Enforce::Fill;
-    let left = is_filled_in.then(|| {
-        fill::left(fd, settings.clone(), &active.new, |setting, errno| {
+    let enactment = Enactment::begin(
+        fd,
+        decision.profile().enforce(),
+        settings.clone(),
+        &active.new,
+        |setting, errno| {
             if is_new_to_report(setting) {
                 log::warn(format_args!(
                     "{call} fd {fd} {endpoint}: {decision}: {setting} is left out: whether the program has set it is not known: {errno}"
                 ));
             }
-        })
-    });
-    let make_one = if is_filled_in { fill::fill_in } else { apply };
+        },
+    );
     active.in_use.store(true, Relaxed);
     first.into_iter().for_each(|setting| made.note(setting));
     for setting in settings.filter(|setting| first.is_none_or(|first| !ptr::eq(first, *setting))) {
         fault::point("apply");
-        if left.is_some_and(|left| !left.has(setting)) {
-            chosen.note(setting);
-            continue;
-        }
-        match make_one(fd, setting) {
+        match enactment.make(setting) {
+            Outcome::LeftToProgram => chosen.note(setting),
             Outcome::Done => made.note(setting),
             Outcome::Absent => {}
             // Another thread has closed it.

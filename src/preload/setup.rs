@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use load::Loaded;
 use once_cell::race::OnceBox;
 use policy::error::digest;
+use policy::plan::Plan;
 use policy::variables::{self, Level};
-use policy::{Connection, Decision, Moments, Process, Rules, compile_alone};
+use policy::{Connection, HostSet, Moments, Process, Rules, compile_alone};
 use socket::fill::AsNew;
 use socket::{Errno, ffi, signal};
 
@@ -30,13 +31,13 @@ pub(crate) struct Active {
 }
 
 impl Active {
-    /// The rule for a connection, by the peer's address and by the names that the program has looked up.
-    pub(crate) fn decide(&self, connection: &Connection) -> Decision<'_> {
+    /// What is set at some moments, by the peer's address and by the names that the program has looked up.
+    pub(crate) fn plan(&self, connection: Connection, moments: Moments) -> Plan<'_> {
         match connection {
             Connection::Outbound { peer } if self.rules.names_hosts() => {
-                self.rules.decide_named(connection, &names::known_by(peer.ip()))
+                self.rules.plan(connection, moments, &names::known_by(peer.ip()))
             }
-            _ => self.rules.decide(connection),
+            _ => self.rules.plan(connection, moments, &HostSet::NONE),
         }
     }
 }

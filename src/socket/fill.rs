@@ -6,10 +6,10 @@ use policy::catalog::{Key, SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL};
 use policy::constants::SOL_IPV6;
 use policy::enforce::{Probing, SO_BUF_LOCK, Untouched, is_of_keepalive};
 
-use crate::apply::{Outcome, apply};
 use crate::describe::{Kind, kind};
 use crate::errno::Errno;
 use crate::ffi;
+use crate::setting::{Outcome, set};
 
 /// What getsockopt answers of an option; of those that can be set, none is longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,10 +133,10 @@ pub fn left<'a>(
 #[must_use]
 pub fn fill_in(fd: i32, setting: &Setting) -> Outcome {
     if (setting.level, setting.name) != (libc::SOL_IP, libc::IP_TOS) {
-        return apply(fd, setting);
+        return set(fd, setting);
     }
     let priority = ffi::get_int(fd, libc::SOL_SOCKET, libc::SO_PRIORITY);
-    let outcome = apply(fd, setting);
+    let outcome = set(fd, setting);
     if let Ok(priority @ 1..) = priority {
         let _ = ffi::set(fd, libc::SOL_SOCKET, libc::SO_PRIORITY, &priority);
     }

@@ -5,9 +5,9 @@
 //! [`current`], which only the command uses, and what says so.
 
 pub mod address;
-pub mod apply;
 pub mod current;
 pub mod describe;
+pub mod enact;
 pub mod errno;
 pub mod ffi;
 pub mod fill;
@@ -15,6 +15,7 @@ pub mod line;
 pub mod memory;
 pub mod namespace;
 pub mod process;
+pub mod setting;
 pub mod signal;
 
 pub use address::Address;

@@ -5,11 +5,10 @@ use std::io::Cursor;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use object::ReadCache;
-use policy::options::Family;
-use policy::rules::{Accepting, Rules};
+use policy::rules::{Inheritance, Rules};
 use policy::{
-    Bypass, Compiled, Configuration, Connection, Endpoint, Enforce, Key, Listed, Moment, Moments, Process, Source,
-    compile,
+    Bypass, Compiled, Configuration, Connection, Endpoint, Enforce, HostSet, Key, Listed, Moment, Moments, Process,
+    Source, compile,
 };
 use socket::Address;
 use socket::memory::Place;
@@ -100,7 +99,7 @@ fn hold(rules: &Rules) {
                 let is_set = profile.settings().iter().any(|setting| setting.moments.contains(moment));
                 let moment = Moments::of(&[moment]);
                 assert_eq!(decision.bypass(moment).is_none(), is_set);
-                assert_eq!(decision.settings(moment, Family::Any).next().is_some(), is_set);
+                assert!(is_set || rules.plan(connection, moment, &HostSet::NONE).settings().next().is_none());
                 assert!(!is_set || rules.moments().intersects(moment));
             }
             for setting in profile.settings() {
@@ -111,14 +110,13 @@ fn hold(rules: &Rules) {
                 assert!(!is_enforced || rules.enforces(setting.level, setting.name));
             }
         }
-        let (listening, accepting) = rules.listening(one);
-        assert_eq!(listening, rules.decide(&Connection::Listening { local: one }));
+        let on_listener = rules.plan(Connection::Listening { local: one }, Moments::NONE, &HostSet::NONE);
         // Who is told that nothing is needed any more, or little, must be right about every peer.
-        if accepting != Accepting::PerPeer {
+        if on_listener.inheritance() != Inheritance::None {
             let inbound = rules.decide(&Connection::Inbound { local: one, peer: other });
-            assert_eq!(inbound, listening);
+            assert_eq!(inbound, on_listener.decision());
             let always = Moments::of(&[Moment::AcceptAlways]);
-            assert_eq!(accepting == Accepting::SomeOptions, inbound.bypass(always).is_none());
+            assert_eq!(on_listener.inheritance() == Inheritance::Partial, inbound.bypass(always).is_none());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Makes settings, each by itself: one that fails does not keep the next from being made.
+//! One setting on one socket: makes it, and tells whether it is in force.
 
 use policy::{Setting, Value};
 
@@ -11,6 +11,8 @@ use crate::ffi;
 pub enum Outcome {
     /// It is in force.
     Done,
+    /// It was not made: the program has chosen, and only what it has left alone is filled in.
+    LeftToProgram,
     /// This kind of socket does not have it, as is known of the kind (MPTCP has no user timeout).
     Absent,
     /// The kernel refused it.
@@ -19,7 +21,7 @@ pub enum Outcome {
 
 /// Makes one setting.
 #[must_use]
-pub fn apply(fd: i32, setting: &Setting) -> Outcome {
+pub fn set(fd: i32, setting: &Setting) -> Outcome {
     let result = match &setting.value {
         Value::Int(value) => ffi::set(fd, setting.level, setting.name, value),
         Value::Timeval { seconds, microseconds } => {

@@ -1,0 +1,149 @@
+//! What is set on a socket, in which order, for which IP version: the one place that says so. The library and `sockopt apply`
+//! carry a plan out, `sockopt explain` prints it.
+
+use std::net::IpAddr;
+
+use crate::catalog::Key;
+use crate::connection::Connection;
+use crate::constants::SOL_TCP;
+use crate::enforce::Enforce;
+use crate::hosts::HostSet;
+use crate::options::{Family, Moment, Moments, Setting};
+use crate::rules::{Bypass, Decision, Inheritance, Rules};
+
+impl Moments {
+    /// On a connection that was accepted.
+    pub const ACCEPTED: Self = Self::of(&[Moment::Accept, Moment::AcceptAlways]);
+    /// On a TCP socket that connects, before and after.
+    pub const OUTBOUND: Self = Self::of(&[Moment::Connect, Moment::Connected]);
+    /// Where it is not known yet whether the socket is TCP.
+    const BEFORE_KIND: Self = Self::of(&[Moment::Connect, Moment::Accept, Moment::AcceptAlways]);
+}
+
+impl Inheritance {
+    /// When something is set on an accepted socket itself.
+    #[must_use]
+    pub const fn moments(self) -> Moments {
+        match self {
+            Self::Full => Moments::NONE,
+            Self::Partial => Moments::of(&[Moment::AcceptAlways]),
+            Self::None => Moments::ACCEPTED,
+        }
+    }
+}
+
+/// The settings for one socket at some moments of its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan<'a> {
+    decision: Decision<'a>,
+    is_accepted: bool,
+    family: Family,
+    moments: Moments,
+    inheritance: Inheritance,
+    without: Option<Key>,
+}
+
+impl Rules {
+    /// What is to be set at `moments` on a socket for this connection, to an address that is known by these host names.
+    #[must_use]
+    pub fn plan(&self, connection: Connection, moments: Moments, hosts: &HostSet) -> Plan<'_> {
+        let decision = self.decide_named(&connection, hosts);
+        let inheritance = match connection {
+            Connection::Listening { local } => self.inheritance(local, &decision),
+            _ => Inheritance::Full,
+        };
+        let is_accepted = matches!(connection, Connection::Inbound { .. });
+        Plan { decision, is_accepted, family: Family::of(&connection), moments, inheritance, without: None }
+    }
+}
+
+impl<'a> Plan<'a> {
+    /// The rule that it follows.
+    #[must_use]
+    pub fn decision(&self) -> Decision<'a> {
+        self.decision
+    }
+
+    /// Who has the last word.
+    #[must_use]
+    pub fn enforce(&self) -> Enforce {
+        self.decision.profile().enforce()
+    }
+
+    /// Of a listener: what the sockets that it accepts have from it.
+    #[must_use]
+    pub fn inheritance(&self) -> Inheritance {
+        self.inheritance
+    }
+
+    /// The same rule's settings for the same socket at other moments.
+    #[must_use]
+    pub fn at(self, moments: Moments) -> Self {
+        Self { moments, ..self }
+    }
+
+    /// The same but for what one key sets.
+    #[must_use]
+    pub fn without(self, key: Key) -> Self {
+        Self { without: Some(key), ..self }
+    }
+
+    /// Why there is nothing to set, if so.
+    #[must_use]
+    pub fn bypass(&self) -> Option<Bypass> {
+        self.decision.bypass(self.moments)
+    }
+
+    /// The settings, in the catalogue's order.
+    pub fn settings(&self) -> impl Iterator<Item = &'a Setting> + Clone + use<'a> {
+        let Self { moments, inheritance, without, .. } = *self;
+        // What is bound may send packets of either: IP's options count on an IPv6 socket too.
+        let family = if moments.contains(Moment::Bind) { Family::Any } else { self.family };
+        // For some clients another rule is meant, and what they inherit could not be taken back: only what a listener alone has.
+        let is_withheld =
+            move |setting: &Setting| inheritance == Inheritance::None && setting.moments.intersects(Moments::ACCEPTED);
+        let is_due = move |setting: &&Setting| {
+            setting.moments.intersects(moments)
+                && setting.family.overlaps(family)
+                && Some(setting.key) != without
+                && !is_withheld(setting)
+        };
+        self.decision.profile().at(moments).iter().filter(is_due)
+    }
+
+    /// The setting that is made first, because it is at the same time the question whether the socket is TCP, which costs no call
+    /// of its own so: the first of TCP's, which all other sockets refuse. None where a socket is asked before anything is set.
+    #[must_use]
+    pub fn probe(&self) -> Option<&'a Setting> {
+        let asks = self.moments.intersects(Moments::BEFORE_KIND)
+            && match self.enforce() {
+                Enforce::Always => true,
+                // A connect that is repeated must set nothing anew.
+                Enforce::Never => self.is_accepted,
+                Enforce::Fill => false,
+            };
+        self.settings().filter(|_| asks).find(|setting| setting.level == SOL_TCP)
+    }
+
+    /// The settings in the order in which they are made.
+    pub fn in_order(&self) -> impl Iterator<Item = &'a Setting> + Clone + use<'a> {
+        let probe = self.probe();
+        let is_other = move |setting: &&Setting| probe.is_none_or(|probe| !std::ptr::eq(probe, *setting));
+        probe.into_iter().chain(self.settings().filter(is_other))
+    }
+}
+
+impl Family {
+    /// The IP versions whose packets the socket sends.
+    fn of(connection: &Connection) -> Self {
+        let end = match *connection {
+            // A listener on `::` takes IPv4 as well, unless told otherwise, and IPv4's options do no harm then.
+            Connection::Binding { local } | Connection::Listening { local } => match local.ip() {
+                IpAddr::V6(ip) if ip.is_unspecified() => return Self::Any,
+                _ => local,
+            },
+            Connection::Outbound { peer } | Connection::Inbound { peer, .. } => peer,
+        };
+        if end.ip().is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}

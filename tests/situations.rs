@@ -481,7 +481,8 @@ fn plain_calls(before: &str, steps: &str) -> BTreeSet<i64> {
 
 /// The numbers of the system calls that README.md lists for a filter: all, or those after loading.
 fn documented(is_loaded: bool) -> Vec<i64> {
-    const NUMBERS: [(&str, i64); 25] = [
+    const NUMBERS: [(&str, i64); 26] = [
+        ("fcntl", libc::SYS_fcntl),
         ("setsockopt", libc::SYS_setsockopt),
         ("getsockopt", libc::SYS_getsockopt),
         ("getsockname", libc::SYS_getsockname),

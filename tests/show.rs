@@ -747,7 +747,8 @@ in_flight.send(b'x' * 118); hours.send(b'x' * 118)
 
 /// Names and command lines that would give orders to a terminal, or read otherwise than they are, are written out
 /// wherever people see them. Seen to fail: U+202E and the like passed through, and in `apply`'s rule names, `explain`'s
-/// and `run`'s texts everything did, but for what `check` shows of a file.
+/// and `run`'s texts everything did, but for what `check` shows of a file; words of the command line that are wrong were quoted
+/// as they are.
 fn foreign_names() {
     const NAME: &str = "a\u{202e}b\u{9b}31mc\u{2066}\u{200b}\u{2028}\u{1b}[2J\u{feff}\u{e0041}d\u{7f}\u{e9}e\u{301}\u{4e2d}\u{1f600}\u{fe0f}";
     const SHOWN: &str = "a\\u{202e}b\\u{9b}31mc\\u{2066}\\u{200b}\\u{2028}\\u{1b}[2J\\u{feff}\\u{e0041}d\\u{7f}\u{e9}e\u{301}\u{4e2d}\u{1f600}\u{fe0f}";
@@ -773,6 +774,7 @@ fn foreign_names() {
     let path = folder.join(NAME);
     let path = path.to_str().expect("UTF-8");
     let missing = format!("/{NAME}");
+    let (unknown, given) = (format!("--{NAME}"), format!("--nodelay={NAME}"));
     for (words, names) in [
         (&["show", &*program.pid][..], &["d\\u{7f}\u{e9}", SHOWN][..]),
         (&["apply", "--dry-run", "--config", toml, &program.pid], &[SHOWN, "by rule \"a\\u{202e}"]),
@@ -787,6 +789,12 @@ fn foreign_names() {
         (&["run", "--dry-run", "--nodelay=true", "--library", path, path], &[SHOWN]),
         (&["run", "--nodelay=true", &missing], &[SHOWN]),
         (&["run", "--nodelay=true", "env", "-i", path], &[SHOWN]),
+        // What is wrong with the command line itself.
+        (&[NAME], &[SHOWN]),
+        (&["run", &unknown, "true"], &[SHOWN]),
+        (&["run", &given, "true"], &[SHOWN]),
+        (&["completions", NAME], &[SHOWN]),
+        (&["explain", "127.0.0.1:1", NAME, "--listen", NAME], &[SHOWN]),
     ] {
         let mut command = lab.command(Place::Here, &[], sockopt());
         command.env("SOCKOPT_LIBRARY", library());

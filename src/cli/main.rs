@@ -25,7 +25,7 @@ mod wrapper;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let matches = args::command().try_get_matches().unwrap_or_else(|error| output::usage(&error));
+    let matches = args::command().try_get_matches().unwrap_or_else(|error| output::usage(error));
     let code = match matches.subcommand() {
         Some(("run", matches)) => run::run(matches),
         Some(("check", matches)) => check::check(matches),

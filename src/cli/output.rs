@@ -148,9 +148,14 @@ pub(crate) fn note(text: &str) {
     message(Level::NOTE, text, None);
 }
 
-/// What clap has to say instead of the arguments: help, or what is wrong with them, with its tips in our voice.
-pub(crate) fn usage(error: &clap::Error) -> ! {
+/// What clap has to say instead of the arguments: help, or what is wrong with them, with its tips in our voice. It quotes
+/// words of the command line as they are, within its own colours: it is asked again, with the words as they may be shown.
+pub(crate) fn usage(error: clap::Error) -> ! {
     if error.use_stderr() {
+        let words = std::env::args_os().map(|word| plain(&word.to_string_lossy()));
+        // Words that are no text are an error in which none is quoted, and may be none when they are text.
+        let again = crate::args::command().try_get_matches_from(words).err();
+        let error = again.filter(|again| again.kind() == error.kind()).unwrap_or(error);
         let said = error.render().ansi().to_string();
         anstream::eprint!("{}", said.replace("tip:\u{1b}", "help:\u{1b}"));
         std::process::exit(error.exit_code());

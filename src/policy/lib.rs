@@ -24,6 +24,7 @@ pub mod plan;
 mod process;
 pub mod rules;
 mod shadow;
+mod slip;
 mod syntax;
 pub mod units;
 pub mod unnoticed;

@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::connection::Endpoint;
 use crate::hosts::{LONGEST, Name, is_address};
+use crate::slip::slip;
 
 /// An address, a network, a host name or anything, and a range of ports: `10.0.0.0/8:443`, `*.example.com:443`,
 /// `[2001:db8::/32]:8000-8099`, `:9092`.
@@ -38,7 +39,7 @@ fn refused<T>(message: String, help: impl Into<String>) -> Result<T, Refused> {
     Err(Refused { message, help: help.into() })
 }
 
-const FORMS: &str = "accepted: \"10.1.2.3\", \"10.0.0.0/8:443\", \"[2001:db8::/32]:8000-8099\", \"*.example.com:443\", \":9092\", \"*\"";
+pub(crate) const FORMS: &str = "accepted: \"10.1.2.3\", \"10.0.0.0/8:443\", \"[2001:db8::/32]:8000-8099\", \"*.example.com:443\", \":9092\", \"*\"";
 
 impl Pattern {
     /// Every endpoint.
@@ -222,44 +223,9 @@ fn look_behind(rest: &str) -> Seen {
     Seen::None { looked_at: rest.len() }
 }
 
-/// What people write that other tools take, with what it is called here.
-fn slip(text: &str, address: &str, ports: Option<&str>) -> Option<Refused> {
-    let told = |message: String, help: String| Some(Refused { message, help });
-    if let Some(excluded) = text.strip_prefix('!') {
-        return told(
-            format!("\"{text}\" is an exclusion, which a list of addresses does not have"),
-            format!(
-                "put a rule for \"{excluded}\" before this one, with other options or none: the first that matches counts"
-            ),
-        );
-    }
-    if let Some(ports) = ports.filter(|ports| ports.contains(',')) {
-        let each = ports.split(',').map(|port| format!("\"{address}:{}\"", port.trim()));
-        return told(format!("\"{text}\" has several ports"), format!("write an entry for each: {}", first_of(each)));
-    }
-    if text.contains(',') {
-        let each = text.split(',').map(|one| format!("\"{}\"", one.trim()));
-        return told(format!("\"{text}\" is several entries"), format!("write each by itself: {}", first_of(each)));
-    }
-    if ports.is_none() && text.parse::<u16>().is_ok_and(|port| port > 0) {
-        return told(format!("\"{text}\" is not an address"), format!("a port alone is written \":{text}\""));
-    }
-    if let Some(network) = network_by_stars(address) {
-        let port = ports.map_or(String::new(), |ports| format!(":{ports}"));
-        return told(format!("\"{text}\" is not an address"), format!("a network is written \"{network}{port}\""));
-    }
-    if !address.is_ascii() && international(address).is_none() && address.chars().any(char::is_alphabetic) {
-        return told(
-            format!("\"{text}\" has characters that have no form in ASCII here"),
-            "write the form that is looked up, which begins with \"xn--\" (idn2(1) prints it); wildcards stand between dots".to_owned(),
-        );
-    }
-    None
-}
-
 /// The ASCII form of a name outside ASCII that has letters, digits and what else a name may have; a wildcard stands for
 /// nothing within a label that is written otherwise in ASCII.
-fn international(address: &str) -> Option<Name> {
+pub(crate) fn international(address: &str) -> Option<Name> {
     let is_part = |c: char| {
         c.is_alphanumeric() || matches!(c, '-' | '_' | '*' | '?' | '.' | '\u{3002}' | '\u{ff0e}' | '\u{ff61}')
     };
@@ -270,30 +236,9 @@ fn international(address: &str) -> Option<Name> {
     Name::new(address.as_bytes())
 }
 
-/// Some of the entries that were meant, in words.
-fn first_of(each: impl Iterator<Item = String>) -> String {
-    const SHOWN: usize = 4;
-    let mut each = each.take(SHOWN + 1).collect::<Vec<_>>();
-    if each.len() > SHOWN {
-        each[SHOWN] = "...".to_owned();
-    }
-    each.join(", ")
-}
-
-/// `10.*` and `10.1.*.*` as networks.
-fn network_by_stars(address: &str) -> Option<String> {
-    let parts: Vec<&str> = address.split('.').take(5).collect();
-    let numbers: Vec<u8> = parts.iter().map_while(|part| part.parse().ok()).collect();
-    let is_network = (1..=3).contains(&numbers.len())
-        && (numbers.len() + 1..=4).contains(&parts.len())
-        && parts.iter().skip(numbers.len()).all(|part| *part == "*");
-    let octet = |index: usize| numbers.get(index).copied().unwrap_or(0);
-    is_network.then(|| format!("{}.{}.{}.0/{}", octet(0), octet(1), octet(2), numbers.len() * 8))
-}
-
 const ANY_PORT: RangeInclusive<u16> = 0..=u16::MAX;
 
-fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, Refused> {
+pub(crate) fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, Refused> {
     let port = |digits: &str| match digits.parse::<u16>() {
         Ok(port) if port > 0 && digits.bytes().all(|b| b.is_ascii_digit()) => Ok(port),
         _ => refused(format!("\"{digits}\" is not a port"), "accepted: 1 to 65535, or a range such as 8000-8099"),

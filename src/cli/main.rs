@@ -11,6 +11,7 @@ mod explain;
 mod imports;
 mod library;
 mod machine;
+mod named;
 mod neighbours;
 mod output;
 mod privilege;

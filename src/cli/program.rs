@@ -381,7 +381,8 @@ impl Program {
             .filter(|folder| !folder.is_empty())
             .map(|folder| OsStr::from_bytes(folder).into())
             .collect();
-        let what_it_starts = |starts: bool| if starts { "; what it starts has the library" } else { "" };
+        let what_it_starts =
+            |starts: bool| if starts { "; dynamically linked programs that it starts have the library" } else { "" };
         match imports::reach(&self.file, image, &first) {
             Reach::Calls => verdict,
             Reach::Loads => Verdict::works(format!(

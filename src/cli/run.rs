@@ -13,7 +13,7 @@ use socket::{Errno, ffi};
 
 use crate::executable::{Outlook, Verdict};
 use crate::library::Library;
-use crate::{args, check, exit, neighbours, output, program};
+use crate::{args, check, exit, named, neighbours, output, program};
 
 /// What is used where nothing is configured.
 const BUILT_IN: (&str, &str) = ("SOCKOPT_DEAD_PEER_TIMEOUT", "60s");
@@ -81,10 +81,15 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         show(&variables);
     }
     let verdict = target.as_ref().ok().map(|target| target.verdict(&library));
-    if let Some(verdict) = verdict
-        && !say(&verdict, is_dry, matches.get_flag("force"))
+    if let Some(verdict) = &verdict
+        && !say(verdict, is_dry, matches.get_flag("force"))
     {
         return exit::CANNOT_WORK;
+    }
+    if verdict.is_some_and(|verdict| verdict.outlook != Outlook::Cannot)
+        && let Some(note) = target.as_ref().ok().and_then(|target| named::beyond_reach(target, &library))
+    {
+        output::note(&note);
     }
     notes.into_iter().for_each(output::note);
     if is_dry && target.is_ok() && compiled.rules.is_ok_and(|rules| rules.moments() == Moments::NONE) {

@@ -118,6 +118,7 @@ const WRAPPERS: &[Wrapper] = &[
     Wrapper { names: &["strace"], short: "AcCdDfFhiknqrtTvwxyYzZa:b:e:I:o:O:P:s:S:u:X:", effects: &[("u", User)],
         long: &["follow-forks", "trace=", "output=", "quiet=?", "user="], ..PLAIN },
     Wrapper { names: &["valgrind"], short: "qvd", long: &["*"], ..PLAIN },
+    Wrapper { names: &["eatmydata"], ..PLAIN },
     // They change the user, what it may do, or what it sees.
     Wrapper { names: &["gosu", "su-exec"], operands: &[User], ..PLAIN },
     Wrapper { names: &["setpriv"],
@@ -170,9 +171,51 @@ const WITHOUT_LIBRARY: &[(&[&str], &str, &str)] = &[
     ),
 ];
 
+/// Wrappers that are not followed: their command lines are languages of their own, or what they start sees other files, is
+/// another user or has another environment.
+const NOT_FOLLOWED: &[&str] = &[
+    // They may begin a session, with an environment of its own.
+    "su",
+    "sg",
+    "newgrp",
+    "bwrap",
+    "cgexec",
+    "chpst",
+    "daemonize",
+    "dbus-launch",
+    "dbus-run-session",
+    "fakechroot",
+    "firejail",
+    "gdbserver",
+    "heaptrack",
+    "hyperfine",
+    "ltrace",
+    "parallel",
+    "perf",
+    "rr",
+    "script",
+    "softlimit",
+    "start-stop-daemon",
+    "systemd-nspawn",
+    "xvfb-run",
+];
+
 /// Whether a wrapper of this name is a script.
 pub(crate) fn is_script(words: &[OsString]) -> bool {
-    const SCRIPTS: &[&str] = &["fakeroot", "proxychains", "proxychains3", "socksify", "torsocks", "tsocks"];
+    const SCRIPTS: &[&str] = &[
+        "eatmydata",
+        "fakechroot",
+        "fakeroot",
+        "heaptrack",
+        "parallel",
+        "proxychains",
+        "proxychains3",
+        "socksify",
+        "torsocks",
+        "tsocks",
+        "valgrind",
+        "xvfb-run",
+    ];
     words.first().and_then(|word| Path::new(word).file_name()?.to_str()).is_some_and(|name| SCRIPTS.contains(&name))
 }
 
@@ -190,8 +233,10 @@ pub(crate) fn read(words: &[OsString]) -> Option<Call> {
         "env" => env(arguments),
         "systemd-run" => systemd_run(arguments),
         "setarch" | "linux32" | "linux64" => setarch(name, arguments),
-        // They may begin a session, with an environment of its own.
-        "su" | "sg" | "newgrp" => Some(Call::Unclear),
+        "gdb" => gdb(arguments),
+        "ip" => ip(arguments),
+        // Alone they start nothing, or a shell.
+        _ if NOT_FOLLOWED.contains(&name) => Some(Call::Unclear),
         _ => WRAPPERS.iter().find(|wrapper| wrapper.names.contains(&name))?.read(arguments),
     };
     Some(call.unwrap_or(Call::Unclear))
@@ -455,6 +500,33 @@ fn systemd_run(arguments: &[OsString]) -> Option<Call> {
     }
     start.command = arguments.rest.into_iter().rev().collect();
     start.call()
+}
+
+/// gdb(1): the program that it is to run is named as another program would be; it may also look at one that runs.
+fn gdb(arguments: &[OsString]) -> Option<Call> {
+    let at = arguments.iter().position(|word| word == "--args" || word == "-args")?;
+    // Its own options may stand behind that as well.
+    let command = arguments.get(at + 1..)?;
+    let is_plain = command.first().is_none_or(|word| !word.as_bytes().starts_with(b"-"));
+    is_plain.then(|| Start { command: command.to_vec(), ..Start::default() }.call()).flatten()
+}
+
+/// ip-netns(8), ip-vrf(8): `ip netns exec NAME PROGRAM ...`, with the words cut short as people do.
+fn ip(arguments: &[OsString]) -> Option<Call> {
+    let mut words = arguments.iter().skip_while(|word| word.as_bytes().starts_with(b"-"));
+    let mut is = |least: usize, full: &[&str]| {
+        words
+            .next()
+            .and_then(|word| word.to_str())
+            .is_some_and(|word| word.len() >= least && full.iter().any(|full| full.starts_with(word)))
+    };
+    if !(is(3, &["netns", "vrf"]) && is(1, &["exec"])) {
+        // An option with a value, or `-all` in place of a name, may stand in front.
+        let may_start = arguments.iter().any(|word| word == "exec");
+        return if may_start { None } else { Some(Call::Nothing) };
+    }
+    let command: Vec<OsString> = words.skip(1).cloned().collect();
+    Start { command, ..Start::default() }.call()
 }
 
 /// setarch(8): the machine's name comes first, if it is not in the wrapper's own.

@@ -27,7 +27,7 @@ use libtest_mimic::Trial;
 use policy::plan::Plan;
 use policy::rules::Inheritance;
 use policy::{
-    Configuration, Connection, Endpoint, Enforce, HostSet, Key, Moment, Moments, Process, Rules, Source, compile,
+    Configuration, Connection, Endpoint, Enforce, HostSet, Key, Phase, Phases, Process, Rules, Source, compile,
     constants,
 };
 
@@ -156,24 +156,24 @@ fn answer(rules: &Rules, question: &str) -> String {
         }
         _ => {
             let (rest, names) = rest.split_once(" as ").unwrap_or((rest, ""));
-            let (connection, moments) = situation(verb, rest);
+            let (connection, phases) = situation(verb, rest);
             let mut hosts = HostSet::NONE;
             names.split(' ').flat_map(|name| rules.hosts_of(name).ids().to_vec()).for_each(|id| hosts.insert(id));
-            describe(&rules.plan(connection, moments, &hosts), verb == "listen")
+            describe(&rules.plan(connection, phases, &hosts), verb == "listen")
         }
     }
 }
 
-fn situation(verb: &str, rest: &str) -> (Connection, Moments) {
-    let moments: &[Moment] = match verb {
-        "connect" => &[Moment::Connect],
-        "connected" => &[Moment::Connected],
-        "udp" => &[Moment::Datagram],
-        "bind" => &[Moment::Bind],
-        "udp-bind" => &[Moment::BindDatagram],
-        "listen" => &[Moment::Listen],
-        "accept" => &[Moment::Accept, Moment::AcceptAlways],
-        "accept-always" => &[Moment::AcceptAlways],
+fn situation(verb: &str, rest: &str) -> (Connection, Phases) {
+    let phases: &[Phase] = match verb {
+        "connect" => &[Phase::Connect],
+        "connected" => &[Phase::Connected],
+        "udp" => &[Phase::Datagram],
+        "bind" => &[Phase::Bind],
+        "udp-bind" => &[Phase::BindDatagram],
+        "listen" => &[Phase::Listen],
+        "accept" => &[Phase::Accept, Phase::AcceptAlways],
+        "accept-always" => &[Phase::AcceptAlways],
         _ => panic!("no such situation: {verb} {rest}"),
     };
     let connection = match verb {
@@ -185,7 +185,7 @@ fn situation(verb: &str, rest: &str) -> (Connection, Moments) {
             Connection::Inbound { local: endpoint(local), peer: endpoint(peer) }
         }
     };
-    (connection, Moments::of(moments))
+    (connection, Phases::of(phases))
 }
 
 fn describe(plan: &Plan<'_>, is_listener: bool) -> String {

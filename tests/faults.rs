@@ -216,7 +216,7 @@ fn compile(folder: &Path, name: &str, source: &Path, arguments: &[&str]) -> Path
     path
 }
 
-/// 64 threads that panic, none before all are about to. Seen to fail with a spare memory of isolated.rs of a quarter
+/// 64 threads that panic, none before all are about to. Seen to fail with a spare memory of arena.rs of a quarter
 /// and without its mapping: std aborts.
 fn many_panics(build: Build) {
     let mut command = plain(probe("fault"));

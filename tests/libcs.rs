@@ -188,7 +188,7 @@ fn musl_cancellation(build: Build) {
 }
 
 /// What the two lines of the probe are: dlerror has nothing to say that the program did not ask for, and who finds a
-/// close_range where libc has none finds one that works. Seen to fail without portable::forget_error, and with ENOSYS for
+/// close_range where libc has none finds one that works. Seen to fail without libc_compat::forget_error, and with ENOSYS for
 /// an answer.
 fn absent(with_and_without: (String, String)) {
     let wanted = ["dlerror: nothing\nclose_range: 0, closed\n", "dlerror: nothing\nclose_range: none\n"];
@@ -239,7 +239,7 @@ fn old_program(name: &str, library: Option<&Path>) -> Command {
 }
 
 /// A program that has neither libdl, where dlsym was before 2.34, nor libpthread. Seen to fail (a jump to 0) without
-/// portable::has_dlsym.
+/// libc_compat::has_dlsym.
 fn old_plain() {
     let (with, without) = both(&built(Build::Release), |library| {
         let mut command = old_program("plain", library);

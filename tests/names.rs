@@ -102,7 +102,7 @@ impl Case {
 
 /// Seen to fail, case by case: without the hooks of gethostbyname and gethostbyname_r; without `to_ascii_lowercase`; without
 /// the suffix taken off in `without_dot`; with an add_told that does nothing; without search domains, and with each of
-/// them counted for every wildcard; with a learn that never stores an empty set; with an is_enforced_here that decides
+/// them counted for every wildcard; with a learn that never stores an empty set; with an enforce_here that decides
 /// without names; without the ASCII form of a name that the program gives, and of one in a rule.
 fn cases() -> Vec<Case> {
     const EVERY: &[&str] = &["\"stable.example\"", "\"a.example:80-81\"", "\"*.many.example\""];

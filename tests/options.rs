@@ -304,7 +304,7 @@ fn exceptions() -> Vec<(&'static str, Script)> {
                  { level = \"SOL_TCP\", name = \"TCP_NODELAY\", value = 1, at = \"bind\" }]",
             )
         }),
-        // Seen to fail: without `Moment::BindDatagram`.
+        // Seen to fail: without `Phase::BindDatagram`.
         ("a UDP server has the options of a rule with listen", {
             let calls = "socket u inet dgram\nbind u 127.0.0.1:4001\n@look u SO_RCVBUF=131072 IP_TTL=9\n\
                          socket v inet6 dgram\nbind v [::1]:4001\n@look v SO_RCVBUF=131072 IPV6_UNICAST_HOPS=9";

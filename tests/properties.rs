@@ -11,11 +11,11 @@ use policy::catalog::{Accepts, DSCP_NAMES};
 use policy::explain::{Asked, Environment, Explainer};
 use policy::matcher::Pattern;
 use policy::options::Family;
-use policy::units::{self, Shown, ShownBytes};
-use policy::unnoticed::{End, State, Sysctls, Timers};
+use policy::timers::{End, State, Sysctls, Timers};
+use policy::units::{self, DisplayBytes, DisplayNumber};
 use policy::{
-    CATALOG, Configuration, Connection, Decision, Endpoint, Entry, HostSet, Key, Moment, Moments, Origin, Process,
-    Rules, Setting, Source, Value, compile, detect,
+    CATALOG, Configuration, Connection, Decision, Endpoint, Entry, HostSet, Key, Origin, Phase, Phases, Process, Rules,
+    Setting, Source, Value, compile, promise,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -240,8 +240,8 @@ impl RuleMeant {
 }
 
 /// The value of TCP_USER_TIMEOUT, which is another one for every rule.
-fn user_timeout(decision: &Decision<'_>, moment: Moment) -> Option<i32> {
-    let mut settings = decision.profile().settings().iter().filter(|setting| setting.moments.contains(moment));
+fn user_timeout(decision: &Decision<'_>, phase: Phase) -> Option<i32> {
+    let mut settings = decision.profile().settings().iter().filter(|setting| setting.phases.contains(phase));
     settings.find(|setting| setting.key == Key::UserTimeout).and_then(|setting| match setting.value {
         Value::Int(value) => Some(value),
         _ => None,
@@ -275,16 +275,16 @@ fn rules_match_as_a_walk_along_the_list_does() {
         for (one, other) in ends {
             let end = |(ip, port): (IpAddr, u16)| Endpoint::new(ip, port);
             let (local, peer) = (end(one), end(other));
-            for (connection, is_outbound, known, moment) in [
+            for (connection, is_outbound, known, phase) in [
                 (
                     Connection::Outbound { peer: peer.as_destination_of_any() },
                     true,
                     (None, Some(other)),
-                    Some(Moment::Connect),
+                    Some(Phase::Connect),
                 ),
                 (Connection::Binding { local }, false, (Some(one), None), None),
-                (Connection::Listening { local }, false, (Some(one), None), Some(Moment::Listen)),
-                (Connection::Inbound { local, peer }, false, (Some(one), Some(other)), Some(Moment::Accept)),
+                (Connection::Listening { local }, false, (Some(one), None), Some(Phase::Listen)),
+                (Connection::Inbound { local, peer }, false, (Some(one), Some(other)), Some(Phase::Accept)),
             ] {
                 let found = rules.iter().position(|rule| rule.matches(is_outbound, known, &process.names[0]));
                 let own = found.filter(|&number| rules[number].sets).map(|number| number as i32 + 1);
@@ -296,8 +296,8 @@ fn rules_match_as_a_walk_along_the_list_does() {
                 let decision = compiled.decide(&connection);
                 let name = found.map(|number| format!("r{number}"));
                 prop_assert_eq!(decision.rule().map(|rule| rule.name().to_owned()), name, "{:?}", connection);
-                if let Some(moment) = moment {
-                    prop_assert_eq!(user_timeout(&decision, moment), value, "{:?}", connection);
+                if let Some(phase) = phase {
+                    prop_assert_eq!(user_timeout(&decision, phase), value, "{:?}", connection);
                 }
                 // What is explained is what is done.
                 let candidates = explainer.candidates(&connection);
@@ -407,7 +407,7 @@ fn names_match_as_a_walk_along_the_list_does() {
                 decision.rule().map(|rule| rule.name().to_owned()),
                 found.map(|number| format!("r{number}"))
             );
-            prop_assert_eq!(user_timeout(&decision, Moment::Connect), value);
+            prop_assert_eq!(user_timeout(&decision, Phase::Connect), value);
             // What is explained is what is done; one name is asked for at a time.
             if let [name] = &names[..] {
                 let asked = Asked { name: policy::Name::new(name.as_bytes()), domains: Vec::new() };
@@ -442,8 +442,8 @@ fn printed_durations_and_sizes_read_back() {
     let round = (any::<u64>(), select(vec![1_u64, 1_000, 1_024, 60_000_000, 1 << 20, 1 << 30, 86_400_000_000]))
         .prop_map(|(number, unit)| (number % (u64::MAX / unit)) * unit);
     for_all(3_000, prop_oneof![any::<u64>(), round, 0..5_000_u64], |number| {
-        prop_assert_eq!(units::microseconds(&Shown(number).to_string()), Ok(number));
-        prop_assert_eq!(units::bytes(&ShownBytes(number).to_string()), Ok(number));
+        prop_assert_eq!(units::microseconds(&DisplayNumber(number).to_string()), Ok(number));
+        prop_assert_eq!(units::bytes(&DisplayBytes(number).to_string()), Ok(number));
         Ok(())
     });
     // Several units in a row add up.
@@ -463,7 +463,7 @@ fn within(min: u64, max: u64) -> BoxedStrategy<u64> {
 }
 
 fn shown(values: BoxedStrategy<u64>, unit: u64, words: &[&'static str]) -> BoxedStrategy<String> {
-    let value = values.prop_map(move |number| format!("\"{}\"", Shown(number * unit)));
+    let value = values.prop_map(move |number| format!("\"{}\"", DisplayNumber(number * unit)));
     word(value.boxed(), words)
 }
 
@@ -475,7 +475,7 @@ fn word(value: BoxedStrategy<String>, words: &[&'static str]) -> BoxedStrategy<S
 }
 
 fn bytes(min: u64, max: u64, words: &[&'static str]) -> BoxedStrategy<String> {
-    word(within(min, max).prop_map(|number| format!("\"{}\"", ShownBytes(number))).boxed(), words)
+    word(within(min, max).prop_map(|number| format!("\"{}\"", DisplayBytes(number))).boxed(), words)
 }
 
 const INT_MAX: u64 = i32::MAX as u64;
@@ -502,7 +502,7 @@ fn accepted(entry: &Entry) -> Option<BoxedStrategy<String>> {
         Accepts::UserTimeout => shown(within(1, INT_MAX), 1_000, &["off"]),
         Accepts::ConnectTimeout => shown(within(1_000, 127_000), 1_000, &[]),
         Accepts::DeadPeerTimeout => {
-            shown(within(detect::LEAST_DEAD_PEER_TIMEOUT, detect::LONGEST_DEAD_PEER_TIMEOUT), 1, &[])
+            shown(within(promise::LEAST_DEAD_PEER_TIMEOUT, promise::LONGEST_DEAD_PEER_TIMEOUT), 1, &[])
         }
         Accepts::Linger => shown(within(1, INT_MAX), 1_000_000, &["reset", "off"]),
         Accepts::Fastopen => {
@@ -566,15 +566,15 @@ impl Sockets {
     fn apply(&self, rules: &Rules, mut each: impl FnMut(i32, &Setting, Outcome)) {
         let (local, peer) = (Endpoint::new(self.ip, 80), Endpoint::new(self.ip, 40_000));
         let (closed, listener) = (self.closed.as_raw_fd(), self.listener.as_raw_fd());
-        for (connection, moment, fd) in [
-            (Connection::Outbound { peer }, Moment::Connect, closed),
-            (Connection::Binding { local }, Moment::Bind, closed),
-            (Connection::Listening { local }, Moment::Listen, listener),
-            (Connection::Inbound { local, peer }, Moment::Accept, closed),
-            (Connection::Inbound { local, peer }, Moment::AcceptAlways, closed),
-            (Connection::Outbound { peer }, Moment::Datagram, self.datagram.as_raw_fd()),
+        for (connection, phase, fd) in [
+            (Connection::Outbound { peer }, Phase::Connect, closed),
+            (Connection::Binding { local }, Phase::Bind, closed),
+            (Connection::Listening { local }, Phase::Listen, listener),
+            (Connection::Inbound { local, peer }, Phase::Accept, closed),
+            (Connection::Inbound { local, peer }, Phase::AcceptAlways, closed),
+            (Connection::Outbound { peer }, Phase::Datagram, self.datagram.as_raw_fd()),
         ] {
-            for setting in rules.plan(connection, Moments::of(&[moment]), &HostSet::NONE).settings() {
+            for setting in rules.plan(connection, Phases::of(&[phase]), &HostSet::NONE).settings() {
                 each(fd, setting, set(fd, setting));
             }
         }
@@ -652,7 +652,7 @@ fn refused(entry: &Entry) -> Option<BoxedStrategy<String>> {
         Accepts::UserTimeout => beyond(1, INT_MAX, |ms| format!("\"{ms}ms\"")),
         Accepts::ConnectTimeout => beyond(1_000, 127_000, |ms| format!("\"{ms}ms\"")),
         Accepts::DeadPeerTimeout => {
-            beyond(detect::LEAST_DEAD_PEER_TIMEOUT, detect::LONGEST_DEAD_PEER_TIMEOUT, |us| format!("\"{us}us\""))
+            beyond(promise::LEAST_DEAD_PEER_TIMEOUT, promise::LONGEST_DEAD_PEER_TIMEOUT, |us| format!("\"{us}us\""))
         }
         Accepts::Linger => beyond(1, INT_MAX, |s| format!("\"{s}s\"")),
         Accepts::Fastopen => beyond(1, 65_535, plain),
@@ -739,7 +739,7 @@ fn goes_off(now: u64, ticks: u64) -> u64 {
 }
 
 /// The tick at which the connection is given up that was idle from `now` on (net/ipv4/tcp_timer.c, tcp_keepalive_timer).
-fn idle_end(now: u64, hz: u64, detection: detect::Detection) -> u64 {
+fn idle_end(now: u64, hz: u64, detection: promise::Detection) -> u64 {
     let first = goes_off(now, u64::from(detection.time) * hz);
     (0..detection.probes).fold(first, |probed, _| goes_off(probed, u64::from(detection.interval) * hz))
 }
@@ -759,12 +759,12 @@ fn in_flight_end(now: u64, hz: u64, user_timeout_ms: u64) -> u64 {
 }
 
 /// Every promise from 5 s to a day is kept at these tick rates, wherever the wheel stands. Seen to fail without the idle
-/// timer's grid in unnoticed::Model::idle.
+/// timer's grid in timers::Model::idle.
 fn a_dead_peer_is_noticed_in_time() {
-    let (least, longest) = (detect::LEAST_DEAD_PEER_TIMEOUT, detect::LONGEST_DEAD_PEER_TIMEOUT);
+    let (least, longest) = (promise::LEAST_DEAD_PEER_TIMEOUT, promise::LONGEST_DEAD_PEER_TIMEOUT);
     let promises = prop_oneof![within(least, longest), least..60_000_000, least..3_600_000_000];
     for_all(1_500, (promises, any::<u32>()), |(promise, now)| {
-        let detection = detect::within(promise).ok_or_else(|| TestCaseError::fail("no times"))?;
+        let detection = promise::within(promise).ok_or_else(|| TestCaseError::fail("no times"))?;
         let (time, interval) = (u64::from(detection.time), u64::from(detection.interval));
         prop_assert!(detection.probes == 3 && interval >= 1 && time >= interval && time <= 32_767);
         let user_timeout = detection.user_timeout_ms();
@@ -788,7 +788,7 @@ fn a_dead_peer_is_noticed_in_time() {
             }
         }
         // What the configuration makes of it is the same.
-        let toml = format!("[defaults]\ndead_peer_timeout = \"{}\"\n", Shown(promise));
+        let toml = format!("[defaults]\ndead_peer_timeout = \"{}\"\n", DisplayNumber(promise));
         let rules = compiled(&toml, &[], &Process::default()).map_err(TestCaseError::fail)?;
         let peer = Endpoint::new(Ipv4Addr::LOCALHOST.into(), 1);
         let value = user_timeout_of(&rules, peer);
@@ -796,7 +796,7 @@ fn a_dead_peer_is_noticed_in_time() {
         Ok(())
     });
     for outside in [0, least - 1, longest + 1, u64::MAX] {
-        assert_eq!(detect::within(outside), None);
+        assert_eq!(promise::within(outside), None);
     }
 }
 
@@ -808,7 +808,7 @@ fn a_dead_peer_is_noticed_when_it_is_said() {
     let user_timeout = prop_oneof![1_u64..20_000, 1_u64..2_000_000];
     for_all(4_000, (keepalive, user_timeout, any::<u32>(), select(&TICK_RATES[..])), |(keepalive, limit, now, hz)| {
         let (time, interval, probes) = keepalive;
-        let detection = detect::Detection { time, interval, probes };
+        let detection = promise::Detection { time, interval, probes };
         let now = u64::from(now);
         let sysctls = Sysctls { ticks_per_second: Some(hz), ..Sysctls::default() };
         let idle = Timers {
@@ -835,7 +835,7 @@ fn a_dead_peer_is_noticed_when_it_is_said() {
 }
 
 fn user_timeout_of(rules: &Rules, peer: Endpoint) -> Option<i32> {
-    user_timeout(&rules.decide(&Connection::Outbound { peer }), Moment::Connect)
+    user_timeout(&rules.decide(&Connection::Outbound { peer }), Phase::Connect)
 }
 
 // ---- The fuzz corpus ----

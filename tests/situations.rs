@@ -221,7 +221,7 @@ const PLACES: [(&str, &str, usize); 27] = [
     ("main", "", 1),
     ("main, the second round", "again", 2),
     ("thread", "thread", 1),
-    // Fail with set-up on the caller's stack: `isolated::run` calls `work` itself.
+    // Fail with set-up on the caller's stack: `arena::run` calls `work` itself.
     ("thread of 16 KiB", "small", 1),
     ("thread of 16 KiB, in a child", "fork small", 3),
     ("signal handler", "signal", 1),
@@ -299,14 +299,14 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn libraries(tests: &mut Tests) {
     // The library listed last is initialised first, and ended last. Fail where errno is not put back; the constructor
     // before ours with real functions that are found only in ours, the destructors after ours with one that gives up.
-    for (name, moment, steps, is_first) in [
+    for (name, phase, steps, is_first) in [
         ("constructor before ours", "constructor", "", false),
         ("constructor after ours", "constructor", "", true),
         ("destructor before ours", "destructor", "", true),
         ("destructor after ours", "destructor", "", false),
         ("destructor after a round of a thread", "destructor", "thread", false),
     ] {
-        tests.add(name, move || beside(round_library(), is_first, steps, 2).with("SITUATION_AT", moment).check());
+        tests.add(name, move || beside(round_library(), is_first, steps, 2).with("SITUATION_AT", phase).check());
     }
     // Fail where errno is not put back.
     for (name, steps) in [("dlopen", "dlopen"), ("dlopen in a thread", "thread dlopen")] {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use clap::ValueEnum;
-use policy::detect;
+use policy::promise;
 
 use crate::Plan;
 use crate::lab::{Lab, PORT, SERVICE};
@@ -72,11 +72,11 @@ impl Setting {
 
     /// The variable that says it to the library, which is not even loaded where there is none.
     pub(crate) fn variable(self, promise: &Promise) -> Option<String> {
-        let detection = detect::within(promise.time.as_micros() as u64)?;
+        let detection = promise::within(promise.time.as_micros() as u64)?;
         match self {
             Setting::Nothing => None,
             Setting::Keepalive => {
-                let detect::Detection { time, interval, probes } = detection;
+                let promise::Detection { time, interval, probes } = detection;
                 Some(format!("SOCKOPT_KEEPALIVE={time}s,{interval}s,{probes}"))
             }
             Setting::UserTimeout => Some(format!("SOCKOPT_USER_TIMEOUT={}ms", detection.user_timeout_ms())),

@@ -6,10 +6,10 @@
 use std::os::fd::AsRawFd;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use policy::health::State;
 use policy::plain::Plain;
-use policy::units::ShownTime;
-use policy::verdict::State;
-use policy::{Connection, Endpoint, HostSet, Key, Moment, Moments, Process, Rules, Setting, Value};
+use policy::units::DisplayDuration;
+use policy::{Connection, Endpoint, HostSet, Key, Phase, Phases, Process, Rules, Setting, Value};
 use policy::{compile, constants};
 use serde::{Serialize, Serializer};
 use socket::current;
@@ -19,7 +19,7 @@ use socket::namespace::{self, Purpose, Timer};
 use socket::process::Descriptor;
 use socket::setting::Outcome;
 
-use crate::processes::{self, Looked, Selection, title};
+use crate::processes::{self, ProcessSockets, Selection, title};
 use crate::show::direction;
 use crate::{args, check, exit, output};
 
@@ -79,12 +79,12 @@ fn applied(matches: &ArgMatches) -> Result<u8, u8> {
         let Ok(rules) = compile(&loaded.configuration, &looked.process).rules else { continue };
         let new = namespace::as_new(looked.pid, rules.compared_with_new());
         let subjects = subjects(looked, &rules).into_iter();
-        let sockets = subjects.filter_map(|subject| subject.treat(looked, (&rules, &new), is_dry));
+        let sockets = subjects.filter_map(|subject| subject.retrofit(looked, (&rules, &new), is_dry));
         done.push(Done { looked, sockets: sockets.collect() });
     }
     let code = found.report();
     if matches.get_flag("json") {
-        let errors = found.troubles.iter().filter(|trouble| trouble.is_fatal).map(|t| t.message.as_str()).collect();
+        let errors = found.failures.iter().filter(|failure| failure.is_fatal).map(|t| t.message.as_str()).collect();
         output::print(&output::json(&Report { dry_run: is_dry, processes: &done, errors }, true));
     } else {
         output::print(&done.iter().map(|done| done.people(is_dry)).collect::<String>());
@@ -98,9 +98,9 @@ fn applied(matches: &ArgMatches) -> Result<u8, u8> {
         }
         notes(&done);
     }
-    let treated = || done.iter().flat_map(|done| &done.sockets);
+    let applied = || done.iter().flat_map(|done| &done.sockets);
     let all_refused =
-        treated().any(Treated::is_refused) && treated().all(|socket| socket.is_refused() || !socket.is_meant());
+        applied().any(Applied::is_refused) && applied().all(|socket| socket.is_refused() || !socket.is_meant());
     Ok(if all_refused { exit::CANNOT_WORK } else { code })
 }
 
@@ -117,7 +117,7 @@ struct Subject<'a> {
     waiting: u32,
 }
 
-fn subjects<'a>(looked: &'a Looked, rules: &Rules) -> Vec<Subject<'a>> {
+fn subjects<'a>(looked: &'a ProcessSockets, rules: &Rules) -> Vec<Subject<'a>> {
     let tcp = looked.sockets.iter().map(|socket| Subject {
         descriptor: &socket.descriptor,
         local: socket.current.local,
@@ -127,7 +127,7 @@ fn subjects<'a>(looked: &'a Looked, rules: &Rules) -> Vec<Subject<'a>> {
         timer: socket.timer,
         waiting: if socket.current.info.state == State::Listen { socket.current.info.unacked } else { 0 },
     });
-    let udp = looked.datagrams.iter().filter(|_| rules.moments().contains(Moment::Datagram)).map(|datagram| Subject {
+    let udp = looked.datagrams.iter().filter(|_| rules.phases().contains(Phase::Datagram)).map(|datagram| Subject {
         descriptor: &datagram.descriptor,
         local: datagram.local,
         peer: Some(datagram.peer),
@@ -141,8 +141,8 @@ fn subjects<'a>(looked: &'a Looked, rules: &Rules) -> Vec<Subject<'a>> {
 
 impl Subject<'_> {
     /// Sets what is to be set, or finds out what would be. None: it is closed by now.
-    fn treat(&self, looked: &Looked, (rules, new): (&Rules, &AsNew), is_dry: bool) -> Option<Treated> {
-        let mut treated = Treated {
+    fn retrofit(&self, looked: &ProcessSockets, (rules, new): (&Rules, &AsNew), is_dry: bool) -> Option<Applied> {
+        let mut applied = Applied {
             fds: self.descriptor.fds.clone(),
             thread: self.descriptor.thread,
             inode: self.descriptor.inode,
@@ -162,40 +162,40 @@ impl Subject<'_> {
             timer: self.timer,
         };
         let Some(connection) = self.connection else {
-            treated.left_alone = Some("not connected".to_owned());
-            return Some(treated);
+            applied.left_alone = Some("not connected".to_owned());
+            return Some(applied);
         };
-        let plan = rules.plan(connection, self.moments(&connection), &HostSet::NONE);
+        let plan = rules.plan(connection, self.phases(&connection), &HostSet::NONE);
         if let Some(reason) = plan.bypass() {
-            treated.left_alone = Some(reason.to_string());
-            return Some(treated);
+            applied.left_alone = Some(reason.to_string());
+            return Some(applied);
         }
-        treated.rule = Some(plan.decision().to_string());
+        applied.rule = Some(plan.decision().to_string());
         let (settings, left_out): (Vec<&Setting>, Vec<&Setting>) =
             plan.settings().partition(|setting| self.can_have(setting));
-        treated.left_out = left_out.iter().map(|setting| setting.key.name()).collect();
-        treated.left_out.dedup();
+        applied.left_out = left_out.iter().map(|setting| setting.key.name()).collect();
+        applied.left_out.dedup();
         if settings.is_empty() {
-            treated.left_alone = Some("nothing that can be set by now".to_owned());
-            return Some(treated);
+            applied.left_alone = Some("nothing that can be set by now".to_owned());
+            return Some(applied);
         }
         let copy = looked.target.copy(self.descriptor).ok()?;
         let fd = copy.as_raw_fd();
         let unknown = |setting: &Setting, errno| {
             let errno = format!("whether the program has set it is not known: {errno}");
-            treated.failures.push(Failure { setting: setting.to_string(), errno });
+            applied.failures.push(Failure { setting: setting.to_string(), errno });
         };
         let enactment = Enactment::begin(fd, plan.enforce(), settings.iter().copied(), new, unknown);
         let (settings, chosen): (Vec<&Setting>, Vec<&Setting>) =
             settings.into_iter().partition(|setting| enactment.makes(setting));
-        treated.leave_what_is_chosen(fd, &chosen);
+        applied.leave_what_is_chosen(fd, &chosen);
         for same_key in settings.chunk_by(|one, next| one.key == next.key) {
             let before: Vec<Option<Value>> = same_key.iter().map(|setting| current::value(fd, setting).ok()).collect();
             let is_so = |(setting, before): (&&Setting, &Option<Value>)| {
                 before.as_ref() == Some(&read_back(setting, before.as_ref()))
             };
             if same_key.iter().zip(&before).all(is_so) {
-                treated.already.extend(same_key.iter().map(|setting| name(setting)));
+                applied.already.extend(same_key.iter().map(|setting| name(setting)));
                 continue;
             }
             // All of a key's then, in their order: that of the keepalive counts the idle time that has passed.
@@ -208,28 +208,28 @@ impl Subject<'_> {
                         Outcome::Absent | Outcome::LeftToProgram => continue,
                         Outcome::Failed(errno) => {
                             let failure = Failure { setting: setting.to_string(), errno: errno.to_string() };
-                            treated.failures.push(failure);
+                            applied.failures.push(failure);
                             continue;
                         }
                     }
                 };
                 if before.as_ref() == Some(&after) {
-                    treated.already.push(name(setting));
+                    applied.already.push(name(setting));
                 } else {
-                    treated.changes.push(Change { option: name(setting), before, after });
+                    applied.changes.push(Change { option: name(setting), before, after });
                 }
             }
         }
-        Some(treated)
+        Some(applied)
     }
 
     /// Those that lie behind it by now.
-    fn moments(&self, connection: &Connection) -> Moments {
+    fn phases(&self, connection: &Connection) -> Phases {
         match connection {
-            Connection::Listening { .. } | Connection::Binding { .. } => Moments::of(&[Moment::Listen]),
-            Connection::Inbound { .. } => Moments::ACCEPTED,
-            Connection::Outbound { .. } if self.state.is_some() => Moments::OUTBOUND,
-            Connection::Outbound { .. } => Moments::of(&[Moment::Datagram]),
+            Connection::Listening { .. } | Connection::Binding { .. } => Phases::of(&[Phase::Listen]),
+            Connection::Inbound { .. } => Phases::ACCEPTED,
+            Connection::Outbound { .. } if self.state.is_some() => Phases::OUTBOUND,
+            Connection::Outbound { .. } => Phases::of(&[Phase::Datagram]),
         }
     }
 
@@ -240,7 +240,7 @@ impl Subject<'_> {
             // It would not move the connection, but cut it off from its packets.
             (_, Key::Interface) => false,
             // What an accepted socket can have, any connection can.
-            (_, key) => key.entry().moments.intersects(Moments::ACCEPTED),
+            (_, key) => key.entry().phases.intersects(Phases::ACCEPTED),
         }
     }
 }
@@ -277,8 +277,8 @@ struct Report<'a> {
 }
 
 struct Done<'a> {
-    looked: &'a Looked,
-    sockets: Vec<Treated>,
+    looked: &'a ProcessSockets,
+    sockets: Vec<Applied>,
 }
 
 impl Serialize for Done<'_> {
@@ -288,16 +288,16 @@ impl Serialize for Done<'_> {
             pid: i32,
             name: Option<&'a str>,
             command: &'a str,
-            sockets: &'a [Treated],
+            sockets: &'a [Applied],
         }
-        let Looked { pid, process, .. } = self.looked;
+        let ProcessSockets { pid, process, .. } = self.looked;
         let name = process.names.first().map(String::as_str);
         Process { pid: *pid, name, command: &process.command, sockets: &self.sockets }.serialize(serializer)
     }
 }
 
 #[derive(Serialize)]
-struct Treated {
+struct Applied {
     fds: Vec<i32>,
     thread: Option<i32>,
     inode: u64,
@@ -352,7 +352,7 @@ fn optional_value<S: Serializer>(optional: &Option<Value>, serializer: S) -> Res
     }
 }
 
-impl Treated {
+impl Applied {
     /// What the program has chosen itself, where only the rest is filled in.
     fn leave_what_is_chosen(&mut self, fd: i32, chosen: &[&Setting]) {
         for setting in chosen {
@@ -400,9 +400,9 @@ impl Done<'_> {
     fn people(&self, is_dry: bool) -> String {
         let bold = anstyle::Style::new().bold();
         let mut text = format!("{bold}{}{bold:#}\n", title(self.looked.pid, &self.looked.process));
-        let mut groups: Vec<(&Treated, Vec<&Treated>)> = Vec::new();
+        let mut groups: Vec<(&Applied, Vec<&Applied>)> = Vec::new();
         for socket in self.sockets.iter().filter(|socket| !socket.changes.is_empty()) {
-            let same = |(first, _): &&mut (&Treated, _)| first.rule == socket.rule && first.changes == socket.changes;
+            let same = |(first, _): &&mut (&Applied, _)| first.rule == socket.rule && first.changes == socket.changes;
             match groups.iter_mut().find(same) {
                 Some((_, sockets)) => sockets.push(socket),
                 None => groups.push((socket, vec![socket])),
@@ -438,7 +438,7 @@ impl Done<'_> {
         for (keys, number) in chosen {
             text.push_str(&format!("  left to the program, {}: {}\n", keys.join(", "), count(number, "socket")));
         }
-        let already = |socket: &&Treated| {
+        let already = |socket: &&Applied| {
             let is_as_configured = socket.failures.is_empty() && socket.left_to_the_program.is_empty();
             socket.is_meant() && socket.changes.is_empty() && is_as_configured
         };
@@ -493,7 +493,7 @@ fn notes(done: &[Done<'_>]) {
             output::note(&format!(
                 "{}: takes effect at its next retransmission, in about {}",
                 socket.title(),
-                ShownTime(ms)
+                DisplayDuration(ms)
             ));
         }
         if socket.waiting > 0 {

@@ -151,9 +151,9 @@ fn described(entry: &Entry, accepted: &str) -> String {
     let names = entry.kernel.iter().filter_map(|option| constants::option_name(option.level, option.name));
     let kernel: Vec<&str> = names.collect();
     let system = if entry.accepts == Accepts::Enforce { "" } else { "; system leaves it as it is" };
-    let set = match entry.moments.in_words() {
+    let set = match entry.phases.in_words() {
         none if none.is_empty() => String::new(),
-        moments => format!(" Set at {moments}."),
+        phases => format!(" Set at {phases}."),
     };
     let kernel = if kernel.is_empty() { String::new() } else { format!(" {}, {}.", kernel.join(", "), entry.source) };
     format!("{}.\nAccepted: {accepted}{system}.{set}{kernel}", capitalised(entry.summary))

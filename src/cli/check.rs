@@ -10,7 +10,7 @@ use policy::plain::Plain;
 use policy::{Compiled, Configuration, Listed, Problem, Process, Severity, Source, compile};
 use serde::Serialize;
 
-use crate::{exit, machine, output};
+use crate::{exit, output, sysctl};
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -77,7 +77,7 @@ pub(crate) fn check(matches: &ArgMatches) -> u8 {
     };
     let compiled = compile(&loaded.configuration, &Process::default());
     let taken = loaded.failures.is_empty() && compiled.rules.is_ok();
-    let advice = if taken { advise(&loaded.configuration, &machine::read().0) } else { Listed::default() };
+    let advice = if taken { advise(&loaded.configuration, &sysctl::read().0) } else { Listed::default() };
     if matches.get_flag("json") {
         print_json(&loaded, &compiled, &advice);
     } else {

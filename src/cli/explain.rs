@@ -12,14 +12,14 @@ use policy::explain::{Asked, Candidate, Environment, Explainer, Given};
 use policy::plain::Plain;
 use policy::plan::Plan;
 use policy::rules::Inheritance;
-use policy::unnoticed::{End, ROUND_TRIP_MS, State, Sysctls, Timers};
+use policy::timers::{End, ROUND_TRIP_MS, State, Sysctls, Timers};
 use policy::{
-    Connection, Endpoint, Enforce, HostSet, Key, Moment, Moments, Name, Origin, Process, Rules, Setting, Source, Value,
+    Connection, Endpoint, Enforce, HostSet, Key, Name, Origin, Phase, Phases, Process, Rules, Setting, Source, Value,
 };
 use policy::{compile, constants};
 use serde::Serialize;
 
-use crate::{args, check, exit, machine, output};
+use crate::{args, check, exit, output, sysctl};
 
 const EXAMPLES: &str = "Examples:
   sockopt explain --config sockopt.toml --process java 10.1.2.3:443
@@ -97,7 +97,7 @@ pub(crate) fn explain(matches: &ArgMatches) -> u8 {
     }
     let compiled = compile(&loaded.configuration, &process);
     let Ok(rules) = &compiled.rules else { return exit::CONFIGURATION };
-    let (machine, missing) = machine::read();
+    let (machine, missing) = sysctl::read();
     let asked = asked(text("host").unwrap_or_default());
     let context = Context {
         rules,
@@ -289,7 +289,7 @@ struct RuleLine {
     mismatch: Option<String>,
 }
 
-/// The calls of one moment.
+/// The calls of one phase.
 #[derive(Serialize, PartialEq)]
 struct Step {
     /// `before connect`.
@@ -523,10 +523,10 @@ impl Context<'_> {
 
     /// Around bind and connect.
     fn outbound(&self, peer: Endpoint) -> (Vec<Step>, Option<Vec<&Setting>>) {
-        const CONNECT: Moments = Moments::of(&[Moment::Connect]);
-        const CONNECTED: Moments = Moments::of(&[Moment::Connected]);
+        const CONNECT: Phases = Phases::of(&[Phase::Connect]);
+        const CONNECTED: Phases = Phases::of(&[Phase::Connected]);
         let any: IpAddr = if peer.ip().is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let binding = self.binding(Endpoint::new(any, 0), "before a bind", Moment::Bind);
+        let binding = self.binding(Endpoint::new(any, 0), "before a bind", Phase::Bind);
         let connection = Connection::Outbound { peer };
         let plan = self.rules.plan(connection, CONNECT, &self.hosts);
         let connected = plan.at(CONNECTED);
@@ -538,9 +538,9 @@ impl Context<'_> {
         (steps, Some(plan.in_order().chain(connected.in_order()).collect()))
     }
 
-    fn binding(&self, local: Endpoint, when: &'static str, moment: Moment) -> Step {
+    fn binding(&self, local: Endpoint, when: &'static str, phase: Phase) -> Step {
         let connection = Connection::Binding { local };
-        let plan = self.rules.plan(connection, Moments::of(&[moment]), &HostSet::NONE);
+        let plan = self.rules.plan(connection, Phases::of(&[phase]), &HostSet::NONE);
         self.step(when, &connection, &plan)
     }
 
@@ -551,7 +551,7 @@ impl Context<'_> {
         peer: Option<Endpoint>,
         notes: &mut Vec<String>,
     ) -> (Vec<Step>, Option<Vec<&Setting>>) {
-        const LISTEN: Moments = Moments::of(&[Moment::Listen]);
+        const LISTEN: Phases = Phases::of(&[Phase::Listen]);
         let listening = Connection::Listening { local };
         let on_listener = self.rules.plan(listening, LISTEN, &HostSet::NONE);
         let inheritance = on_listener.inheritance();
@@ -559,20 +559,18 @@ impl Context<'_> {
         let accepted = match peer {
             Some(peer) => {
                 let connection = Connection::Inbound { local, peer };
-                Some((connection, self.rules.plan(connection, inheritance.moments(), &HostSet::NONE)))
+                Some((connection, self.rules.plan(connection, inheritance.phases(), &HostSet::NONE)))
             }
             None if inheritance == Inheritance::None => {
                 notes.push("a rule has `from`, so it depends on the client: --from PEER shows it".to_owned());
                 None
             }
-            None => Some((listening, on_listener.at(inheritance.moments()))),
+            None => Some((listening, on_listener.at(inheritance.phases()))),
         };
-        let mut steps = vec![
-            self.binding(local, "before bind", Moment::Bind),
-            self.step("before listen", &listening, &on_listener),
-        ];
+        let mut steps =
+            vec![self.binding(local, "before bind", Phase::Bind), self.step("before listen", &listening, &on_listener)];
         if peer.is_none() {
-            steps.push(self.binding(local, "before bind, a UDP socket", Moment::BindDatagram));
+            steps.push(self.binding(local, "before bind, a UDP socket", Phase::BindDatagram));
         }
         let Some((connection, own)) = accepted else { return (steps, None) };
         steps.push(self.step("after accept", &connection, &own));

@@ -10,7 +10,6 @@ mod exit;
 mod explain;
 mod imports;
 mod library;
-mod machine;
 mod named;
 mod neighbours;
 mod output;
@@ -20,6 +19,7 @@ mod program;
 mod run;
 mod schema;
 mod show;
+mod sysctl;
 mod table;
 mod wrapper;
 

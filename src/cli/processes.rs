@@ -48,9 +48,9 @@ impl Selection {
     }
 
     /// The processes there are now, each with whether it was named by its number, and what is wrong with the rest.
-    fn processes(&self) -> (Vec<(i32, bool)>, Vec<Trouble>) {
+    fn processes(&self) -> (Vec<(i32, bool)>, Vec<Failure>) {
         let mut chosen: Vec<(i32, bool)> = Vec::new();
-        let mut troubles = Vec::new();
+        let mut failures = Vec::new();
         let running = || {
             let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
             entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
@@ -64,35 +64,35 @@ impl Selection {
             if let Ok(pid) = word.parse::<i32>() {
                 match thread_group(pid) {
                     Some(pid) => chosen.push((pid, true)),
-                    None => troubles.push(Trouble::fatal(format!("there is no process {pid}"), None)),
+                    None => failures.push(Failure::fatal(format!("there is no process {pid}"), None)),
                 }
                 continue;
             }
             let named: Vec<i32> = running().filter(|pid| *pid != ourselves && process(*pid).is_named(word)).collect();
             if named.is_empty() {
                 let help = "the base name of the executable or script is meant; * and ? are wildcards";
-                troubles.push(Trouble::fatal(format!("there is no process named \"{word}\""), Some(help.into())));
+                failures.push(Failure::fatal(format!("there is no process named \"{word}\""), Some(help.into())));
             }
             chosen.extend(named.into_iter().map(|pid| (pid, false)));
         }
         // One that is named twice is named by its number if once so.
         chosen.sort_by_key(|(pid, by_number)| (*pid, !by_number));
         chosen.dedup_by_key(|(pid, _)| *pid);
-        (chosen, troubles)
+        (chosen, failures)
     }
 
     /// Looks into every process that is meant.
     pub(crate) fn look(&self) -> Found {
         if !Path::new("/proc/self").exists() {
-            let unseen = Trouble::fatal("processes cannot be seen: /proc is not mounted".into(), None);
-            return Found { processes: Vec::new(), troubles: vec![unseen] };
+            let unseen = Failure::fatal("processes cannot be seen: /proc is not mounted".into(), None);
+            return Found { processes: Vec::new(), failures: vec![unseen] };
         }
-        let (chosen, troubles) = self.processes();
-        let mut found = Found { processes: Vec::new(), troubles };
+        let (chosen, failures) = self.processes();
+        let mut found = Found { processes: Vec::new(), failures };
         let mut namespaces = Namespaces::default();
         let mut not_permitted = Vec::new();
         for (pid, by_number) in chosen {
-            match Looked::into(pid, &mut namespaces) {
+            match ProcessSockets::into(pid, &mut namespaces) {
                 Ok(looked) => found.processes.push(looked),
                 Err((process, refused)) => {
                     let name = title(pid, &process);
@@ -100,7 +100,7 @@ impl Selection {
                         // It has ended since it was listed.
                         Refused::NoSuchProcess if !by_number => {}
                         Refused::NotPermitted if !by_number => not_permitted.push(name),
-                        refused => found.troubles.push(Trouble::of(&name, refused)),
+                        refused => found.failures.push(Failure::of(&name, refused)),
                     }
                 }
             }
@@ -108,9 +108,9 @@ impl Selection {
         match not_permitted.as_slice() {
             [] => {}
             [first, ..] if found.processes.is_empty() => {
-                found.troubles.push(Trouble::of(first, Refused::NotPermitted));
+                found.failures.push(Failure::of(first, Refused::NotPermitted));
             }
-            some => found.troubles.push(Trouble {
+            some => found.failures.push(Failure {
                 message: format!("{} more may not be looked into (EPERM): {}", some.len(), shortened(some)),
                 help: None,
                 is_fatal: false,
@@ -121,13 +121,13 @@ impl Selection {
 }
 
 /// Something to be said about the selection.
-pub(crate) struct Trouble {
+pub(crate) struct Failure {
     pub(crate) message: String,
     help: Option<String>,
     pub(crate) is_fatal: bool,
 }
 
-impl Trouble {
+impl Failure {
     fn fatal(message: String, help: Option<String>) -> Self {
         Self { message, help, is_fatal: true }
     }
@@ -172,14 +172,14 @@ impl Trouble {
 
 /// What was found of a [`Selection`].
 pub(crate) struct Found {
-    pub(crate) processes: Vec<Looked>,
-    pub(crate) troubles: Vec<Trouble>,
+    pub(crate) processes: Vec<ProcessSockets>,
+    pub(crate) failures: Vec<Failure>,
 }
 
 impl Found {
     /// Says what could not be looked into; the exit code so far.
     pub(crate) fn report(&self) -> u8 {
-        self.troubles.iter().for_each(Trouble::report);
+        self.failures.iter().for_each(Failure::report);
         for looked in &self.processes {
             if let Some(thread) = looked.out_of_reach.first() {
                 output::note(&format!(
@@ -188,12 +188,12 @@ impl Found {
                 ));
             }
         }
-        if self.troubles.iter().any(|trouble| trouble.is_fatal) { exit::CANNOT_WORK } else { exit::OK }
+        if self.failures.iter().any(|failure| failure.is_fatal) { exit::CANNOT_WORK } else { exit::OK }
     }
 }
 
 /// A process and its sockets.
-pub(crate) struct Looked {
+pub(crate) struct ProcessSockets {
     pub(crate) pid: i32,
     pub(crate) process: Process,
     pub(crate) target: Target,
@@ -218,7 +218,7 @@ pub(crate) struct Socket {
     pub(crate) timer: Option<Timer>,
 }
 
-impl Looked {
+impl ProcessSockets {
     fn into(pid: i32, namespaces: &mut Namespaces) -> Result<Self, (Process, Refused)> {
         // Held before it is asked for its name, so that both are the same process's.
         let target = Target::open(pid);

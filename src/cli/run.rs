@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use clap::ArgMatches;
 use policy::error::digest;
-use policy::{Moments, Process, compile};
+use policy::{Phases, Process, compile};
 use socket::{Errno, ffi};
 
 use crate::executable::{Outlook, Verdict};
@@ -92,7 +92,7 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         output::note(&note);
     }
     notes.into_iter().for_each(output::note);
-    if is_dry && target.is_ok() && compiled.rules.is_ok_and(|rules| rules.moments() == Moments::NONE) {
+    if is_dry && target.is_ok() && compiled.rules.is_ok_and(|rules| rules.phases() == Phases::NONE) {
         let name = process.names.first().map_or("this program", String::as_str);
         output::note(&format!(
             "nothing is set in {name} itself: what is configured is for other processes, which it may start"

@@ -6,13 +6,13 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use policy::Connection;
-use policy::units::{Shown, ShownTime};
-use policy::verdict::{State, Verdict};
+use policy::health::{State, Verdict};
+use policy::units::{DisplayDuration, DisplayNumber};
 use serde::Serialize;
 use socket::current::Current;
 use socket::{Kind, signal};
 
-use crate::processes::{self, Filter, Found, Looked, Selection, Socket};
+use crate::processes::{self, Filter, Found, ProcessSockets, Selection, Socket};
 use crate::table::{Cell, Column, Layout, Table};
 use crate::{exit, output};
 
@@ -21,7 +21,7 @@ pub(crate) fn command() -> Command {
         .about("Show the TCP sockets of programs, and which look half-open")
         .long_about(
             "Shows every TCP socket of running programs, with the options in force and what the kernel knows of the \
-             connection. The programs are neither stopped nor traced: their descriptors are copied for a moment \
+             connection. The programs are neither stopped nor traced: their descriptors are copied for a phase \
              (pidfd_getfd, Linux 5.6). That is allowed for one's own programs, and for all with CAP_SYS_PTRACE.",
         )
         .after_long_help(LEGEND);
@@ -99,7 +99,7 @@ fn shown(matches: &ArgMatches) -> Result<u8, u8> {
     let mut screen = Screen::default();
     loop {
         let found = look();
-        if found.processes.is_empty() && found.troubles.iter().any(|trouble| trouble.is_fatal) {
+        if found.processes.is_empty() && found.failures.iter().any(|failure| failure.is_fatal) {
             return Ok(found.report());
         }
         if as_json {
@@ -229,7 +229,7 @@ fn row(socket: &Socket) -> Vec<Cell> {
     let fd = fds.first().map_or(String::new(), |fd| format!("{fd}{}", if fds.len() > 1 { "+" } else { "" }));
     let timer = timer.map(|timer| {
         let unanswered = if info.probes > 0 { format!(" ({})", info.probes) } else { String::new() };
-        format!("{} {}{unanswered}", timer.purpose.name(), ShownTime(timer.remaining_ms))
+        format!("{} {}{unanswered}", timer.purpose.name(), DisplayDuration(timer.remaining_ms))
     });
     let kind = if current.kind == Kind::Mptcp { " mptcp" } else { "" };
     let time_wait = Cell::from(or_none(current.time_wait.map(|is_left| if is_left { "yes" } else { "no" }.to_owned())));
@@ -241,13 +241,13 @@ fn row(socket: &Socket) -> Vec<Cell> {
         format!("{}{kind}", info.state.name()),
         verdict.word().to_owned(),
         or_none(current.keepalive.map(|keepalive| {
-            let seconds = |seconds: u32| Shown(u64::from(seconds) * 1_000_000);
+            let seconds = |seconds: u32| DisplayNumber(u64::from(seconds) * 1_000_000);
             let (time, interval) = (seconds(keepalive.time_s), seconds(keepalive.interval_s));
             if keepalive.on { format!("{time},{interval},{}", keepalive.probes) } else { on_off(false) }
         })),
         or_none(current.user_timeout_ms.map(|ms| match ms {
             0 => on_off(false),
-            ms => Shown(u64::from(ms) * 1_000).to_string(),
+            ms => DisplayNumber(u64::from(ms) * 1_000).to_string(),
         })),
         match current.linger_s {
             None => on_off(false),
@@ -258,8 +258,8 @@ fn row(socket: &Socket) -> Vec<Cell> {
         or_none(current.congestion.as_deref().map(output::plain)),
         or_none(current.unsent.map(bytes)),
         or_none(current.unacknowledged.map(bytes)),
-        of_connection(ShownTime(info.last_data_ms.into()).to_string()),
-        of_connection(ShownTime(info.last_ack_ms.into()).to_string()),
+        of_connection(DisplayDuration(info.last_data_ms.into()).to_string()),
+        of_connection(DisplayDuration(info.last_ack_ms.into()).to_string()),
         if is_listener { NONE.to_owned() } else { info.retransmits.to_string() },
         or_none(timer),
     ]
@@ -325,7 +325,7 @@ fn people(found: &Found, width: Option<usize>) -> String {
 }
 
 /// The process and its command line, in one line.
-fn heading(looked: &Looked, width: Option<usize>) -> String {
+fn heading(looked: &ProcessSockets, width: Option<usize>) -> String {
     let title = processes::title(looked.pid, &looked.process);
     let command = output::plain(&looked.process.command);
     let line = if command.is_empty() { title } else { format!("{title}: {command}") };
@@ -392,8 +392,8 @@ impl Screen {
     fn show(&mut self, found: &Found) {
         let size = output::terminal_size();
         let mut text = people(found, size.map(|(width, _)| width));
-        for trouble in &found.troubles {
-            text.push_str(&format!("{}\n", output::plain(&trouble.message)));
+        for failure in &found.failures {
+            text.push_str(&format!("{}\n", output::plain(&failure.message)));
         }
         let Some((_, height)) = size else {
             let gap = if self.is_used { "\n" } else { "" };
@@ -568,7 +568,7 @@ fn json(found: &Found, is_pretty: bool) -> String {
                 sockets: looked.sockets.iter().map(SocketReport::new).collect(),
             })
             .collect(),
-        errors: found.troubles.iter().filter(|t| t.is_fatal).map(|trouble| trouble.message.as_str()).collect(),
+        errors: found.failures.iter().filter(|t| t.is_fatal).map(|failure| failure.message.as_str()).collect(),
     };
     output::json(&report, is_pretty)
 }

@@ -15,10 +15,10 @@ use crate::enforce::Enforce;
 use crate::error::{Listed, Problems};
 use crate::options::{Setting, Value};
 use crate::rules::Profile;
-use crate::shadow::{self, Verdict};
+use crate::shadow::{self, Reach};
 use crate::syntax;
-use crate::units::Shown;
-use crate::unnoticed::{End, State, Sysctls, Timers};
+use crate::timers::{End, State, Sysctls, Timers};
+use crate::units::DisplayNumber;
 use crate::values::Choice;
 use crate::variables::{self, Shortcuts};
 
@@ -89,12 +89,12 @@ impl Adviser<'_> {
         let mut verdicts = shadow::judge(&rules).into_iter();
         for form in &self.document.rules {
             match verdicts.next() {
-                Some(Verdict::Shadowed(by)) => self.never_matches(form, &by),
-                Some(Verdict::Unknown) => self.not_compared(form),
+                Some(Reach::Shadowed(by)) => self.never_matches(form, &by),
+                Some(Reach::Unknown) => self.not_compared(form),
                 _ => self.judge_socket(Some(form)),
             }
         }
-        if !matches!(verdicts.next(), Some(Verdict::Shadowed(_))) {
+        if !matches!(verdicts.next(), Some(Reach::Shadowed(_))) {
             self.judge_socket(None);
         }
     }
@@ -140,7 +140,7 @@ impl Adviser<'_> {
         let has_user_timeout = timers.user_timeout > 0;
         let end = |state, timers: Timers| timers.end(state, sysctls);
         let (time, interval, probes) = timers.keepalive_values(sysctls);
-        let seconds = |milliseconds: u64| Shown(milliseconds * 1_000);
+        let seconds = |milliseconds: u64| DisplayNumber(milliseconds * 1_000);
         let user_timeout = seconds(timers.user_timeout);
         let all_probes = time + interval * probes;
 
@@ -281,7 +281,7 @@ impl Adviser<'_> {
                 (Key::UserTimeout, Value::Int(time @ 1..)) if setting.computed_from.is_none() => {
                     let message = format!(
                         "user_timeout is {} beside enforce = \"fill\": it is also set beside a keepalive of the program's own, where one lost probe may end a living connection",
-                        Shown(u64::from(time.unsigned_abs()) * 1_000)
+                        DisplayNumber(u64::from(time.unsigned_abs()) * 1_000)
                     );
                     let help =
                         "\"auto\" and dead_peer_timeout are set only beside a keepalive that outlasts a lost probe";

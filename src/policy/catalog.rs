@@ -1,11 +1,11 @@
-//! The one table of options: key, kernel option, accepted values, moments, since when, where it is documented.
+//! The one table of options: key, kernel option, accepted values, phases, since when, where it is documented.
 //!
 //! The parser, the errors, the environment's shortcuts, the reference file and the tests are fed from it.
 
 use crate::constants::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP, number};
-use crate::detect::{LEAST_DEAD_PEER_TIMEOUT, LONGEST_DEAD_PEER_TIMEOUT};
-use crate::options::{Moment, Moments};
-use crate::units::{Shown, ShownBytes};
+use crate::options::{Phase, Phases};
+use crate::promise::{LEAST_DEAD_PEER_TIMEOUT, LONGEST_DEAD_PEER_TIMEOUT};
+use crate::units::{DisplayBytes, DisplayNumber};
 
 /// A kernel option by level and number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +161,7 @@ pub enum Accepts {
     Keepalive,
     /// A duration, `"auto"` or `"off"`, held in milliseconds.
     UserTimeout,
-    /// A duration that [`detect::within`](crate::detect::within) can promise.
+    /// A duration that [`promise::within`](crate::promise::within) can promise.
     DeadPeerTimeout,
     /// `"reset"`, a duration in whole seconds, or `"off"`.
     Linger,
@@ -217,29 +217,31 @@ impl Accepts {
     /// The values in words, but for `system`, which every kernel option takes.
     #[must_use]
     pub fn in_words(self) -> String {
-        let seconds = |least: u64, most: u64| format!("{} to {}", Shown(least * 1_000_000), Shown(most * 1_000_000));
+        let seconds = |least: u64, most: u64| {
+            format!("{} to {}", DisplayNumber(least * 1_000_000), DisplayNumber(most * 1_000_000))
+        };
         match self {
             Self::Keepalive => {
                 "60s,20s,4 for example (time and interval 1s to 32767s, 1 to 127 probes), on, off".into()
             }
             Self::UserTimeout => {
-                format!("1ms to {}, off, auto (time + interval x probes of keepalive)", Shown(INT_MAX * 1_000))
+                format!("1ms to {}, off, auto (time + interval x probes of keepalive)", DisplayNumber(INT_MAX * 1_000))
             }
             Self::DeadPeerTimeout => {
-                format!("{} to {}", Shown(LEAST_DEAD_PEER_TIMEOUT), Shown(LONGEST_DEAD_PEER_TIMEOUT))
+                format!("{} to {}", DisplayNumber(LEAST_DEAD_PEER_TIMEOUT), DisplayNumber(LONGEST_DEAD_PEER_TIMEOUT))
             }
             Self::Linger => format!("reset, {}, off", seconds(1, INT_MAX)),
             Self::Fastopen => "true, false, 1 to 65535".into(),
             Self::Raw => "a list of { level, name, value }".into(),
-            Self::ConnectTimeout => format!("{} to {}", Shown(1_000_000), Shown(127_000_000)),
+            Self::ConnectTimeout => format!("{} to {}", DisplayNumber(1_000_000), DisplayNumber(127_000_000)),
             Self::Boolean | Self::TimeWait => "true, false".into(),
             Self::Enforce => "true, false, fill".into(),
             Self::Integer { min, max } => format!("{min} to {max}"),
             Self::Seconds { min, max } => format!("{}, whole seconds", seconds(min, max)),
             Self::Retransmissions => "1s, 3s, 7s, 15s, 31s, 63s, 127s, then every 120 s".into(),
-            Self::Timeval => format!("1ms to {}, off", Shown(INT_MAX * 1_000_000)),
-            Self::Size { min, max } => format!("{} to {}", ShownBytes(min), ShownBytes(max)),
-            Self::Rate => format!("1B to {} a second, unlimited", ShownBytes(u64::from(u32::MAX) - 1)),
+            Self::Timeval => format!("1ms to {}, off", DisplayNumber(INT_MAX * 1_000_000)),
+            Self::Size { min, max } => format!("{} to {}", DisplayBytes(min), DisplayBytes(max)),
+            Self::Rate => format!("1B to {} a second, unlimited", DisplayBytes(u64::from(u32::MAX) - 1)),
             Self::Dscp => "0 to 63, or a name: le, ef, va, cs0 to cs7, af11 to af43".into(),
             Self::Name { longest } => format!("1 to {longest} printable characters"),
         }
@@ -256,7 +258,7 @@ pub struct Entry {
     /// The values that it accepts.
     pub accepts: Accepts,
     /// When it can be set.
-    pub moments: Moments,
+    pub phases: Phases,
     /// The kernel version that brought it.
     pub since: &'static str,
     /// The page or file that documents it.
@@ -265,24 +267,24 @@ pub struct Entry {
     pub summary: &'static str,
 }
 
-use Moment::{Accept, AcceptAlways, Bind, BindDatagram, Connect, Connected, Datagram, Listen};
+use Phase::{Accept, AcceptAlways, Bind, BindDatagram, Connect, Connected, Datagram, Listen};
 
 const fn row(
     key: Key,
     kernel: &'static [KernelOption],
     accepts: Accepts,
-    moments: &[Moment],
+    phases: &[Phase],
     since: &'static str,
     source: &'static str,
     summary: &'static str,
 ) -> Entry {
-    Entry { key, kernel, accepts, moments: Moments::of(moments), since, source, summary }
+    Entry { key, kernel, accepts, phases: Phases::of(phases), since, source, summary }
 }
 
 /// Connecting and listening TCP sockets; accepted ones inherit it.
-const TCP: &[Moment] = &[Connect, Listen, Accept];
+const TCP: &[Phase] = &[Connect, Listen, Accept];
 /// The same, and UDP sockets that connect, or bind where a rule with `listen` is for them.
-const IP: &[Moment] = &[Connect, Listen, Accept, Datagram, BindDatagram];
+const IP: &[Phase] = &[Connect, Listen, Accept, Datagram, BindDatagram];
 const INT_MAX: u64 = 2_147_483_647;
 
 /// Keys that say the same in two ways: the first excludes the others, in one table or among the variables.

@@ -10,7 +10,7 @@ use crate::constants;
 use crate::document::{Direction, Document, Given, Layer, LineCounter, RuleForm};
 use crate::enforce::{Enforce, Probing};
 use crate::error::{Listed, Problems, Source};
-use crate::options::{Family, Moment, Moments, Setting, Value};
+use crate::options::{Family, Phase, Phases, Setting, Value};
 use crate::process::Process;
 use crate::rules::{Profile, Profiles, Rule, Rules};
 use crate::syntax;
@@ -226,27 +226,27 @@ impl Compiler<'_> {
             _ => None,
         };
         for &(key, (origin, given)) in effective.iter() {
-            let mut moments = key.entry().moments;
+            let mut phases = key.entry().phases;
             if key == Key::UserTimeout && connect_timeout.is_some() {
                 // The same kernel option: this value's time comes when the connection stands.
-                moments = moments.without(Moment::Connect) | Moments::of(&[Moment::Connected]);
+                phases = phases.without(Phase::Connect) | Phases::of(&[Phase::Connected]);
             }
             if key == Key::Linger && !accepts {
-                moments = Moments::of(&[Moment::Connect]);
+                phases = Phases::of(&[Phase::Connect]);
             }
             match &given.choice {
                 Choice::System | Choice::Detect(_) | Choice::Refused => {}
                 Choice::Value(_) if key == Key::ConnectTimeout => {
                     if let Some(time) = connect_timeout.clone() {
-                        settings.add(key, TCP_USER_TIMEOUT, time, Moments::of(&[Moment::Connect]), Family::Any);
+                        settings.add(key, TCP_USER_TIMEOUT, time, Phases::of(&[Phase::Connect]), Family::Any);
                     }
                 }
                 Choice::AutoUserTimeout if keepalive_refused => {}
                 Choice::Enforce(who) => enforce = *who,
-                Choice::Keepalive(keepalive) => settings.keepalive(*keepalive, moments),
+                Choice::Keepalive(keepalive) => settings.keepalive(*keepalive, phases),
                 Choice::AutoUserTimeout => match auto_user_timeout(keepalive, given) {
                     Ok(milliseconds) => {
-                        settings.add(key, key.entry().kernel[0], Value::Int(milliseconds), moments, Family::Any);
+                        settings.add(key, key.entry().kernel[0], Value::Int(milliseconds), phases, Family::Any);
                         let probing = Probing::of(settings.list.iter().filter(|setting| setting.key == Key::Keepalive));
                         let own = settings.list.iter_mut().filter(|setting| setting.key == key);
                         own.for_each(|setting| setting.computed_from = Some(probing));
@@ -266,12 +266,12 @@ impl Compiler<'_> {
                         key,
                         TCP_FASTOPEN_CONNECT,
                         Value::Int(i32::from(*on)),
-                        Moments::of(&[Moment::Connect]),
+                        Phases::of(&[Phase::Connect]),
                         Family::Any,
                     );
                 }
                 Choice::FastopenQueue(queue) => {
-                    settings.add(key, TCP_FASTOPEN, Value::Int(*queue), Moments::of(&[Moment::Listen]), Family::Any);
+                    settings.add(key, TCP_FASTOPEN, Value::Int(*queue), Phases::of(&[Phase::Listen]), Family::Any);
                 }
                 Choice::Raw(options) => {
                     for option in options {
@@ -281,15 +281,15 @@ impl Compiler<'_> {
                             constants::SOL_IPV6 => Family::V6,
                             _ => Family::Any,
                         };
-                        settings.add(key, kernel, option.value.clone(), option.moments, family);
+                        settings.add(key, kernel, option.value.clone(), option.phases, family);
                     }
                 }
                 Choice::Value(value) => match key.entry().kernel {
                     [v4, v6] => {
-                        settings.add(key, *v4, value.clone(), moments, Family::V4);
-                        settings.add(key, *v6, value.clone(), moments, Family::V6);
+                        settings.add(key, *v4, value.clone(), phases, Family::V4);
+                        settings.add(key, *v6, value.clone(), phases, Family::V6);
                     }
-                    [one, ..] => settings.add(key, *one, value.clone(), moments, Family::Any),
+                    [one, ..] => settings.add(key, *one, value.clone(), phases, Family::Any),
                     [] => {}
                 },
             }
@@ -297,16 +297,16 @@ impl Compiler<'_> {
         let is_user_timeout = |setting: &Setting| setting.key == Key::UserTimeout;
         if connect_timeout.is_some() && !settings.list.iter().any(is_user_timeout) {
             let none = Value::Int(0);
-            settings.add(Key::ConnectTimeout, TCP_USER_TIMEOUT, none, Moments::of(&[Moment::Connected]), Family::Any);
+            settings.add(Key::ConnectTimeout, TCP_USER_TIMEOUT, none, Phases::of(&[Phase::Connected]), Family::Any);
         }
         let list = settings.list;
-        let moments = list.iter().fold(Moments::NONE, |moments, setting| moments | setting.moments);
+        let phases = list.iter().fold(Phases::NONE, |phases, setting| phases | setting.phases);
         let origin = match (document.defaults.0.is_empty(), shortcuts.is_none_or(|layer| layer.0.is_empty())) {
             (_, true) => "defaults",
             (true, false) => "environment",
             (false, false) => "defaults and environment",
         };
-        Profile { settings: list.into_boxed_slice(), moments, enforce, origin }
+        Profile { settings: list.into_boxed_slice(), phases, enforce, origin }
     }
 
     /// An option that its own rule can never set is a slip.
@@ -326,11 +326,11 @@ impl Compiler<'_> {
             Direction::Both => return,
         };
         for given in &form.layer.0 {
-            let moments = match given.choice {
+            let phases = match given.choice {
                 Choice::Enforce(_) | Choice::System | Choice::Refused => continue,
                 // Each by itself is to be set at some time.
                 Choice::Raw(ref options) => {
-                    for never in options.iter().filter(|option| !option.moments.intersects(allowed(direction))) {
+                    for never in options.iter().filter(|option| !option.phases.intersects(allowed(direction))) {
                         let option = match constants::option_name(never.level, never.name) {
                             Some(name) => name.to_owned(),
                             None => format!("level {} option {}", never.level, never.name),
@@ -340,11 +340,11 @@ impl Compiler<'_> {
                     }
                     continue;
                 }
-                Choice::FastopenConnect(_) => Moments::of(&[Moment::Connect]),
-                Choice::FastopenQueue(_) => Moments::of(&[Moment::Listen]),
-                _ => given.key.entry().moments,
+                Choice::FastopenConnect(_) => Phases::of(&[Phase::Connect]),
+                Choice::FastopenQueue(_) => Phases::of(&[Phase::Listen]),
+                _ => given.key.entry().phases,
             };
-            if !moments.intersects(allowed(direction)) {
+            if !phases.intersects(allowed(direction)) {
                 let message = format!("{} is never set by {who}", given.key.name());
                 self.problems.error(given.source, given.span.clone(), message, instead.to_owned());
             }
@@ -352,14 +352,14 @@ impl Compiler<'_> {
     }
 }
 
-/// The moments at which a rule of this direction knows that it is meant.
-fn allowed(direction: Direction) -> Moments {
-    use Moment::{Accept, AcceptAlways, Bind, BindDatagram, Connect, Connected, Datagram, Listen};
+/// The phases at which a rule of this direction knows that it is meant.
+fn allowed(direction: Direction) -> Phases {
+    use Phase::{Accept, AcceptAlways, Bind, BindDatagram, Connect, Connected, Datagram, Listen};
     match direction {
-        Direction::Outbound => Moments::of(&[Connect, Connected, Datagram]),
-        Direction::Listeners => Moments::of(&[Bind, BindDatagram, Listen, Accept, AcceptAlways]),
-        Direction::Accepted => Moments::of(&[Accept, AcceptAlways]),
-        Direction::Both => Moments::of(&[Connect, Connected, Datagram, Bind, Listen, Accept, AcceptAlways]),
+        Direction::Outbound => Phases::of(&[Connect, Connected, Datagram]),
+        Direction::Listeners => Phases::of(&[Bind, BindDatagram, Listen, Accept, AcceptAlways]),
+        Direction::Accepted => Phases::of(&[Accept, AcceptAlways]),
+        Direction::Both => Phases::of(&[Connect, Connected, Datagram, Bind, Listen, Accept, AcceptAlways]),
     }
 }
 
@@ -384,20 +384,20 @@ fn auto_user_timeout(keepalive: Option<Keepalive>, given: &Given) -> Result<i32,
 
 struct Settings<'a> {
     list: Vec<Setting>,
-    allowed: Moments,
+    allowed: Phases,
     next_id: &'a mut u32,
 }
 
 impl Settings<'_> {
-    fn add(&mut self, key: Key, option: KernelOption, value: Value, moments: Moments, family: Family) {
-        let moments = moments.and(self.allowed);
-        if moments != Moments::NONE {
+    fn add(&mut self, key: Key, option: KernelOption, value: Value, phases: Phases, family: Family) {
+        let phases = phases.and(self.allowed);
+        if phases != Phases::NONE {
             self.list.push(Setting {
                 key,
                 level: option.level,
                 name: option.name,
                 value,
-                moments,
+                phases,
                 family,
                 computed_from: None,
                 id: *self.next_id,
@@ -406,9 +406,9 @@ impl Settings<'_> {
         }
     }
 
-    fn keepalive(&mut self, keepalive: Keepalive, moments: Moments) {
+    fn keepalive(&mut self, keepalive: Keepalive, phases: Phases) {
         // SO_KEEPALIVE first: on a connection that stands, idle time already passed then counts.
-        self.add(Key::Keepalive, SO_KEEPALIVE, Value::Int(i32::from(keepalive.on)), moments, Family::Any);
+        self.add(Key::Keepalive, SO_KEEPALIVE, Value::Int(i32::from(keepalive.on)), phases, Family::Any);
         let parts =
             [(TCP_KEEPIDLE, keepalive.time), (TCP_KEEPINTVL, keepalive.interval), (TCP_KEEPCNT, keepalive.probes)];
         for (option, part) in parts {
@@ -417,7 +417,7 @@ impl Settings<'_> {
                     Key::Keepalive,
                     option,
                     Value::Int(i32::try_from(value).unwrap_or(i32::MAX)),
-                    moments,
+                    phases,
                     Family::Any,
                 );
             }

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use wildmatch::WildMatch;
 
 use crate::idn;
-use crate::index::Mix;
+use crate::index::FoldHasher;
 use crate::matcher::Pattern;
 
 /// The longest name, without the trailing dot (RFC 1035 section 2.3.4, as text).
@@ -152,7 +152,7 @@ struct Wild {
 /// the rules.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Hosts {
-    exact: HashMap<Box<str>, u32, BuildHasherDefault<Mix>>,
+    exact: HashMap<Box<str>, u32, BuildHasherDefault<FoldHasher>>,
     wild: Box<[Wild]>,
     /// By number.
     uses: Box<[Box<[Use]>]>,
@@ -161,7 +161,7 @@ pub(crate) struct Hosts {
 impl Hosts {
     /// Of the patterns that name hosts, with the numbers of their rules.
     pub(crate) fn new<'a>(patterns: impl Iterator<Item = (Option<u32>, &'a Pattern)>) -> Self {
-        let mut ids: HashMap<&str, usize, BuildHasherDefault<Mix>> = HashMap::default();
+        let mut ids: HashMap<&str, usize, BuildHasherDefault<FoldHasher>> = HashMap::default();
         let mut uses: Vec<Vec<Use>> = Vec::new();
         for (rule, pattern) in patterns {
             let Some(host) = pattern.host() else { continue };

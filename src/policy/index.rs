@@ -66,7 +66,7 @@ struct Networks<B> {
     /// Prefix lengths that occur.
     lengths: Box<[u8]>,
     /// By length and bits.
-    table: HashMap<(u8, B), Ports, BuildHasherDefault<Mix>>,
+    table: HashMap<(u8, B), Ports, BuildHasherDefault<FoldHasher>>,
 }
 
 impl<B> Default for Networks<B> {
@@ -78,9 +78,9 @@ impl<B> Default for Networks<B> {
 /// A hash of few steps and no secret: whoever writes the rules has nothing to gain from collisions, and std's own
 /// hasher would ask the kernel for a seed in somebody else's process.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Mix(u64);
+pub(crate) struct FoldHasher(u64);
 
-impl Hasher for Mix {
+impl Hasher for FoldHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -266,7 +266,7 @@ fn add_ranges(ranges: &mut Vec<Range>, patterns: &[(u16, u16, Number)]) -> Ports
 pub(crate) struct PairIndex {
     /// Kinds of networks that occur together.
     kinds: Box<[(Kind, Kind)]>,
-    table: HashMap<[Network; 2], Box<[Ranges]>, BuildHasherDefault<Mix>>,
+    table: HashMap<[Network; 2], Box<[Ranges]>, BuildHasherDefault<FoldHasher>>,
 }
 
 /// 0 is any address, then IPv4 by its prefix length, then IPv6.
@@ -291,7 +291,7 @@ impl PairIndex {
             Some((IpAddr::V4(ip), length)) => (FIRST_OF_V4 + length, u128::from(u32::from(ip))),
             Some((IpAddr::V6(ip), length)) => (FIRST_OF_V6 + length, u128::from(ip)),
         };
-        let mut table: HashMap<_, Vec<Ranges>, BuildHasherDefault<Mix>> = HashMap::default();
+        let mut table: HashMap<_, Vec<Ranges>, BuildHasherDefault<FoldHasher>> = HashMap::default();
         for (number, listen, from) in pairs {
             let ranges = Ranges { listener: listen.ports().clone(), client: from.ports().clone(), number };
             table.entry([network(listen), network(from)]).or_default().push(ranges);

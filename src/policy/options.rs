@@ -1,4 +1,4 @@
-//! One socket option with its value, and the moments at which it can be set.
+//! One socket option with its value, and the phases at which it can be set.
 
 use std::fmt;
 use std::ops::BitOr;
@@ -44,7 +44,7 @@ impl fmt::Display for Value {
 /// When an option is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
-pub enum Moment {
+pub enum Phase {
     /// Just before a TCP socket connects.
     Connect = 1,
     /// Just before a UDP socket connects.
@@ -63,33 +63,33 @@ pub enum Moment {
     BindDatagram = 1 << 7,
 }
 
-/// A set of [`Moment`]s.
+/// A set of [`Phase`]s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Moments(u16);
+pub struct Phases(u16);
 
-impl Moments {
-    /// No moment at all.
+impl Phases {
+    /// No phase at all.
     pub const NONE: Self = Self(0);
 
-    /// The moments listed.
+    /// The phases listed.
     #[must_use]
-    pub const fn of(moments: &[Moment]) -> Self {
+    pub const fn of(phases: &[Phase]) -> Self {
         let mut bits = 0;
         let mut index = 0;
-        while index < moments.len() {
-            bits |= moments[index] as u16;
+        while index < phases.len() {
+            bits |= phases[index] as u16;
             index += 1;
         }
         Self(bits)
     }
 
-    /// Whether `moment` is among them.
+    /// Whether `phase` is among them.
     #[must_use]
-    pub const fn contains(self, moment: Moment) -> bool {
-        self.0 & moment as u16 != 0
+    pub const fn contains(self, phase: Phase) -> bool {
+        self.0 & phase as u16 != 0
     }
 
-    /// Whether the two sets share a moment.
+    /// Whether the two sets share a phase.
     #[must_use]
     pub const fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
@@ -97,28 +97,28 @@ impl Moments {
 
     /// All of them but one.
     #[must_use]
-    pub const fn without(self, moment: Moment) -> Self {
-        Self(self.0 & !(moment as u16))
+    pub const fn without(self, phase: Phase) -> Self {
+        Self(self.0 & !(phase as u16))
     }
 
-    /// The moments in words, for people: `connect, listen, UDP`.
+    /// The phases in words, for people: `connect, listen, UDP`.
     #[must_use]
     pub fn in_words(self) -> String {
-        use Moment::{AcceptAlways, Bind, Connect, Datagram, Listen};
+        use Phase::{AcceptAlways, Bind, Connect, Datagram, Listen};
         let names =
             [(Bind, "bind"), (Connect, "connect"), (Listen, "listen"), (AcceptAlways, "accept"), (Datagram, "UDP")];
-        let names = names.into_iter().filter(|(moment, _)| self.contains(*moment)).map(|(_, name)| name);
+        let names = names.into_iter().filter(|(phase, _)| self.contains(*phase)).map(|(_, name)| name);
         names.collect::<Vec<_>>().join(", ")
     }
 
-    /// The moments in both.
+    /// The phases in both.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 }
 
-impl BitOr for Moments {
+impl BitOr for Phases {
     type Output = Self;
     fn bitor(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -156,7 +156,7 @@ pub struct Setting {
     /// The value.
     pub value: Value,
     /// When it is set.
-    pub moments: Moments,
+    pub phases: Phases,
     /// For which IP version.
     pub family: Family,
     /// Of a user timeout that was computed from a keepalive (`"auto"`, `dead_peer_timeout`): the times of that.

@@ -8,52 +8,52 @@ use crate::connection::Connection;
 use crate::constants::SOL_TCP;
 use crate::enforce::Enforce;
 use crate::hosts::HostSet;
-use crate::options::{Family, Moment, Moments, Setting};
+use crate::options::{Family, Phase, Phases, Setting};
 use crate::rules::{Bypass, Decision, Inheritance, Rules};
 
-impl Moments {
+impl Phases {
     /// On a connection that was accepted.
-    pub const ACCEPTED: Self = Self::of(&[Moment::Accept, Moment::AcceptAlways]);
+    pub const ACCEPTED: Self = Self::of(&[Phase::Accept, Phase::AcceptAlways]);
     /// On a TCP socket that connects, before and after.
-    pub const OUTBOUND: Self = Self::of(&[Moment::Connect, Moment::Connected]);
+    pub const OUTBOUND: Self = Self::of(&[Phase::Connect, Phase::Connected]);
     /// Where it is not known yet whether the socket is TCP.
-    const BEFORE_KIND: Self = Self::of(&[Moment::Connect, Moment::Accept, Moment::AcceptAlways]);
+    const BEFORE_KIND: Self = Self::of(&[Phase::Connect, Phase::Accept, Phase::AcceptAlways]);
 }
 
 impl Inheritance {
     /// When something is set on an accepted socket itself.
     #[must_use]
-    pub const fn moments(self) -> Moments {
+    pub const fn phases(self) -> Phases {
         match self {
-            Self::Full => Moments::NONE,
-            Self::Partial => Moments::of(&[Moment::AcceptAlways]),
-            Self::None => Moments::ACCEPTED,
+            Self::Full => Phases::NONE,
+            Self::Partial => Phases::of(&[Phase::AcceptAlways]),
+            Self::None => Phases::ACCEPTED,
         }
     }
 }
 
-/// The settings for one socket at some moments of its life.
+/// The settings for one socket at some phases of its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan<'a> {
     decision: Decision<'a>,
     is_accepted: bool,
     family: Family,
-    moments: Moments,
+    phases: Phases,
     inheritance: Inheritance,
     without: Option<Key>,
 }
 
 impl Rules {
-    /// What is to be set at `moments` on a socket for this connection, to an address that is known by these host names.
+    /// What is to be set at `phases` on a socket for this connection, to an address that is known by these host names.
     #[must_use]
-    pub fn plan(&self, connection: Connection, moments: Moments, hosts: &HostSet) -> Plan<'_> {
+    pub fn plan(&self, connection: Connection, phases: Phases, hosts: &HostSet) -> Plan<'_> {
         let decision = self.decide_named(&connection, hosts);
         let inheritance = match connection {
             Connection::Listening { local } => self.inheritance(local, &decision),
             _ => Inheritance::Full,
         };
         let is_accepted = matches!(connection, Connection::Inbound { .. });
-        Plan { decision, is_accepted, family: Family::of(&connection), moments, inheritance, without: None }
+        Plan { decision, is_accepted, family: Family::of(&connection), phases, inheritance, without: None }
     }
 }
 
@@ -76,10 +76,10 @@ impl<'a> Plan<'a> {
         self.inheritance
     }
 
-    /// The same rule's settings for the same socket at other moments.
+    /// The same rule's settings for the same socket at other phases.
     #[must_use]
-    pub fn at(self, moments: Moments) -> Self {
-        Self { moments, ..self }
+    pub fn at(self, phases: Phases) -> Self {
+        Self { phases, ..self }
     }
 
     /// The same but for what one key sets.
@@ -91,31 +91,31 @@ impl<'a> Plan<'a> {
     /// Why there is nothing to set, if so.
     #[must_use]
     pub fn bypass(&self) -> Option<Bypass> {
-        self.decision.bypass(self.moments)
+        self.decision.bypass(self.phases)
     }
 
     /// The settings, in the catalogue's order.
     pub fn settings(&self) -> impl Iterator<Item = &'a Setting> + Clone + use<'a> {
-        let Self { moments, inheritance, without, .. } = *self;
+        let Self { phases, inheritance, without, .. } = *self;
         // What is bound may send packets of either: IP's options count on an IPv6 socket too.
-        let family = if moments.contains(Moment::Bind) { Family::Any } else { self.family };
+        let family = if phases.contains(Phase::Bind) { Family::Any } else { self.family };
         // For some clients another rule is meant, and what they inherit could not be taken back: only what a listener alone has.
         let is_withheld =
-            move |setting: &Setting| inheritance == Inheritance::None && setting.moments.intersects(Moments::ACCEPTED);
+            move |setting: &Setting| inheritance == Inheritance::None && setting.phases.intersects(Phases::ACCEPTED);
         let is_due = move |setting: &&Setting| {
-            setting.moments.intersects(moments)
+            setting.phases.intersects(phases)
                 && setting.family.overlaps(family)
                 && Some(setting.key) != without
                 && !is_withheld(setting)
         };
-        self.decision.profile().at(moments).iter().filter(is_due)
+        self.decision.profile().at(phases).iter().filter(is_due)
     }
 
     /// The setting that is made first, because it is at the same time the question whether the socket is TCP, which costs no call
     /// of its own so: the first of TCP's, which all other sockets refuse. None where a socket is asked before anything is set.
     #[must_use]
     pub fn probe(&self) -> Option<&'a Setting> {
-        let asks = self.moments.intersects(Moments::BEFORE_KIND)
+        let asks = self.phases.intersects(Phases::BEFORE_KIND)
             && match self.enforce() {
                 Enforce::Always => true,
                 // A connect that is repeated must set nothing anew.

@@ -10,13 +10,13 @@ use crate::enforce::{Enforce, Untouched, is_of_keepalive};
 use crate::hosts::{HostSet, Hosts, Name};
 use crate::index::{Index, PairIndex};
 use crate::matcher::Pattern;
-use crate::options::{Moment, Moments, Setting, Value};
+use crate::options::{Phase, Phases, Setting, Value};
 
 /// What is set on the sockets of one rule, or of none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Profile {
     pub(crate) settings: Box<[Setting]>,
-    pub(crate) moments: Moments,
+    pub(crate) phases: Phases,
     pub(crate) enforce: Enforce,
     /// What it is called where no rule matched.
     pub(crate) origin: &'static str,
@@ -35,9 +35,9 @@ impl Profile {
         self.enforce
     }
 
-    /// Those among which the settings for some moments are. Where there is none, the list is in no cache, and stays so.
-    pub(crate) fn at(&self, moments: Moments) -> &[Setting] {
-        if self.moments.intersects(moments) { &self.settings } else { &[] }
+    /// Those among which the settings for some phases are. Where there is none, the list is in no cache, and stays so.
+    pub(crate) fn at(&self, phases: Phases) -> &[Setting] {
+        if self.phases.intersects(phases) { &self.settings } else { &[] }
     }
 }
 
@@ -154,11 +154,11 @@ impl<'a> Decision<'a> {
         self.profile
     }
 
-    /// Why nothing is set at any of `moments`, if so.
+    /// Why nothing is set at any of `phases`, if so.
     #[must_use]
-    pub fn bypass(&self, moments: Moments) -> Option<Bypass> {
+    pub fn bypass(&self, phases: Phases) -> Option<Bypass> {
         match self.rule {
-            _ if self.profile.moments.intersects(moments) => None,
+            _ if self.profile.phases.intersects(phases) => None,
             None if self.profile.settings.is_empty() => Some(Bypass::NoRuleMatched),
             _ => Some(Bypass::NothingToSet),
         }
@@ -179,7 +179,7 @@ impl fmt::Display for Decision<'_> {
 pub enum Inheritance {
     /// Everything.
     Full,
-    /// Everything but what is set on each of them ([`Moment::AcceptAlways`]).
+    /// Everything but what is set on each of them ([`Phase::AcceptAlways`]).
     Partial,
     /// Nothing: a rule with `from` may match, so it is decided for each, and nothing that they would inherit is set on the
     /// listener.
@@ -194,7 +194,7 @@ fn or_any(patterns: &Option<Box<[Pattern]>>) -> &[Pattern] {
 
 /// Whether a setting is the user timeout while connecting.
 fn is_time(setting: &&Setting) -> bool {
-    setting.key == Key::ConnectTimeout && setting.moments.contains(Moment::Connect)
+    setting.key == Key::ConnectTimeout && setting.phases.contains(Phase::Connect)
 }
 
 /// A user timeout that is a rule's time for connecting is one that no rule has otherwise: then another millisecond less.
@@ -260,7 +260,7 @@ pub struct Rules {
     base: Profiles,
     /// SOCKOPT_TO by address.
     scope: Option<Index>,
-    moments: Moments,
+    phases: Phases,
     /// (level, name) of every setting that some profile enforces, sorted.
     enforced: Box<[(i32, i32)]>,
     /// The user timeouts, milliseconds, that are times for connecting, sorted.
@@ -304,13 +304,13 @@ impl Rules {
             rule.to.iter().flat_map(move |to| to.iter().map(move |pattern| (Some(number), pattern)))
         });
         let hosts = Hosts::new(to.chain(scope.into_iter().flatten().map(|pattern| (None, pattern))));
-        let mut moments = Moments::NONE;
+        let mut phases = Phases::NONE;
         let mut enforced: BTreeSet<(i32, i32)> = BTreeSet::new();
         let (mut times, mut computed): (BTreeSet<i32>, BTreeSet<i32>) = Default::default();
         let mut compared: BTreeSet<(i32, i32)> = BTreeSet::new();
         let profiles = live().map(|(_, rule)| &rule.profiles).chain([&base]);
         for profile in profiles.flat_map(|profiles| [Some(&profiles.plain), profiles.shortcuts.as_deref()]).flatten() {
-            moments = moments | profile.moments;
+            phases = phases | profile.phases;
             if let Some(Value::Int(time)) = profile.settings.iter().find(is_time).map(|setting| &setting.value) {
                 times.insert(*time);
             }
@@ -339,7 +339,7 @@ impl Rules {
             rules,
             base,
             scope,
-            moments,
+            phases,
             enforced: enforced.into_iter().collect(),
             times_for_connecting: times.into_iter().collect(),
             computed_timeouts: computed.into_iter().collect(),
@@ -390,7 +390,7 @@ impl Rules {
         let settled_at = self.listeners.first(local).unwrap_or(u32::MAX);
         if self.per_peer.first(local).is_some_and(|first| first < settled_at) {
             Inheritance::None
-        } else if decision.profile.moments.contains(Moment::AcceptAlways) {
+        } else if decision.profile.phases.contains(Phase::AcceptAlways) {
             Inheritance::Partial
         } else {
             Inheritance::Full
@@ -428,10 +428,10 @@ impl Rules {
         self.asks_for_listener
     }
 
-    /// Every moment at which some profile sets something: what the other moments' hooks need not look at.
+    /// Every phase in which some profile sets something: what the other phases' hooks need not look at.
     #[must_use]
-    pub fn moments(&self) -> Moments {
-        self.moments
+    pub fn phases(&self) -> Phases {
+        self.phases
     }
 
     /// Whether some profile enforces this option.

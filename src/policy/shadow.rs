@@ -46,7 +46,7 @@ const MOST_CUTS: usize = 1_000;
 
 /// What is known of a rule.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Reach {
     /// These earlier rules, by their index, match all that it is for.
     Shadowed(BTreeSet<usize>),
     /// Some of what it is for reaches it.
@@ -56,11 +56,11 @@ pub(crate) enum Verdict {
 }
 
 /// A verdict for each rule, in order, up to the first that is unknown.
-pub(crate) fn judge(rules: &[RuleForm]) -> Vec<Verdict> {
+pub(crate) fn judge(rules: &[RuleForm]) -> Vec<Reach> {
     judge_within(rules, MOST_COMPARISONS)
 }
 
-fn judge_within(rules: &[RuleForm], comparisons: usize) -> Vec<Verdict> {
+fn judge_within(rules: &[RuleForm], comparisons: usize) -> Vec<Reach> {
     let mut search = Search { rules, taken: Vec::new(), named: Vec::new(), left: comparisons };
     let mut verdicts = Vec::with_capacity(rules.len());
     for (index, rule) in rules.iter().enumerate() {
@@ -82,9 +82,9 @@ fn judge_within(rules: &[RuleForm], comparisons: usize) -> Vec<Verdict> {
                 })
         });
         verdicts.push(match covered {
-            _ if search.left == 0 => Verdict::Unknown,
-            true => Verdict::Shadowed(used),
-            false => Verdict::Reached,
+            _ if search.left == 0 => Reach::Unknown,
+            true => Reach::Shadowed(used),
+            false => Reach::Reached,
         });
         if search.left == 0 {
             break;
@@ -282,7 +282,7 @@ mod tests {
         let verdicts = judge(&document.rules).into_iter().enumerate();
         verdicts
             .filter_map(|(index, verdict)| match verdict {
-                Verdict::Shadowed(by) => Some((index, by.into_iter().collect())),
+                Reach::Shadowed(by) => Some((index, by.into_iter().collect())),
                 _ => None,
             })
             .collect()
@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(verdicts(9_999).len(), 99);
         // Each rule is held against all before it.
         let some = verdicts(10 * 9 / 2);
-        assert_eq!((some.len(), some.last()), (10, Some(&Verdict::Unknown)));
-        assert_eq!(some.iter().filter(|verdict| **verdict == Verdict::Reached).count(), 9);
+        assert_eq!((some.len(), some.last()), (10, Some(&Reach::Unknown)));
+        assert_eq!(some.iter().filter(|verdict| **verdict == Reach::Reached).count(), 9);
     }
 }

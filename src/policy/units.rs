@@ -81,9 +81,9 @@ fn split(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
 
 /// A duration as one would write it: `14s`, `250ms`, `1h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shown(pub u64);
+pub struct DisplayNumber(pub u64);
 
-impl fmt::Display for Shown {
+impl fmt::Display for DisplayNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whole = |unit: u64| self.0 != 0 && self.0.is_multiple_of(unit);
         // Hours and minutes only where they read better than the seconds that the kernel takes.
@@ -100,9 +100,9 @@ impl fmt::Display for Shown {
 
 /// A time that was measured, milliseconds, in at most six characters: `524ms`, `13.2s`, `12m34s`, `3h12m`, `12d3h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ShownTime(pub u64);
+pub struct DisplayDuration(pub u64);
 
-impl fmt::Display for ShownTime {
+impl fmt::Display for DisplayDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0 / 1_000;
         let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
@@ -118,9 +118,9 @@ impl fmt::Display for ShownTime {
 
 /// A size as one would write it: `4MiB`, `1500B`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ShownBytes(pub u64);
+pub struct DisplayBytes(pub u64);
 
-impl fmt::Display for ShownBytes {
+impl fmt::Display for DisplayBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whole = |unit: u64| self.0 != 0 && self.0.is_multiple_of(unit);
         match self.0 {
@@ -181,14 +181,14 @@ mod tests {
             (359_999_000, "99h59m"),
             (360_000_000, "4d4h"),
         ] {
-            assert_eq!(ShownTime(ms).to_string(), expected);
+            assert_eq!(DisplayDuration(ms).to_string(), expected);
         }
     }
 
     #[test]
     fn shown_durations_read_back() {
         for micros in [1, 999, 1_000, 14_000_000, 60_000_000, 90_000_000, 3_600_000_000, 86_400_000_000] {
-            assert_eq!(microseconds(&Shown(micros).to_string()), Ok(micros));
+            assert_eq!(microseconds(&DisplayNumber(micros).to_string()), Ok(micros));
         }
     }
 }

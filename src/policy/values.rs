@@ -8,11 +8,11 @@ use toml::de::{DeTable, DeValue};
 
 use crate::catalog::{Accepts, DSCP_NAMES, Entry, Key};
 use crate::constants;
-use crate::detect::{self, Detection};
 use crate::enforce::Enforce;
 use crate::error::{Problems, nearest};
-use crate::options::{Moment, Moments, Value};
-use crate::units::{self, Malformed, Shown, ShownBytes};
+use crate::options::{Phase, Phases, Value};
+use crate::promise::{self, Detection};
+use crate::units::{self, DisplayBytes, DisplayNumber, Malformed};
 
 /// What a key was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub(crate) struct RawOption {
     /// Its value.
     pub(crate) value: Value,
     /// When it is set.
-    pub(crate) moments: Moments,
+    pub(crate) phases: Phases,
 }
 
 /// Entries of `raw` in one table: those of `[defaults]` are copied into each rule.
@@ -176,11 +176,11 @@ impl<'p> Reader<'p> {
                     .map(|ms| int(ms as i64)),
             },
             Accepts::DeadPeerTimeout => {
-                let (least, longest) = (detect::LEAST_DEAD_PEER_TIMEOUT, detect::LONGEST_DEAD_PEER_TIMEOUT);
+                let (least, longest) = (promise::LEAST_DEAD_PEER_TIMEOUT, promise::LONGEST_DEAD_PEER_TIMEOUT);
                 let promise = self.duration(key, span, form, 1, least, longest, "")?;
                 let (_, detection) = match self.detected {
                     Some(known) if known.0 == promise => known,
-                    _ => *self.detected.insert((promise, detect::within(promise))),
+                    _ => *self.detected.insert((promise, promise::within(promise))),
                 };
                 detection.map(Choice::Detect)
             }
@@ -307,7 +307,7 @@ impl<'p> Reader<'p> {
         max: u64,
         also: &str,
     ) -> Option<u64> {
-        let accepted = || format!("accepted: {also}{} to {}", Shown(min * unit), Shown(max * unit));
+        let accepted = || format!("accepted: {also}{} to {}", DisplayNumber(min * unit), DisplayNumber(max * unit));
         let Some(text) = form.text() else {
             let fits = |seconds: &i64| {
                 let micros = u64::try_from(*seconds).ok().and_then(|seconds| seconds.checked_mul(1_000_000));
@@ -339,7 +339,7 @@ impl<'p> Reader<'p> {
     }
 
     fn size(&mut self, key: &str, span: Range<usize>, form: Form<'_>, min: u64, max: u64, also: &str) -> Option<u64> {
-        let accepted = || format!("accepted: {also}{} to {}", ShownBytes(min), ShownBytes(max));
+        let accepted = || format!("accepted: {also}{} to {}", DisplayBytes(min), DisplayBytes(max));
         let Some(text) = form.text() else {
             let fits = |bytes: &i64| u64::try_from(*bytes).is_ok_and(|bytes| (min..=max).contains(&bytes));
             let example = form.integer().filter(fits).map(|n| format!(", for example \"{n}B\"")).unwrap_or_default();
@@ -454,7 +454,7 @@ impl<'p> Reader<'p> {
         if period == seconds {
             return Some(seconds as i64);
         }
-        let (below, period) = (Shown(below * 1_000_000), Shown(period * 1_000_000));
+        let (below, period) = (DisplayNumber(below * 1_000_000), DisplayNumber(period * 1_000_000));
         self.error(
             span,
             format!("{key} = {form} does not exist: the kernel counts retransmissions"),
@@ -559,22 +559,22 @@ impl<'p> Reader<'p> {
             }
         };
         let (level, name) = (level?, name?);
-        let moments = match at {
-            Some(at) => self.raw_moment(at)?,
-            None if constants::BEFORE_BIND.contains(&(level, name)) => Moments::of(&[Moment::Bind, Moment::Connect]),
-            None => Moments::of(&[Moment::Connect, Moment::Listen, Moment::Accept]),
+        let phases = match at {
+            Some(at) => self.raw_phase(at)?,
+            None if constants::BEFORE_BIND.contains(&(level, name)) => Phases::of(&[Phase::Bind, Phase::Connect]),
+            None => Phases::of(&[Phase::Connect, Phase::Listen, Phase::Accept]),
         };
-        Some(RawOption { level, name, value, moments })
+        Some(RawOption { level, name, value, phases })
     }
 
     /// When an entry of raw is set, where it says so.
-    fn raw_moment(&mut self, at: &Spanned<DeValue<'_>>) -> Option<Moments> {
+    fn raw_phase(&mut self, at: &Spanned<DeValue<'_>>) -> Option<Phases> {
         let form = Form::Toml(at.get_ref());
-        Some(Moments::of(match form.text() {
-            Some("bind") => &[Moment::Bind],
-            Some("connect") => &[Moment::Connect],
-            Some("listen") => &[Moment::Listen, Moment::Accept],
-            Some("accept") => &[Moment::Accept, Moment::AcceptAlways],
+        Some(Phases::of(match form.text() {
+            Some("bind") => &[Phase::Bind],
+            Some("connect") => &[Phase::Connect],
+            Some("listen") => &[Phase::Listen, Phase::Accept],
+            Some("accept") => &[Phase::Accept, Phase::AcceptAlways],
             _ => {
                 self.error(
                     at.span(),

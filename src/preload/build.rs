@@ -9,7 +9,7 @@ use std::process::Command;
 /// What of glibc is needed in which version: the oldest there is, where the linker would take the newest of the
 /// machine that builds. An empty version is for what the library does without (weak references). All of it lies in
 /// libc.so.6 here, so that neither libdl, libpthread nor ld-linux is needed: newer glibc has it there, older programs
-/// have those libraries loaded or none (`dlsym`: see portable.rs). From `readelf --dyn-syms` of glibc 2.17, x86-64.
+/// have those libraries loaded or none (`dlsym`: see libc_compat.rs). From `readelf --dyn-syms` of glibc 2.17, x86-64.
 const SYMBOLS: [(&str, &str); 7] = [
     (
         "GLIBC_2.2.5",

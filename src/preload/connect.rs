@@ -10,20 +10,20 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use libc::{sockaddr, socklen_t};
 use policy::plan::Plan;
-use policy::unnoticed::syn_retries_for;
-use policy::{Bypass, Connection, Endpoint, Enforce, Key, Moment, Moments, Setting, Value};
+use policy::timers::syn_retries_for;
+use policy::{Bypass, Connection, Endpoint, Enforce, Key, Phase, Phases, Setting, Value};
 use socket::memory::{Near, Place};
 use socket::{Address, Kind, ffi};
 
-use crate::intercept::{concerns, kind_of, local_endpoint, make, probed, say_if_blind};
-use crate::setup::{Active, active};
+use crate::intercept::{apply_settings, concerns, kind_of, local_endpoint, probed, say_if_blind};
+use crate::setup::{Runtime, runtime};
 use crate::{fault, guard, log};
 
-const TCP: Moments = Moments::of(&[Moment::Connect]);
-const UDP: Moments = Moments::of(&[Moment::Datagram]);
+const TCP: Phases = Phases::of(&[Phase::Connect]);
+const UDP: Phases = Phases::of(&[Phase::Datagram]);
 /// Before it is known which of both it is.
-const CONNECT: Moments = Moments::of(&[Moment::Connect, Moment::Datagram]);
-const CONNECTED: Moments = Moments::of(&[Moment::Connected]);
+const CONNECT: Phases = Phases::of(&[Phase::Connect, Phase::Datagram]);
+const CONNECTED: Phases = Phases::of(&[Phase::Connected]);
 
 /// A socket that has a time for connecting.
 #[derive(Clone, Copy)]
@@ -42,7 +42,7 @@ pub(crate) struct Connecting {
 
 /// Before connect.
 pub(crate) fn before_connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> Option<Connecting> {
-    let active = active().filter(|active| concerns(active, CONNECT))?;
+    let runtime = runtime().filter(|runtime| concerns(runtime, CONNECT))?;
     let place = Place::here();
     let near = place.page();
     let own = near.own_address(address, length);
@@ -50,7 +50,7 @@ pub(crate) fn before_connect(fd: c_int, address: *const sockaddr, length: sockle
     if own.is_some_and(|own| own.is_foreign()) && !log::enabled(policy::variables::Level::Debug) {
         return None;
     }
-    connect_to(active, fd, ("connect", false), || own.or_else(|| near.address(address, length)))
+    connect_to(runtime, fd, ("connect", false), || own.or_else(|| near.address(address, length)))
 }
 
 /// Before a send that connects, and goes on to send in the same call.
@@ -60,15 +60,15 @@ pub(crate) fn before_send(
     flags: c_int,
     address: impl FnOnce(Near<'_>) -> Option<Address> + Copy,
 ) -> Option<Connecting> {
-    let active = active().filter(|active| concerns(active, CONNECT))?;
+    let runtime = runtime().filter(|runtime| concerns(runtime, CONNECT))?;
     let place = Place::here();
     let near = place.page();
-    connect_to(active, fd, (call, flags & libc::MSG_DONTWAIT == 0), || address(near))
+    connect_to(runtime, fd, (call, flags & libc::MSG_DONTWAIT == 0), || address(near))
 }
 
 #[inline]
 fn connect_to(
-    active: &'static Active,
+    runtime: &'static Runtime,
     fd: c_int,
     (call, may_send_on): (&str, bool),
     address: impl FnOnce() -> Option<Address> + Copy,
@@ -86,23 +86,31 @@ fn connect_to(
                 return None;
             }
         };
-        let plan = active.plan(Connection::Outbound { peer }, CONNECT);
-        let limit = time_limit(active, fd, peer, plan);
+        let plan = runtime.plan(Connection::Outbound { peer }, CONNECT);
+        let limit = time_limit(runtime, fd, peer, plan);
         if matches!(limit, Limit::None) {
-            end_of_limit(active, fd);
+            end_of_limit(runtime, fd);
         }
         let sends_on = may_send_on && matches!(limit, Limit::Rule(_)) && !ffi::is_non_blocking(fd);
         let plan = if sends_on || limit.is_left_out() { plan.without(Key::ConnectTimeout) } else { plan };
         match prepare(fd, plan) {
             Ok((plan, first)) => {
-                make(active, fd, &plan.decision(), first, plan.settings(), call, peer);
+                apply_settings(runtime, fd, &plan.decision(), first, plan.settings(), call, peer);
                 let connecting = limit.connecting().filter(|_| plan.at(TCP) == plan)?;
                 if !sends_on {
                     return Some(connecting);
                 }
                 // The call may last long after the connection stands: a time for connecting would end it then.
                 if connecting.own == 0 {
-                    make(active, fd, &plan.decision(), None, [connecting.afterwards].into_iter(), call, peer);
+                    apply_settings(
+                        runtime,
+                        fd,
+                        &plan.decision(),
+                        None,
+                        [connecting.afterwards].into_iter(),
+                        call,
+                        peer,
+                    );
                 }
                 limit_syns(fd, connecting.limit);
                 return None;
@@ -145,7 +153,7 @@ impl Limit {
     }
 }
 
-fn time_limit(active: &Active, fd: c_int, peer: Endpoint, plan: Plan<'static>) -> Limit {
+fn time_limit(runtime: &Runtime, fd: c_int, peer: Endpoint, plan: Plan<'static>) -> Limit {
     let (Some(limit), Some(afterwards)) = (limit_of(plan), afterwards(plan)) else { return Limit::None };
     // Multipath TCP has no user timeout; neither has what is not TCP.
     let Ok(current) = ffi::get_int(fd, afterwards.level, afterwards.name) else { return Limit::None };
@@ -155,7 +163,7 @@ fn time_limit(active: &Active, fd: c_int, peer: Endpoint, plan: Plan<'static>) -
         return Limit::Running(connecting(0));
     }
     // Only what the program has left is filled in.
-    let is_own = current != 0 && !active.rules.is_time_for_connecting(current);
+    let is_own = current != 0 && !runtime.rules.is_time_for_connecting(current);
     if plan.enforce() == Enforce::Fill && is_own {
         return Limit::Own;
     }
@@ -190,7 +198,7 @@ pub(crate) fn after_connect(fd: c_int, connecting: Option<Connecting>, result: i
 
 #[cold]
 fn connect_returned(fd: c_int, connecting: &Connecting, result: i64) {
-    let Some(active) = active() else { return };
+    let Some(runtime) = runtime() else { return };
     let goes_on = result < 0 && matches!(ffi::errno().0, libc::EINPROGRESS | libc::EINTR | libc::EALREADY);
     if goes_on && connecting.own == 0 {
         if !connecting.is_running {
@@ -203,7 +211,7 @@ fn connect_returned(fd: c_int, connecting: &Connecting, result: i64) {
     if goes_on || (result >= 0 && ffi::connected_peer(fd).is_err()) {
         limit_syns(fd, connecting.limit);
     }
-    if finish(active, fd, connecting) && connecting.is_running {
+    if finish(runtime, fd, connecting) && connecting.is_running {
         one_is_back();
     }
 }
@@ -233,15 +241,15 @@ fn one_is_back() {
 
 /// Before a socket is used for something else than the connect that it has a time for: one that failed, and nobody asked how,
 /// or that was undone (AF_UNSPEC).
-pub(crate) fn end_of_limit(active: &Active, fd: c_int) {
-    if has_left_limits() && running_limit(active, fd).is_some() && ffi::is_closed(fd) {
+pub(crate) fn end_of_limit(runtime: &Runtime, fd: c_int) {
+    if has_left_limits() && running_limit(runtime, fd).is_some() && ffi::is_closed(fd) {
         let _ = ffi::set(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0);
         one_is_back();
     }
 }
 
 /// Sets the user timeout that a connection is to have, unless the program has set another meanwhile; whether it did.
-fn finish(active: &Active, fd: c_int, connecting: &Connecting) -> bool {
+fn finish(runtime: &Runtime, fd: c_int, connecting: &Connecting) -> bool {
     fault::point("connected");
     let Connecting { peer, ref plan, limit, afterwards, own, .. } = *connecting;
     if ffi::get_int(fd, afterwards.level, afterwards.name) != Ok(limit) {
@@ -254,7 +262,7 @@ fn finish(active: &Active, fd: c_int, connecting: &Connecting) -> bool {
             // It is filled in if it fits the keepalive that the socket has by now.
             let _ = ffi::set(fd, afterwards.level, afterwards.name, &0);
         }
-        make(active, fd, &plan.decision(), None, [afterwards].into_iter(), "connected", peer);
+        apply_settings(runtime, fd, &plan.decision(), None, [afterwards].into_iter(), "connected", peer);
     }
     true
 }
@@ -271,26 +279,28 @@ pub(crate) fn before_epoll_ctl(change: c_int, fd: c_int) {
 /// After a program has asked for a socket's error.
 #[inline]
 pub(crate) fn after_so_error(fd: c_int) {
-    if let Some(active) = active().filter(|active| active.rules.moments().intersects(CONNECTED)) {
-        guard::contained(|| error_was_asked(active, fd));
+    if let Some(runtime) = runtime().filter(|runtime| runtime.rules.phases().intersects(CONNECTED)) {
+        guard::contained(|| error_was_asked(runtime, fd));
     }
 }
 
 #[cold]
-fn error_was_asked(active: &'static Active, fd: c_int) {
-    let Some(limit) = running_limit(active, fd) else { return };
+fn error_was_asked(runtime: &'static Runtime, fd: c_int) {
+    let Some(limit) = running_limit(runtime, fd) else { return };
     let peer = match ffi::connected_peer(fd) {
         // It failed; the socket may be connected once more.
         Err(_) if ffi::is_closed(fd) => ffi::peer_address(fd),
         peer => peer,
     };
     let Some(peer) = peer.ok().and_then(|address| address.endpoint().ok()) else { return };
-    let plan = active.plan(Connection::Outbound { peer }, TCP);
+    let plan = runtime.plan(Connection::Outbound { peer }, TCP);
     let is_user_timeout = |setting: &&Setting| (setting.level, setting.name) == (libc::SOL_TCP, libc::TCP_USER_TIMEOUT);
     // The names that the address is known by may have changed meanwhile, and with them the rule.
     let of_this_rule = || plan.settings().find(is_user_timeout);
     let is_back = match afterwards(plan).or_else(of_this_rule) {
-        Some(afterwards) => finish(active, fd, &Connecting { peer, plan, limit, afterwards, own: 0, is_running: true }),
+        Some(afterwards) => {
+            finish(runtime, fd, &Connecting { peer, plan, limit, afterwards, own: 0, is_running: true })
+        }
         None => ffi::set(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0).is_ok(),
     };
     if is_back {
@@ -299,14 +309,14 @@ fn error_was_asked(active: &'static Active, fd: c_int) {
 }
 
 /// A socket's user timeout, if it is some rule's time for connecting.
-fn running_limit(active: &Active, fd: c_int) -> Option<c_int> {
+fn running_limit(runtime: &Runtime, fd: c_int) -> Option<c_int> {
     let current = ffi::get_int(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT).ok()?;
-    active.rules.is_time_for_connecting(current).then_some(current)
+    runtime.rules.is_time_for_connecting(current).then_some(current)
 }
 
 /// Whether a socket's user timeout is that for connecting, and it has not connected yet.
-pub(crate) fn is_connecting(active: &Active, fd: c_int) -> bool {
-    running_limit(active, fd).is_some() && ffi::connected_peer(fd).is_err()
+pub(crate) fn is_connecting(runtime: &Runtime, fd: c_int) -> bool {
+    running_limit(runtime, fd).is_some() && ffi::connected_peer(fd).is_err()
 }
 
 /// What is to be set on a socket of this kind, and which of it was set already to find out what kind that is.

@@ -13,18 +13,12 @@ use libc::{
 };
 use socket::memory::Place;
 
-use crate::{connect, intercept, listeners, names, real, setup};
+use crate::{connect, descriptors, intercept, lookup_table, real, setup};
 
-/// Holds a hook's type against libc's.
-macro_rules! is_type_of_libc {
-    ($name:ident($($type:ty),*) -> $return:ty) => {
-        const _: unsafe extern "C" fn($($type),*) -> $return = real::declared::$name;
-    };
-}
-
-/// Exports a hook, after holding its type against libc's.
+/// Exports hooks, each with the function behind it. All lie in one section: layout.ld puts it where it costs least.
 macro_rules! interpose {
     ($(fn $name:ident($($arg:ident: $type:ty),*) -> $return:ty {
+        $(without_libc $otherwise:expr;)?
         $(before $state:pat = $before:expr;)? $(answer $answer:expr;)?
         $(after $result:ident $after:expr;)? $(always $outcome:ident $always:expr;)?
     })*) => {$(
@@ -33,17 +27,23 @@ macro_rules! interpose {
         /// # Safety
         /// That of the real function.
         #[unsafe(no_mangle)]
+        #[unsafe(link_section = ".text.sockopt_hooks")]
         pub(crate) unsafe extern "C-unwind" fn $name($($arg: $type),*) -> $return {
-            is_type_of_libc!($name($($type),*) -> $return);
             $(let $state = $before;)?
             $(if let Some(answer) = $answer { return answer; })?
             // SAFETY: the program's own arguments, for the function that it meant.
-            let result = unsafe { real::$name()($($arg),*) };
+            let result = unsafe { behind::$name()($($arg),*) };
             $(if result >= 0 { let $result = result; $after; })?
             $(let $outcome = result; $always;)?
             result
         }
     )*
+        /// What is behind the hooks.
+        pub(crate) mod behind {
+            use super::*;
+            real::real! { $(fn $name($($arg: $type),*) -> $return $({ $otherwise })?)* }
+        }
+
         /// The names of all that is interposed, each with a NUL behind it; the last two are in rebind.rs.
         pub(crate) const NAMES: &str = concat!($(stringify!($name), "\0",)* "dlopen\0dlmopen\0");
     };
@@ -62,7 +62,7 @@ interpose! {
         after _done intercept::after_listen(fd, prepared);
     }
     fn accept(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int {
-        before (room, seen) = (Place::here().page().room_for_peer(address, length), listeners::see(fd));
+        before (room, seen) = (Place::here().page().room_for_peer(address, length), descriptors::see(fd));
         after accepted {
             let place = Place::here();
             let near = place.page();
@@ -70,7 +70,7 @@ interpose! {
         };
     }
     fn accept4(fd: c_int, address: *mut sockaddr, length: *mut socklen_t, flags: c_int) -> c_int {
-        before (room, seen) = (Place::here().page().room_for_peer(address, length), listeners::see(fd));
+        before (room, seen) = (Place::here().page().room_for_peer(address, length), descriptors::see(fd));
         after accepted {
             let place = Place::here();
             let near = place.page();
@@ -79,7 +79,7 @@ interpose! {
     }
     // What the rule of this socket enforces is answered with success and not carried out.
     fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> c_int {
-        answer intercept::is_enforced(fd, level, name, value, length).then_some(0);
+        answer intercept::enforce(fd, level, name, value, length).then_some(0);
         after _done intercept::keepalive_was_set(fd, level, name);
     }
     // By SO_ERROR a program learns that a connect which it did not wait for has come to an end, connect(2): then the time
@@ -108,42 +108,44 @@ interpose! {
     // A descriptor that ends takes with it what is known of the listener behind it: the next listener with this number may
     // come by a way on which it gets no options (dup, SCM_RIGHTS). Also what another thread has found out about it meanwhile.
     fn close(fd: c_int) -> c_int {
-        before () = listeners::forget(fd);
-        always _result listeners::forget(fd);
+        before () = descriptors::forget(fd);
+        always _result descriptors::forget(fd);
     }
     fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
-        before () = listeners::forget_range(first, last, flags);
-        always _result listeners::forget_range(first, last, flags);
+        // Who finds ours where libc has none (a weak reference, dlsym) gets what a newer libc would give.
+        without_libc socket::ffi::close_range(first, last, flags);
+        before () = descriptors::forget_range(first, last, flags);
+        always _result descriptors::forget_range(first, last, flags);
     }
     fn dup2(from: c_int, to: c_int) -> c_int {
-        before () = if from != to { listeners::forget(to) };
-        always _result if from != to { listeners::forget(to) };
+        before () = if from != to { descriptors::forget(to) };
+        always _result if from != to { descriptors::forget(to) };
     }
     fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int {
-        before () = listeners::forget(to);
-        always _result listeners::forget(to);
+        before () = descriptors::forget(to);
+        always _result descriptors::forget(to);
     }
     // What the program is told of host names that rules are for.
     fn getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo, answer: *mut *mut addrinfo) -> c_int {
-        always status names::after_getaddrinfo(status, node, answer);
+        always status lookup_table::after_getaddrinfo(status, node, answer);
     }
     fn gethostbyname(name: *const c_char) -> *mut hostent {
-        always host names::after_gethostbyname(name, host);
+        always host lookup_table::after_gethostbyname(name, host);
     }
     fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent {
-        always host names::after_gethostbyname(name, host);
+        always host lookup_table::after_gethostbyname(name, host);
     }
     fn gethostbyname_r(name: *const c_char, host: *mut hostent, buffer: *mut c_char, size: size_t, answer: *mut *mut hostent, error: *mut c_int) -> c_int {
-        always status names::after_gethostbyname_r(status, name, answer);
+        always status lookup_table::after_gethostbyname_r(status, name, answer);
     }
     fn gethostbyname2_r(name: *const c_char, family: c_int, host: *mut hostent, buffer: *mut c_char, size: size_t, answer: *mut *mut hostent, error: *mut c_int) -> c_int {
-        always status names::after_gethostbyname_r(status, name, answer);
+        always status lookup_table::after_gethostbyname_r(status, name, answer);
     }
 }
 
 /// Run by the loader before main.
 extern "C" fn on_load() {
-    real::find_all();
+    behind::find_all();
     setup::on_load();
 }
 

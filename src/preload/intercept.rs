@@ -11,7 +11,7 @@ use policy::catalog::TCP_USER_TIMEOUT;
 use policy::enforce::is_of_keepalive;
 use policy::rules::Inheritance;
 use policy::variables::Level;
-use policy::{Connection, Decision, Endpoint, Enforce, Key, Moment, Moments, Setting, Value, constants};
+use policy::{Connection, Decision, Endpoint, Enforce, Key, Phase, Phases, Setting, Value, constants};
 use socket::describe::{is_accepted_tcp, kind};
 use socket::enact::Enactment;
 use socket::fill;
@@ -19,15 +19,15 @@ use socket::memory::{self, Near, Place};
 use socket::setting::{Outcome, is_in_force, set};
 use socket::{Address, Errno, Kind, ffi};
 
-use crate::listeners::{self, Known, Look, Seen};
-use crate::setup::{Active, active};
+use crate::descriptors::{self, Known, Look, Seen};
+use crate::setup::{Runtime, runtime};
 use crate::{connect, fault, guard, log};
 
-const INBOUND: Moments = Moments::of(&[Moment::Listen, Moment::Accept, Moment::AcceptAlways]);
+const INBOUND: Phases = Phases::of(&[Phase::Listen, Phase::Accept, Phase::AcceptAlways]);
 
-/// Whether anything is set at these moments, or at least logged.
-pub(crate) fn concerns(active: &Active, moments: Moments) -> bool {
-    active.rules.moments().intersects(moments) || log::enabled(Level::Debug)
+/// Whether anything is set at these phases, or at least logged.
+pub(crate) fn concerns(runtime: &Runtime, phases: Phases) -> bool {
+    runtime.rules.phases().intersects(phases) || log::enabled(Level::Debug)
 }
 
 /// Where an address could not be read because nothing tells what can be read, that is said once.
@@ -61,9 +61,9 @@ pub(crate) fn probed(fd: c_int, probe: Option<&Setting>) -> Option<&Setting> {
 
 /// Before bind: options that the kernel looks at there and never again.
 pub(crate) fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) {
-    const BIND: Moments = Moments::of(&[Moment::Bind]);
-    const UDP: Moments = Moments::of(&[Moment::BindDatagram]);
-    let Some(active) = active().filter(|active| active.rules.moments().intersects(BIND | UDP)) else { return };
+    const BIND: Phases = Phases::of(&[Phase::Bind]);
+    const UDP: Phases = Phases::of(&[Phase::BindDatagram]);
+    let Some(runtime) = runtime().filter(|runtime| runtime.rules.phases().intersects(BIND | UDP)) else { return };
     let place = Place::here();
     let near = place.page();
     guard::contained(|| {
@@ -71,7 +71,7 @@ pub(crate) fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) {
         let Some(Ok(local)) = near.address(address, length).map(|address| address.endpoint()) else {
             return say_if_blind();
         };
-        let plan = active.plan(Connection::Binding { local }, BIND | UDP);
+        let plan = runtime.plan(Connection::Binding { local }, BIND | UDP);
         if plan.bypass().is_some() {
             return;
         }
@@ -81,7 +81,7 @@ pub(crate) fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) {
             _ => return,
         });
         if plan.bypass().is_none() {
-            make(active, fd, &plan.decision(), None, plan.settings(), "bind", local);
+            apply_settings(runtime, fd, &plan.decision(), None, plan.settings(), "bind", local);
         }
     });
 }
@@ -100,20 +100,20 @@ pub(crate) enum Listening {
 
 /// Before listen: options on the listener, which the sockets that it accepts inherit.
 pub(crate) fn before_listen(fd: c_int) -> Listening {
-    let Some(active) = active().filter(|active| concerns(active, INBOUND) || connect::has_left_limits()) else {
+    let Some(runtime) = runtime().filter(|runtime| concerns(runtime, INBOUND) || connect::has_left_limits()) else {
         return Listening::Ignored;
     };
     guard::contained(|| {
         fault::point("before listen");
-        connect::end_of_limit(active, fd);
-        if !concerns(active, INBOUND) {
+        connect::end_of_limit(runtime, fd);
+        if !concerns(runtime, INBOUND) {
             return Listening::Ignored;
         }
-        let before = listeners::see(fd);
-        let look = listeners::look(fd);
+        let before = descriptors::see(fd);
+        let look = descriptors::look(fd);
         match (tcp(fd), local_endpoint(fd)) {
             (Some(kind), Some(local)) if local.port() != 0 => {
-                let known = settle(active, fd, kind, local, Settling::Anew);
+                let known = prepare_listener(runtime, fd, kind, local, Occasion::Anew);
                 // It may listen already: who was started for a connection calls listen as well (sd_listen_fds(3)). Who
                 // does it twice (nginx) has given it its options before the first.
                 let known = if before.is_settled() { known } else { with_queue(fd, known) };
@@ -127,7 +127,7 @@ pub(crate) fn before_listen(fd: c_int) -> Listening {
 
 /// After a listen that succeeded: remembers what the sockets accepted on the descriptor need.
 pub(crate) fn after_listen(fd: c_int, listening: Listening) {
-    let Some(active) = active() else { return };
+    let Some(runtime) = runtime() else { return };
     guard::contained(|| {
         fault::point("after listen");
         let (look, local, known) = match listening {
@@ -135,17 +135,17 @@ pub(crate) fn after_listen(fd: c_int, listening: Listening) {
             Listening::Prepared(look, local, known) => (look, local, known),
             Listening::Unbound(look, kind) => {
                 let Some(local) = local_endpoint(fd) else { return };
-                (look, local, settle(active, fd, kind, local, Settling::Anew))
+                (look, local, prepare_listener(runtime, fd, kind, local, Occasion::Anew))
             }
         };
-        listeners::remember_port(local);
+        descriptors::remember_port(local);
         look.found(known);
     });
 }
 
 /// Why a listener is given its options.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Settling {
+enum Occasion {
     /// It begins to listen.
     Anew,
     /// It listened before this process saw it, or before it had this number.
@@ -155,16 +155,16 @@ enum Settling {
 }
 
 /// Sets a listener's options. One of ours has them already, unless the program has the last word and has changed them.
-fn settle(active: &Active, fd: c_int, kind: Kind, local: Endpoint, why: Settling) -> Known {
-    let plan = active.plan(Connection::Listening { local }, Moments::of(&[Moment::Listen]));
-    let call = if why == Settling::Anew { "listen" } else { "inherited listener" };
+fn prepare_listener(runtime: &Runtime, fd: c_int, kind: Kind, local: Endpoint, why: Occasion) -> Known {
+    let plan = runtime.plan(Connection::Listening { local }, Phases::of(&[Phase::Listen]));
+    let call = if why == Occasion::Anew { "listen" } else { "inherited listener" };
     let settings = plan.settings().filter(|setting| match why {
-        Settling::Again => plan.enforce() == Enforce::Always && is_in_force(fd, setting) != Ok(true),
-        Settling::Anew | Settling::Found => true,
+        Occasion::Again => plan.enforce() == Enforce::Always && is_in_force(fd, setting) != Ok(true),
+        Occasion::Anew | Occasion::Found => true,
     });
     match plan.bypass() {
         None => {
-            make(active, fd, &plan.decision(), None, settings, call, local);
+            apply_settings(runtime, fd, &plan.decision(), None, settings, call, local);
             if plan.inheritance() == Inheritance::None {
                 log::debug(format_args!("{call} fd {fd} {local}: decided for each accepted socket"));
             }
@@ -199,44 +199,44 @@ fn with_queue(listener: c_int, known: Known) -> Known {
 /// After an accept that succeeded, and has maybe told who the peer is.
 #[inline]
 pub(crate) fn accepted(listener: c_int, fd: c_int, seen: Seen, told: impl FnOnce() -> Option<Address> + Copy) {
-    let Some(active) = active().filter(|active| active.rules.moments().intersects(INBOUND)) else { return };
-    let known = listeners::on_accept(listener, seen);
+    let Some(runtime) = runtime().filter(|runtime| runtime.rules.phases().intersects(INBOUND)) else { return };
+    let known = descriptors::on_accept(listener, seen);
     if known != Known::Settled {
-        guard::contained(|| accepted_with_work(active, listener, fd, (known, seen), told()));
+        guard::contained(|| accepted_with_work(runtime, listener, fd, (known, seen), told()));
     }
 }
 
 #[cold]
 fn accepted_with_work(
-    active: &Active,
+    runtime: &Runtime,
     listener: c_int,
     fd: c_int,
     (known, seen): (Known, Seen),
     told: Option<Address>,
 ) {
     fault::point("accept");
-    let known = if known == Known::Nothing { seen_first(active, listener) } else { Some(known) };
+    let known = if known == Known::Nothing { seen_first(runtime, listener) } else { Some(known) };
     let Some(known) = known.filter(|known| *known != Known::Settled) else { return };
     let peer = told.or_else(|| ffi::connected_peer(fd).ok());
     let Some(peer) = peer.and_then(|address| address.endpoint().ok()) else { return };
     let of_listener =
-        || local_endpoint(listener).filter(|_| known != Known::Unsure && listeners::holds(listener, seen));
-    let local = match active.rules.asks_for_listener() {
+        || local_endpoint(listener).filter(|_| known != Known::Unsure && descriptors::holds(listener, seen));
+    let local = match runtime.rules.asks_for_listener() {
         true => of_listener().or_else(|| accepted_on(listener, fd)),
         false => Some(Endpoint::ANY),
     };
     let Some(local) = local else { return };
     let inheritance = if known == Known::SomeOptions { Inheritance::Partial } else { Inheritance::None };
-    let plan = active.plan(Connection::Inbound { local, peer }, inheritance.moments());
+    let plan = runtime.plan(Connection::Inbound { local, peer }, inheritance.phases());
     if let Some(reason) = plan.bypass() {
         return log::debug(format_args!("accept fd {fd} {peer}: left alone: {reason}"));
     }
     // Where the program has the last word, it has it on its listener for those who wait there too.
-    let of_its_listener = || active.plan(Connection::Listening { local }, Moments::NONE).inheritance();
+    let of_its_listener = || runtime.plan(Connection::Listening { local }, Phases::NONE).inheritance();
     let has_last_word = plan.enforce() != Enforce::Always && of_its_listener() != Inheritance::None;
     // listen itself undoes TCP_QUICKACK (net/ipv4/inet_connection_sock.c, inet_csk_listen_start), so it says nothing there.
     let is_changed = |setting: &Setting| {
-        let tells = setting.moments.contains(Moment::Listen)
+        let tells = setting.phases.contains(Phase::Listen)
             && (setting.level, setting.name) != (libc::SOL_TCP, libc::TCP_QUICKACK);
         has_last_word && tells && is_in_force(listener, setting) == Ok(false)
     };
@@ -244,7 +244,7 @@ fn accepted_with_work(
     // What is known of the listener may be out of date.
     if first.is_some() || is_accepted_tcp(fd) {
         let settings = plan.settings().filter(|setting| !is_changed(setting));
-        make(active, fd, &plan.decision(), first, settings, "accept", peer);
+        apply_settings(runtime, fd, &plan.decision(), first, settings, "accept", peer);
     }
 }
 
@@ -253,19 +253,19 @@ fn accepted_with_work(
 fn accepted_on(listener: c_int, fd: c_int) -> Option<Endpoint> {
     let own = local_endpoint(fd)?;
     let is_it = |local: &Endpoint| local.port() == own.port();
-    local_endpoint(listener).filter(is_it).or_else(|| listeners::listener_of(own)).or(Some(own))
+    local_endpoint(listener).filter(is_it).or_else(|| descriptors::listener_of(own)).or(Some(own))
 }
 
 /// A listener that did not come by listen in this process, or not by this number: it gets the options now, and those who
 /// have been waiting in its queue get them one by one. What the one gets that was accepted first; none if that is none of
 /// TCP's.
-fn seen_first(active: &Active, listener: c_int) -> Option<Known> {
-    let look = listeners::look(listener);
+fn seen_first(runtime: &Runtime, listener: c_int) -> Option<Known> {
+    let look = descriptors::look(listener);
     match (kind_of(listener), local_endpoint(listener)) {
         (Some(kind @ (Kind::Tcp | Kind::Mptcp)), Some(local)) => {
-            let why = if listeners::is_port_known(local) { Settling::Again } else { Settling::Found };
-            let known = settle(active, listener, kind, local, why);
-            listeners::remember_port(local);
+            let why = if descriptors::is_port_known(local) { Occasion::Again } else { Occasion::Found };
+            let known = prepare_listener(runtime, listener, kind, local, why);
+            descriptors::remember_port(local);
             look.found(with_queue(listener, known));
         }
         (Some(Kind::Udp | Kind::Other), _) => {
@@ -281,28 +281,28 @@ fn seen_first(active: &Active, listener: c_int) -> Option<Known> {
 /// Whether the program's setsockopt is to be answered and not carried out: its socket has a rule that set this very
 /// option and enforces it.
 #[inline]
-pub(crate) fn is_enforced(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> bool {
-    match active() {
-        Some(active) if active.in_use.load(Relaxed) && active.rules.enforces(level, name) => {
+pub(crate) fn enforce(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> bool {
+    match runtime() {
+        Some(runtime) if runtime.in_use.load(Relaxed) && runtime.rules.enforces(level, name) => {
             let place = Place::here();
             let near = place.page();
-            guard::contained(|| is_enforced_here(active, fd, level, name, (value, length, near)))
+            guard::contained(|| enforce_here(runtime, fd, level, name, (value, length, near)))
         }
         _ => false,
     }
 }
 
 #[cold]
-fn is_enforced_here(
-    active: &Active,
+fn enforce_here(
+    runtime: &Runtime,
     fd: c_int,
     level: c_int,
     name: c_int,
     (value, length, near): (*const c_void, socklen_t, Near<'_>),
 ) -> bool {
     fault::point("setsockopt");
-    let Some((connection, moments)) = connection_of(active, fd) else { return false };
-    let plan = active.plan(connection, moments);
+    let Some((connection, phases)) = connection_of(runtime, fd) else { return false };
+    let plan = runtime.plan(connection, phases);
     let is_it =
         |setting: &&Setting| (setting.level, setting.name) == (level, name) && setting.key != Key::ConnectTimeout;
     let mut settings = plan.settings().filter(|_| plan.enforce() == Enforce::Always);
@@ -315,7 +315,7 @@ fn is_enforced_here(
     // The rule's value in place of the program's: mostly it is there already, but the socket may have come by exec, or
     // the kernel may refuse the rule's value, and then the program's call is the program's.
     // While it connects, the user timeout is another one; the rule's comes when the connection stands.
-    let is_for_later = setting.moments.contains(Moment::Connected) && connect::is_connecting(active, fd);
+    let is_for_later = setting.phases.contains(Phase::Connected) && connect::is_connecting(runtime, fd);
     if !is_for_later && set(fd, setting) != Outcome::Done {
         return false;
     }
@@ -340,20 +340,20 @@ pub(crate) fn keepalive_was_set(fd: c_int, level: c_int, name: c_int) {
     if !is_of_keepalive(level, name) {
         return;
     }
-    if let Some(active) =
-        active().filter(|active| active.in_use.load(Relaxed) && active.rules.fills_computed_timeouts())
+    if let Some(runtime) =
+        runtime().filter(|runtime| runtime.in_use.load(Relaxed) && runtime.rules.fills_computed_timeouts())
     {
-        guard::contained(|| keepalive_was_chosen(active, fd));
+        guard::contained(|| keepalive_was_chosen(runtime, fd));
     }
 }
 
 #[cold]
-fn keepalive_was_chosen(active: &Active, fd: c_int) {
+fn keepalive_was_chosen(runtime: &Runtime, fd: c_int) {
     fault::point("keepalive");
     let current = ffi::get_int(fd, TCP_USER_TIMEOUT.level, TCP_USER_TIMEOUT.name);
-    let Some(current) = current.ok().filter(|current| active.rules.is_computed_timeout(*current)) else { return };
-    let Some((connection, moments)) = connection_of(active, fd) else { return };
-    let plan = active.plan(connection, moments);
+    let Some(current) = current.ok().filter(|current| runtime.rules.is_computed_timeout(*current)) else { return };
+    let Some((connection, phases)) = connection_of(runtime, fd) else { return };
+    let plan = runtime.plan(connection, phases);
     let is_it = |setting: &&Setting| setting.computed_from.is_some() && setting.value == Value::Int(current);
     let mut settings = plan.settings().filter(|_| plan.enforce() == Enforce::Fill);
     let Some(setting) = settings.find(is_it) else { return };
@@ -366,28 +366,28 @@ fn keepalive_was_chosen(active: &Active, fd: c_int) {
 
 /// What a socket is, asked of the kernel: nothing is remembered that could be about another socket. None before
 /// connect or listen, when the program's options are yet to be set over.
-pub(crate) fn connection_of(active: &Active, fd: c_int) -> Option<(Connection, Moments)> {
+pub(crate) fn connection_of(runtime: &Runtime, fd: c_int) -> Option<(Connection, Phases)> {
     let Ok(peer) = ffi::peer_address(fd) else {
-        const UDP: Moments = Moments::of(&[Moment::BindDatagram]);
-        if active.rules.moments().intersects(UDP) && kind_of(fd) == Some(Kind::Udp) {
+        const UDP: Phases = Phases::of(&[Phase::BindDatagram]);
+        if runtime.rules.phases().intersects(UDP) && kind_of(fd) == Some(Kind::Udp) {
             let local = local_endpoint(fd).filter(|local| local.port() != 0)?;
             return Some((Connection::Binding { local }, UDP));
         }
-        let may_listen = active.rules.moments().intersects(INBOUND);
+        let may_listen = runtime.rules.phases().intersects(INBOUND);
         let listening = may_listen && ffi::get_int(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|yes| yes != 0);
         listening.then(|| tcp(fd)).flatten()?;
-        return Some((Connection::Listening { local: local_endpoint(fd)? }, Moments::of(&[Moment::Listen])));
+        return Some((Connection::Listening { local: local_endpoint(fd)? }, Phases::of(&[Phase::Listen])));
     };
     let peer = peer.endpoint().ok()?;
     let outbound = Connection::Outbound { peer };
     match kind_of(fd)? {
         Kind::Tcp | Kind::Mptcp => {}
-        Kind::Udp => return Some((outbound, Moments::of(&[Moment::Datagram]))),
+        Kind::Udp => return Some((outbound, Phases::of(&[Phase::Datagram]))),
         Kind::Other => return None,
     }
-    Some(match listeners::listener_of(local_endpoint(fd)?) {
+    Some(match descriptors::listener_of(local_endpoint(fd)?) {
         Some(local) => (Connection::Inbound { local, peer }, INBOUND),
-        None => (outbound, Moments::of(&[Moment::Connect, Moment::Connected])),
+        None => (outbound, Phases::of(&[Phase::Connect, Phase::Connected])),
     })
 }
 
@@ -401,8 +401,8 @@ pub(crate) fn local_endpoint(fd: c_int) -> Option<Endpoint> {
 
 /// Makes settings, but for the `first`, which was made already, and for what the program has chosen where only the rest is
 /// filled in; reports them, and reports each that fails once.
-pub(crate) fn make<'a>(
-    active: &Active,
+pub(crate) fn apply_settings<'a>(
+    runtime: &Runtime,
     fd: c_int,
     decision: &Decision<'_>,
     first: Option<&'a Setting>,
@@ -412,12 +412,12 @@ pub(crate) fn make<'a>(
 ) {
     let (mut made, mut chosen) = (Made::default(), Made::default());
     let is_new_to_report =
-        |setting: &Setting| active.warned.get(setting.id as usize).is_none_or(|warned| !warned.swap(true, Relaxed));
+        |setting: &Setting| runtime.warned.get(setting.id as usize).is_none_or(|warned| !warned.swap(true, Relaxed));
     let enactment = Enactment::begin(
         fd,
         decision.profile().enforce(),
         settings.clone(),
-        &active.new,
+        &runtime.new,
         |setting, errno| {
             if is_new_to_report(setting) {
                 log::warn(format_args!(
@@ -426,7 +426,7 @@ pub(crate) fn make<'a>(
             }
         },
     );
-    active.in_use.store(true, Relaxed);
+    runtime.in_use.store(true, Relaxed);
     first.into_iter().for_each(|setting| made.note(setting));
     for setting in settings.filter(|setting| first.is_none_or(|first| !ptr::eq(first, *setting))) {
         fault::point("apply");

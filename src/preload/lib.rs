@@ -3,18 +3,18 @@
 //! A hook runs along one straight line: `hooks` → `intercept` (is this of interest? which rule?) → `socket` (set)
 //! → `log` → the real function, exactly once. See src/README.md for what a hook may and may not do.
 
+mod arena;
 mod connect;
+mod descriptors;
 mod elf;
 mod fault;
 mod guard;
 mod hooks;
 mod intercept;
-mod isolated;
-mod listeners;
+mod libc_compat;
 mod log;
-mod names;
+mod lookup_table;
 mod neighbours;
-mod portable;
 mod real;
 mod rebind;
 mod setup;

@@ -1,23 +1,22 @@
 //! The functions behind ours: libc's, or those of the next preload library.
 #![expect(unsafe_code, reason = "dlsym(3) gives an untyped pointer")]
 
-use std::ffi::{c_char, c_int, c_long, c_uint, c_void};
+use std::ffi::{c_int, c_void};
 #[cfg(target_env = "gnu")]
 use std::panic::catch_unwind;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
 
-use crate::portable;
-use libc::{addrinfo, epoll_event, hostent, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t};
+use crate::libc_compat;
+use libc::ssize_t;
 
 /// The type of sendmmsg's flags: `int` in glibc, `unsigned int` in musl.
 #[cfg(not(target_env = "musl"))]
 pub(crate) type BatchFlags = c_int;
 #[cfg(target_env = "musl")]
-pub(crate) type BatchFlags = c_uint;
+pub(crate) type BatchFlags = std::ffi::c_uint;
 
 /// What a function answers that libc has not.
-trait Failed {
+pub(crate) trait Failed {
     const FAILED: Self;
 }
 impl Failed for c_int {
@@ -30,10 +29,14 @@ impl<T> Failed for *mut T {
     const FAILED: Self = ptr::null_mut();
 }
 
+/// The functions of these names and types behind ours.
 macro_rules! real {
-    ($all:ident; $(fn $name:ident($($arg:ident: $type:ty),*) -> $return:ty $({ $otherwise:expr })?;)*) => {
+    ($(fn $name:ident($($arg:ident: $type:ty),*) -> $return:ty $({ $otherwise:expr })?)*) => {
         $(
             pub(crate) fn $name() -> unsafe extern "C-unwind" fn($($type),*) -> $return {
+                use std::{ffi::c_void, ptr, sync::atomic::{AtomicPtr, Ordering}};
+                use $crate::real::{Failed, next};
+
                 static FOUND: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
                 unsafe extern "C-unwind" fn missing($($arg: $type),*) -> $return {
                     $(return $otherwise;)?
@@ -44,6 +47,8 @@ macro_rules! real {
                         <$return>::FAILED
                     }
                 }
+                // Held against libc's.
+                const _: unsafe extern "C" fn($($type),*) -> $return = $crate::real::declared::$name;
                 let mut found = FOUND.load(Ordering::Relaxed);
                 if found.is_null() {
                     // Two threads that are here at once find the same.
@@ -53,74 +58,41 @@ macro_rules! real {
                 if found.is_null() {
                     return missing;
                 }
-                // SAFETY: dlsym(3) found the next definition of this very name, whose type hooks.rs holds against
-                // libc's; "C-unwind" has the same calling convention as "C".
+                // SAFETY: dlsym(3) found the next definition of this very name, whose type is held against libc's above;
+                // "C-unwind" has the same calling convention as "C".
                 unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C-unwind" fn($($type),*) -> $return>(found) }
             }
         )*
 
-        mod $all {
-            #[allow(dead_code, reason = "some are found later")]
-            pub(super) fn find() {
-                $(super::$name();)*
-            }
-            pub(super) fn address(name: &str) -> Option<usize> {
-                match name {
-                    $(stringify!($name) => Some(super::$name() as usize),)*
-                    _ => None,
-                }
+        /// Finds every function, so that no hook has to: dlsym takes the loader's lock, and forgets what dlerror(3) was to say.
+        #[allow(dead_code, reason = "some are found when they are called first")]
+        pub(crate) fn find_all() {
+            $($name();)*
+        }
+
+        /// What a hook of this name calls.
+        pub(crate) fn address(name: &str) -> Option<usize> {
+            match name {
+                $(stringify!($name) => Some($name() as usize),)*
+                _ => None,
             }
         }
     };
 }
-
-real! { called;
-    fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int;
-    fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int;
-    fn listen(fd: c_int, backlog: c_int) -> c_int;
-    fn accept(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int;
-    fn accept4(fd: c_int, address: *mut sockaddr, length: *mut socklen_t, flags: c_int) -> c_int;
-    fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> c_int;
-    fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, length: *mut socklen_t) -> c_int;
-    fn epoll_ctl(epoll: c_int, change: c_int, fd: c_int, event: *mut epoll_event) -> c_int;
-    fn sendto(fd: c_int, data: *const c_void, size: size_t, flags: c_int, address: *const sockaddr, length: socklen_t) -> ssize_t;
-    fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t;
-    fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: BatchFlags) -> c_int;
-    fn close(fd: c_int) -> c_int;
-    // Who finds ours where libc has none (a weak reference, dlsym) gets what a newer libc would give.
-    fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int { socket::ffi::close_range(first, last, flags) };
-    fn dup2(from: c_int, to: c_int) -> c_int;
-    fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int;
-    fn getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo, answer: *mut *mut addrinfo) -> c_int;
-    fn gethostbyname(name: *const c_char) -> *mut hostent;
-    fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent;
-    fn gethostbyname_r(name: *const c_char, host: *mut hostent, buffer: *mut c_char, size: size_t, answer: *mut *mut hostent, error: *mut c_int) -> c_int;
-    fn gethostbyname2_r(name: *const c_char, family: c_int, host: *mut hostent, buffer: *mut c_char, size: size_t, answer: *mut *mut hostent, error: *mut c_int) -> c_int;
-}
-
-// Found when they are called first: both take the loader's lock and set what dlerror(3) says themselves.
-real! { loading;
-    fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void;
-    fn dlmopen(namespace: c_long, file: *const c_char, mode: c_int) -> *mut c_void;
-}
-
-/// Finds every function, so that no hook has to: dlsym takes the loader's lock, and forgets what dlerror(3) was to say.
-pub(crate) fn find_all() {
-    called::find();
-}
-
-/// What a hook of this name calls.
-pub(crate) fn address(name: &str) -> usize {
-    called::address(name).or_else(|| loading::address(name)).unwrap_or(0)
-}
+pub(crate) use real;
 
 /// The types of what is interposed: the crate libc's, and of netdb.h what it has not.
 pub(crate) mod declared {
+    #[cfg(target_env = "musl")]
+    use std::ffi::{c_long, c_uint};
+
     pub(crate) use libc::*;
 
     unsafe extern "C" {
         #[cfg(target_env = "musl")]
         pub(crate) fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int;
+        #[cfg(target_env = "musl")]
+        pub(crate) fn dlmopen(namespace: c_long, file: *const c_char, mode: c_int) -> *mut c_void;
         pub(crate) fn gethostbyname(name: *const c_char) -> *mut hostent;
         pub(crate) fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent;
         pub(crate) fn gethostbyname_r(
@@ -146,9 +118,9 @@ pub(crate) mod declared {
 /// The next definition of a symbol after ours, null where there is none; the name ends in NUL.
 #[cold]
 #[inline(never)] // it catches, and hooks must have no landing pads
-fn next(name: &'static str) -> *mut c_void {
-    if !portable::has_dlsym() {
-        return portable::next_definition(name);
+pub(crate) fn next(name: &'static str) -> *mut c_void {
+    if !libc_compat::has_dlsym() {
+        return libc_compat::next_definition(name);
     }
     #[cfg(target_env = "gnu")]
     if !["close_range\0", "dlopen\0", "dlmopen\0"].contains(&name) {
@@ -161,7 +133,7 @@ fn next(name: &'static str) -> *mut c_void {
     // SAFETY: the name ends in NUL.
     let found = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr().cast()) };
     if found.is_null() {
-        portable::forget_error();
+        libc_compat::forget_error();
     }
     found
 }

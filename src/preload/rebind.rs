@@ -12,17 +12,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use socket::{Errno, ffi};
 
 use crate::elf::{self, Dynamic, Object, Objects, Search, Slot};
-use crate::hooks::NAMES;
-use crate::{fault, guard, log, portable, real, setup};
+use crate::hooks::{self, NAMES};
+use crate::{fault, guard, libc_compat, log, real, setup};
 
 /// dlfcn.h of glibc. musl has no such flag, and binds everything to the hooks by itself.
 const RTLD_DEEPBIND: c_int = 8;
 /// dlfcn.h: the namespace that this library is in.
 const LM_ID_BASE: c_long = 0;
 
-const _: unsafe extern "C" fn(*const c_char, c_int) -> *mut c_void = libc::dlopen;
-#[cfg(target_env = "gnu")]
-const _: unsafe extern "C" fn(libc::Lmid_t, *const c_char, c_int) -> *mut c_void = libc::dlmopen;
+/// What is behind these hooks; found when it is called first, since both take the loader's lock and set what dlerror(3) says.
+mod behind {
+    use super::*;
+    real::real! {
+        fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void
+        fn dlmopen(namespace: c_long, file: *const c_char, mode: c_int) -> *mut c_void
+    }
+}
 
 /// Exports a hook that asks for its way and jumps there, its arguments and its caller's address as they were: libc looks for a
 /// library where the caller's file says, and in the caller's namespace.
@@ -94,7 +99,7 @@ extern "C-unwind" fn way_of_dlopen(file: *const c_char, mode: c_int, _: usize, c
     if is_deep(mode) && can_be_followed(file, caller) {
         dlopen_and_bind as *const () as usize
     } else {
-        real::dlopen() as usize
+        behind::dlopen() as usize
     }
 }
 
@@ -104,7 +109,7 @@ extern "C-unwind" fn way_of_dlmopen(namespace: c_long, file: *const c_char, mode
     } else if is_deep(mode) && can_be_followed(file, caller) {
         return dlmopen_and_bind as *const () as usize;
     }
-    real::dlmopen() as usize
+    behind::dlmopen() as usize
 }
 
 /// # Safety
@@ -112,7 +117,7 @@ extern "C-unwind" fn way_of_dlmopen(namespace: c_long, file: *const c_char, mode
 unsafe extern "C-unwind" fn dlopen_and_bind(file: *const c_char, mode: c_int) -> *mut c_void {
     guard::contained(|| MARK.begin());
     // SAFETY: the program's own arguments, for the function that it meant.
-    let handle = unsafe { real::dlopen()(file, mode) };
+    let handle = unsafe { behind::dlopen()(file, mode) };
     after(file, mode, handle);
     handle
 }
@@ -122,7 +127,7 @@ unsafe extern "C-unwind" fn dlopen_and_bind(file: *const c_char, mode: c_int) ->
 unsafe extern "C-unwind" fn dlmopen_and_bind(namespace: c_long, file: *const c_char, mode: c_int) -> *mut c_void {
     guard::contained(|| MARK.begin());
     // SAFETY: the program's own arguments, for the function that it meant.
-    let handle = unsafe { real::dlmopen()(namespace, file, mode) };
+    let handle = unsafe { behind::dlmopen()(namespace, file, mode) };
     after(file, mode, handle);
     handle
 }
@@ -151,7 +156,7 @@ impl Once {
 /// Its libc is another, with an errno of its own.
 fn say_out_of_reach(file: *const c_char) {
     static SAID: Once = Once(AtomicBool::new(false));
-    if setup::active().is_some() {
+    if setup::runtime().is_some() {
         guard::contained(|| {
             let Some(file) = named(file) else { return };
             SAID.say(format_args!("dlmopen {}: it gets a libc of its own: its sockets are out of reach", shown(file)));
@@ -162,7 +167,7 @@ fn say_out_of_reach(file: *const c_char) {
 /// Whether libc finds the same file if this library calls it, which it has to in order to go on afterwards.
 fn can_be_followed(file: *const c_char, caller: usize) -> bool {
     static SAID: Once = Once(AtomicBool::new(false));
-    setup::active().is_some()
+    setup::runtime().is_some()
         && guard::contained(|| {
             let Some(file) = named(file) else { return false };
             let has = |byte| file.to_bytes().contains(&byte);
@@ -288,7 +293,7 @@ struct Outcome {
 
 /// After a call.
 fn after(file: *const c_char, mode: c_int, handle: *mut c_void) {
-    let is_wanted = !handle.is_null() && setup::active().is_some();
+    let is_wanted = !handle.is_null() && setup::runtime().is_some();
     guard::contained(|| {
         if let Some(file) = named(file).filter(|_| is_wanted) {
             fault::point("dlopen");
@@ -304,8 +309,11 @@ fn lead(file: &CStr, mode: c_int, handle: *mut c_void) {
     static CONTENDED: Once = Once(AtomicBool::new(false));
     let (file, is_lazy) = (shown(file), mode & libc::RTLD_LAZY != 0);
     // Looked up before the loader's list is locked: dlsym(3) takes another lock of the loader's.
-    let behind = addresses(|name| real::address(name.trim_end_matches('\0')));
-    let meant = if is_lazy { addresses(|name| portable::definition_for(handle, name) as usize) } else { [0; COUNT] };
+    let behind = addresses(|name| {
+        let name = name.trim_end_matches('\0');
+        hooks::behind::address(name).or_else(|| behind::address(name)).unwrap_or(0)
+    });
+    let meant = if is_lazy { addresses(|name| libc_compat::definition_for(handle, name) as usize) } else { [0; COUNT] };
     let outcome = elf::locked(|objects| {
         let binding = Binding::of(objects, &behind, &meant)?;
         Some(binding.bind(objects, if is_lazy { identity(handle) } else { 0 }))

@@ -9,16 +9,16 @@ use once_cell::race::OnceBox;
 use policy::error::digest;
 use policy::plan::Plan;
 use policy::variables::{self, Level};
-use policy::{Connection, HostSet, Moments, Process, Rules, compile_alone};
+use policy::{Connection, HostSet, Phases, Process, Rules, compile_alone};
 use socket::fill::AsNew;
 use socket::{Errno, ffi, signal};
 
-use crate::isolated::{self, Failure, Memory, Reserved, Room};
+use crate::arena::{self, Failure, Memory, Reserved, SetupMemory};
 use crate::log::Lines;
-use crate::{fault, guard, listeners, log, names, neighbours, real};
+use crate::{descriptors, fault, guard, log, lookup_table, neighbours, real};
 
 /// The configuration in force.
-pub(crate) struct Active {
+pub(crate) struct Runtime {
     pub(crate) rules: Rules,
     /// By [`policy::Setting::id`]: whether its failure was reported.
     pub(crate) warned: Box<[AtomicBool]>,
@@ -30,14 +30,14 @@ pub(crate) struct Active {
     pub(crate) search: &'static [String],
 }
 
-impl Active {
-    /// What is set at some moments, by the peer's address and by the names that the program has looked up.
-    pub(crate) fn plan(&self, connection: Connection, moments: Moments) -> Plan<'_> {
+impl Runtime {
+    /// What is set at some phases, by the peer's address and by the names that the program has looked up.
+    pub(crate) fn plan(&self, connection: Connection, phases: Phases) -> Plan<'_> {
         match connection {
             Connection::Outbound { peer } if self.rules.names_hosts() => {
-                self.rules.plan(connection, moments, &names::known_by(peer.ip()))
+                self.rules.plan(connection, phases, &lookup_table::known_by(peer.ip()))
             }
-            _ => self.rules.plan(connection, moments, &HostSet::NONE),
+            _ => self.rules.plan(connection, phases, &HostSet::NONE),
         }
     }
 }
@@ -72,7 +72,7 @@ impl Found {
     /// Tells everybody who does not wait for the rules.
     fn announce(&'static self) {
         log::configure(self.loaded.level, self.log_file.as_ref());
-        names::want(self.may_name_hosts);
+        lookup_table::set_enabled(self.may_name_hosts);
     }
 
     /// Bytes of configuration.
@@ -95,14 +95,14 @@ const NOTED: u8 = 4;
 
 static STATE: AtomicU8 = AtomicU8::new(UNREAD);
 static FOUND: OnceBox<Found> = OnceBox::new();
-static ACTIVE: OnceBox<Active> = OnceBox::new();
+static ACTIVE: OnceBox<Runtime> = OnceBox::new();
 
 /// EX_CONFIG, sysexits.h.
 const EX_CONFIG: i32 = 78;
 
 /// The rules, if there are any for this process.
 #[inline]
-pub(crate) fn active() -> Option<&'static Active> {
+pub(crate) fn runtime() -> Option<&'static Runtime> {
     match STATE.load(Ordering::Acquire) {
         ON => ACTIVE.get(),
         OFF => None,
@@ -154,16 +154,16 @@ const COMPILING: Need = Need { generous: (2 << 20, 1024), enough: (256 << 10, 16
 const LARGE: usize = 512 << 10;
 
 impl Need {
-    fn room((least, per_byte): (usize, usize), text: usize) -> Option<Room> {
+    fn room((least, per_byte): (usize, usize), text: usize) -> Option<SetupMemory> {
         let scratch = least.saturating_add(text.saturating_mul(per_byte));
-        Room::reserve(scratch, NOTES_READ + scratch / 4, text >= LARGE)
+        SetupMemory::reserve(scratch, NOTES_READ + scratch / 4, text >= LARGE)
     }
 
-    fn reserve_generously(&self, text: usize) -> Option<Room> {
+    fn reserve_generously(&self, text: usize) -> Option<SetupMemory> {
         Self::room(self.generous, text).or_else(|| Self::room(self.enough, text))
     }
 
-    fn reserve_enough(&self, text: usize) -> Option<Room> {
+    fn reserve_enough(&self, text: usize) -> Option<SetupMemory> {
         Self::room(self.enough, text)
     }
 }
@@ -189,9 +189,9 @@ fn read(asked: Asked) {
     }
     let state = if asked == Asked::Nothing {
         OFF
-    } else if let Some((tables, spare)) = isolated::zeroes() {
-        listeners::begin(tables);
-        isolated::spare_is(spare);
+    } else if let Some((tables, spare)) = arena::zeroes() {
+        descriptors::begin(tables);
+        arena::install_reserve(spare);
         expect_panics();
         if asked == Asked::Now { find() } else { note() }
     } else {
@@ -256,11 +256,11 @@ fn expect_panics() {
 
 /// Finds the configuration, in memory that is kept: the next state.
 fn find() -> u8 {
-    let Some(Room { stack, scratch: memory, .. }) = READING.reserve_generously(0) else {
+    let Some(SetupMemory { stack, scratch: memory, .. }) = READING.reserve_generously(0) else {
         failed(Failure::Memory);
         return OFF;
     };
-    let found = isolated::run(stack, &memory, || {
+    let found = arena::run(stack, &memory, || {
         fault::point("load");
         fault::point("exhaust load");
         let Some(found) = Found::of(load::from_environment(std::env::vars_os())) else { return false };
@@ -274,12 +274,12 @@ fn find() -> u8 {
         Ok(true) => {
             memory.keep();
             let names_hosts = FOUND.get().is_some_and(|found| found.may_name_hosts);
-            match names_hosts.then(isolated::zeroes) {
+            match names_hosts.then(arena::zeroes) {
                 Some(None) => {
                     failed(Failure::Memory);
                     return OFF;
                 }
-                Some(Some(table)) => names::begin(table),
+                Some(Some(table)) => lookup_table::begin(table),
                 None => {}
             }
             FOUND.get().into_iter().for_each(Found::announce);
@@ -346,7 +346,7 @@ fn failed(failure: Failure) {
 
 /// Compiles what was found, and reports it when signals are no longer blocked; of several threads that come here at
 /// once, one reports.
-fn set_up() -> Option<&'static Active> {
+fn set_up() -> Option<&'static Runtime> {
     // All of it, or a handler that jumps away leaves this thread in the middle of it for ever.
     let report = signal::without_signals(|_| guard::not_reentered(compile_first));
     report.into_iter().for_each(Report::make);
@@ -362,9 +362,9 @@ fn compile_first() -> Option<Report> {
     if !matches!(STATE.load(Ordering::Acquire), NOTED | READ) {
         return None;
     }
-    let in_room = |room: Room| {
-        let Room { stack, scratch, mut outcome } = room;
-        let done = isolated::run(stack, &scratch, || {
+    let in_room = |room: SetupMemory| {
+        let SetupMemory { stack, scratch, mut outcome } = room;
+        let done = arena::run(stack, &scratch, || {
             let mut lines = Lines::default();
             let next = FOUND.get().or_else(|| read_notes(&mut outcome)).and_then(|found| {
                 // Who has read it may not have come so far.
@@ -433,21 +433,21 @@ fn compile_into(found: &'static Found, kept: Memory, lines: &mut Lines) -> Optio
             return None;
         }
     };
-    let active = kept.during(|| {
+    let runtime = kept.during(|| {
         let warned = (0..rules.setting_count()).map(|_| AtomicBool::new(false)).collect();
         let new = AsNew::ask(rules.compared_with_new());
-        Box::new(Active { rules: rules.clone(), warned, in_use: AtomicBool::new(false), new, search: &found.search })
+        Box::new(Runtime { rules: rules.clone(), warned, in_use: AtomicBool::new(false), new, search: &found.search })
     });
-    let state = |active: &Active| {
+    let state = |runtime: &Runtime| {
         // At debug, what is left alone is logged as well.
-        if active.rules.moments() == Moments::NONE && !log::enabled(Level::Debug) { OFF } else { ON }
+        if runtime.rules.phases() == Phases::NONE && !log::enabled(Level::Debug) { OFF } else { ON }
     };
     // Whoever is first reports, and it is its outcome that is used.
-    if ACTIVE.set(active).is_err() {
+    if ACTIVE.set(runtime).is_err() {
         return ACTIVE.get().map(state);
     }
     kept.keep();
-    names::want(rules.names_hosts());
+    lookup_table::set_enabled(rules.names_hosts());
     let next = ACTIVE.get().map_or(OFF, state);
     let _ = STATE.compare_exchange(READ, next, Ordering::AcqRel, Ordering::Acquire);
     fault::point("report");
@@ -461,7 +461,7 @@ fn compile_into(found: &'static Found, kept: Memory, lines: &mut Lines) -> Optio
             lines.problem(Level::Warn, format_args!("warning: and {} more", warnings.more));
         }
     }
-    if let Some(trouble) = neighbours::trouble().filter(|_| rules.moments() != Moments::NONE) {
+    if let Some(trouble) = neighbours::trouble().filter(|_| rules.phases() != Phases::NONE) {
         lines.warn(format_args!("{trouble}"));
     }
     add_summary(found, &rules, lines);

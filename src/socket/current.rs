@@ -2,7 +2,7 @@
 //!
 //! For the command: nothing here is called by the hooks.
 
-use policy::verdict::{Figures, State, Verdict};
+use policy::health::{Figures, State, Verdict};
 use policy::{Connection, Endpoint, Setting, Value};
 
 use crate::describe::Kind;

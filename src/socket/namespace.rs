@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::{io, thread};
 
 use policy::Endpoint;
-use policy::verdict::State;
+use policy::health::State;
 
 use crate::errno::Errno;
 use crate::ffi;

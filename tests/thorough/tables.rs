@@ -1,4 +1,4 @@
-//! The tables that threads share without a lock (src/preload/names.rs, listeners.rs), by themselves and hammered: never
+//! The tables that threads share without a lock (src/preload/lookup_table.rs, descriptors.rs), by themselves and hammered: never
 //! half of one answer and half of another, never nothing where there is something.
 //!
 //! In every `cargo test`, on this machine's memory; under Miri, which also lets a thread read what is no longer newest
@@ -10,20 +10,20 @@ use std::thread;
 
 use policy::{Endpoint, HostSet};
 
-#[path = "../../src/preload/listeners.rs"]
+#[path = "../../src/preload/descriptors.rs"]
 #[allow(dead_code, reason = "not every function is about threads")]
-mod listeners;
-#[path = "../../src/preload/names.rs"]
+mod descriptors;
+#[path = "../../src/preload/lookup_table.rs"]
 #[allow(dead_code, reason = "what reads the program's memory belongs to the hooks")]
-mod names;
+mod lookup_table;
 
-// What names.rs needs of the library, and the tables do not.
+// What lookup_table.rs needs of the library, and the tables do not.
 mod setup {
-    pub(crate) struct Active {
+    pub(crate) struct Runtime {
         pub(crate) rules: policy::Rules,
         pub(crate) search: &'static [String],
     }
-    pub(crate) fn active() -> Option<&'static Active> {
+    pub(crate) fn runtime() -> Option<&'static Runtime> {
         None
     }
 }
@@ -39,18 +39,18 @@ mod log {
     pub(crate) fn debug(_text: std::fmt::Arguments<'_>) {}
 }
 
-use listeners::Known;
+use descriptors::Known;
 
 fn on_accept(fd: i32) -> Known {
-    listeners::on_accept(fd, listeners::see(fd))
+    descriptors::on_accept(fd, descriptors::see(fd))
 }
 
 /// The library maps them when it is loaded.
 fn begin() {
-    static LISTENERS: listeners::Tables = listeners::Tables::zeroes();
-    static NAMES: names::Table = names::Table::zeroes();
-    listeners::begin(&LISTENERS);
-    names::begin(&NAMES);
+    static LISTENERS: descriptors::Tables = descriptors::Tables::zeroes();
+    static NAMES: lookup_table::Table = lookup_table::Table::zeroes();
+    descriptors::begin(&LISTENERS);
+    lookup_table::begin(&NAMES);
 }
 
 const ROUNDS: u32 = if cfg!(miri) { 12 } else { 2_000 };
@@ -116,16 +116,16 @@ fn race(write: impl Fn(u32, u32) + Sync, read: impl Fn() + Sync) {
 fn what_is_known_stays_known() {
     begin();
     let (same, other) = (ip(1, 1), ip(2, 2));
-    names::learn(same, &hosts(1, 0));
-    names::learn(other, &hosts(2, 0));
+    lookup_table::learn(same, &hosts(1, 0));
+    lookup_table::learn(other, &hosts(2, 0));
     race(
         |writer, round| {
-            names::learn(same, &hosts(1, 0));
-            names::learn(other, &hosts(2, writer + round * WRITERS));
+            lookup_table::learn(same, &hosts(1, 0));
+            lookup_table::learn(other, &hosts(2, writer + round * WRITERS));
         },
         || {
-            assert_eq!(names::known_by(same), hosts(1, 0));
-            let known = names::known_by(other);
+            assert_eq!(lookup_table::known_by(same), hosts(1, 0));
+            let known = lookup_table::known_by(other);
             assert_ne!(known, HostSet::NONE);
             check(2, &known);
         },
@@ -141,11 +141,12 @@ fn rows_that_are_taken_over() {
     race(
         |writer, round| {
             let address = 100 + (round * 7 + writer * 5) % ADDRESSES;
-            names::learn(ip(3, address), &hosts(address, round));
+            lookup_table::learn(ip(3, address), &hosts(address, round));
         },
-        || (100..100 + ADDRESSES).for_each(|address| check(address, &names::known_by(ip(3, address)))),
+        || (100..100 + ADDRESSES).for_each(|address| check(address, &lookup_table::known_by(ip(3, address)))),
     );
-    let known = (100..100 + ADDRESSES).filter(|address| names::known_by(ip(3, *address)) != HostSet::NONE).count();
+    let known =
+        (100..100 + ADDRESSES).filter(|address| lookup_table::known_by(ip(3, *address)) != HostSet::NONE).count();
     assert!((8..=16).contains(&known), "{known} of them are known");
 }
 
@@ -155,7 +156,7 @@ fn waiting_connections() {
     begin();
     const WAITING: u16 = if cfg!(miri) { 40 } else { 20_000 };
     let fd = 7;
-    listeners::look(fd).found(Known::Waiting(WAITING));
+    descriptors::look(fd).found(Known::Waiting(WAITING));
     let accepted = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..WRITERS {
@@ -178,25 +179,25 @@ fn descriptors_that_end() {
     begin();
     let (fd, same_row) = (8, 8 + 4_096);
     let ends: [End; 3] = [
-        ("close", listeners::forget),
-        ("close_range", |fd| listeners::forget_range(fd as u32, fd as u32, 0)),
-        ("seen by another", |fd| listeners::look(fd).found(Known::Nothing)),
+        ("close", descriptors::forget),
+        ("close_range", |fd| descriptors::forget_range(fd as u32, fd as u32, 0)),
+        ("seen by another", |fd| descriptors::look(fd).found(Known::Nothing)),
     ];
     for (name, end) in ends {
         for fd in [fd, same_row] {
-            let look = listeners::look(fd);
+            let look = descriptors::look(fd);
             assert_eq!(on_accept(fd), Known::Nothing, "{name}");
             end(fd);
             look.found(Known::Settled);
             assert_eq!(on_accept(fd), Known::Nothing, "{name}");
-            listeners::look(fd).found(Known::PerPeer);
+            descriptors::look(fd).found(Known::PerPeer);
             assert_eq!(on_accept(fd), Known::PerPeer, "{name}");
         }
-        listeners::forget(fd);
-        listeners::forget_range(0, 100, 0);
+        descriptors::forget(fd);
+        descriptors::forget_range(0, 100, 0);
         assert_eq!(on_accept(same_row), Known::PerPeer, "{name}: of another descriptor");
         assert_eq!(on_accept(fd), Known::Nothing, "{name}");
-        listeners::forget_range(100, u32::MAX, 0);
+        descriptors::forget_range(100, u32::MAX, 0);
         assert_eq!(on_accept(same_row), Known::Nothing, "{name}");
     }
     // What was seen before the call is of another look than what is known behind it, or of none.
@@ -206,18 +207,18 @@ fn descriptors_that_end() {
         (Known::PerPeer, Known::Nothing, Known::Unsure),
         (Known::Nothing, Known::Nothing, Known::Nothing),
     ] {
-        listeners::look(fd).found(before);
-        let seen = listeners::see(fd);
-        listeners::look(fd).found(after);
-        assert_eq!(listeners::on_accept(fd, seen), known, "{before:?}, then {after:?}");
+        descriptors::look(fd).found(before);
+        let seen = descriptors::see(fd);
+        descriptors::look(fd).found(after);
+        assert_eq!(descriptors::on_accept(fd, seen), known, "{before:?}, then {after:?}");
     }
     // Others are counted off meanwhile.
-    listeners::look(fd).found(Known::Waiting(2));
-    let seen = listeners::see(fd);
+    descriptors::look(fd).found(Known::Waiting(2));
+    let seen = descriptors::see(fd);
     assert_eq!([on_accept(fd), on_accept(fd), on_accept(fd)], [Known::Waiting(2), Known::Waiting(1), Known::Settled]);
-    assert_eq!(listeners::on_accept(fd, seen), Known::Waiting(2));
+    assert_eq!(descriptors::on_accept(fd, seen), Known::Waiting(2));
     assert_eq!(on_accept(fd), Known::Settled);
-    listeners::look(fd).found(Known::Waiting(u16::MAX));
+    descriptors::look(fd).found(Known::Waiting(u16::MAX));
     assert_eq!(on_accept(fd), Known::PerPeer, "more than can be counted");
 }
 
@@ -229,9 +230,9 @@ fn ports() {
     let v6 = Endpoint::new(Ipv6Addr::UNSPECIFIED.into(), 80);
     thread::scope(|scope| {
         for local in all.into_iter().chain([v6]) {
-            scope.spawn(move || listeners::remember_port(local));
+            scope.spawn(move || descriptors::remember_port(local));
         }
     });
-    assert_eq!(listeners::listener_of(all[1]), Some(all[0]));
-    assert_eq!(listeners::listener_of(Endpoint::new(Ipv6Addr::LOCALHOST.into(), 80)), Some(v6));
+    assert_eq!(descriptors::listener_of(all[1]), Some(all[0]));
+    assert_eq!(descriptors::listener_of(Endpoint::new(Ipv6Addr::LOCALHOST.into(), 80)), Some(v6));
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use object::ReadCache;
 use policy::rules::{Inheritance, Rules};
 use policy::{
-    Bypass, Compiled, Configuration, Connection, Endpoint, Enforce, HostSet, Key, Listed, Moment, Moments, Process,
+    Bypass, Compiled, Configuration, Connection, Endpoint, Enforce, HostSet, Key, Listed, Phase, Phases, Process,
     Source, compile,
 };
 use socket::Address;
@@ -77,8 +77,8 @@ impl fmt::Write for OneLine {
     }
 }
 
-const EVERY_MOMENT: [Moment; 6] =
-    [Moment::Connect, Moment::Datagram, Moment::Bind, Moment::Listen, Moment::Accept, Moment::AcceptAlways];
+const EVERY_PHASE: [Phase; 6] =
+    [Phase::Connect, Phase::Datagram, Phase::Bind, Phase::Listen, Phase::Accept, Phase::AcceptAlways];
 
 /// What is said of the rules as a whole agrees with each decision.
 #[allow(dead_code, reason = "each target uses its own")]
@@ -95,27 +95,27 @@ fn hold(rules: &Rules) {
             let decision = rules.decide(&connection);
             let profile = decision.profile();
             assert!(decision.rule().is_none_or(|rule| rules.rules().any(|known| known == rule)));
-            for moment in EVERY_MOMENT {
-                let is_set = profile.settings().iter().any(|setting| setting.moments.contains(moment));
-                let moment = Moments::of(&[moment]);
-                assert_eq!(decision.bypass(moment).is_none(), is_set);
-                assert!(is_set || rules.plan(connection, moment, &HostSet::NONE).settings().next().is_none());
-                assert!(!is_set || rules.moments().intersects(moment));
+            for phase in EVERY_PHASE {
+                let is_set = profile.settings().iter().any(|setting| setting.phases.contains(phase));
+                let phase = Phases::of(&[phase]);
+                assert_eq!(decision.bypass(phase).is_none(), is_set);
+                assert!(is_set || rules.plan(connection, phase, &HostSet::NONE).settings().next().is_none());
+                assert!(!is_set || rules.phases().intersects(phase));
             }
             for setting in profile.settings() {
                 assert!(setting.id < rules.setting_count());
-                assert!(setting.moments != Moments::NONE, "{setting} is never set");
+                assert!(setting.phases != Phases::NONE, "{setting} is never set");
                 // connect_timeout alone is no user timeout of the rule's.
                 let is_enforced = profile.enforce() == Enforce::Always && setting.key != Key::ConnectTimeout;
                 assert!(!is_enforced || rules.enforces(setting.level, setting.name));
             }
         }
-        let on_listener = rules.plan(Connection::Listening { local: one }, Moments::NONE, &HostSet::NONE);
+        let on_listener = rules.plan(Connection::Listening { local: one }, Phases::NONE, &HostSet::NONE);
         // Who is told that nothing is needed any more, or little, must be right about every peer.
         if on_listener.inheritance() != Inheritance::None {
             let inbound = rules.decide(&Connection::Inbound { local: one, peer: other });
             assert_eq!(inbound, on_listener.decision());
-            let always = Moments::of(&[Moment::AcceptAlways]);
+            let always = Phases::of(&[Phase::AcceptAlways]);
             assert_eq!(on_listener.inheritance() == Inheritance::Partial, inbound.bypass(always).is_none());
         }
     }

@@ -180,9 +180,9 @@ impl Drop for Memory {
 /// It has nothing but integers and atomics of them.
 pub(crate) unsafe trait Zeroes {}
 // SAFETY: atomics.
-unsafe impl Zeroes for crate::listeners::Tables {}
+unsafe impl Zeroes for crate::descriptors::Tables {}
 // SAFETY: atomics.
-unsafe impl Zeroes for crate::names::Table {}
+unsafe impl Zeroes for crate::lookup_table::Table {}
 
 // SAFETY: as each of them.
 unsafe impl<A: Zeroes, B: Zeroes> Zeroes for (A, B) {}
@@ -205,7 +205,7 @@ pub(crate) struct SetUpStack(Memory);
 const STACK: usize = 1 << 20;
 
 /// What set-up needs, in one mapping.
-pub(crate) struct Room {
+pub(crate) struct SetupMemory {
     /// Gone when set-up ends.
     pub(crate) stack: SetUpStack,
     /// Gone when set-up ends.
@@ -214,7 +214,7 @@ pub(crate) struct Room {
     pub(crate) outcome: Memory,
 }
 
-impl Room {
+impl SetupMemory {
     /// Reserves it. Where several megabytes will be filled, the kernel is asked for pages of that size: most of the
     /// time goes into page faults otherwise.
     pub(crate) fn reserve(scratch: usize, outcome: usize, is_filled: bool) -> Option<Self> {
@@ -249,8 +249,8 @@ impl Reserved {
     }
 
     /// Puts an unused room there, if nobody ever did.
-    pub(crate) fn put(&self, room: Room) {
-        let Room { stack: SetUpStack(stack), scratch, outcome } = room;
+    pub(crate) fn put(&self, room: SetupMemory) {
+        let SetupMemory { stack: SetUpStack(stack), scratch, outcome } = room;
         if self.length.compare_exchange(0, scratch.end() - stack.start, Relaxed, Relaxed).is_ok() {
             self.outcome.store(outcome.length, Relaxed);
             self.start.store(stack.start, Release);
@@ -259,10 +259,10 @@ impl Reserved {
     }
 
     /// Takes it, for the first.
-    pub(crate) fn take(&self) -> Option<Room> {
+    pub(crate) fn take(&self) -> Option<SetupMemory> {
         let start = self.start.swap(0, Acquire);
         let whole = || Memory::at(start, self.length.load(Relaxed));
-        (start != 0).then(|| Room::of(whole(), self.outcome.load(Relaxed)))
+        (start != 0).then(|| SetupMemory::of(whole(), self.outcome.load(Relaxed)))
     }
 }
 
@@ -314,17 +314,17 @@ struct Allocator;
 static ALLOCATOR: Allocator = Allocator;
 
 /// For what is allocated outside of set-up: the payload of a panic of ours.
-pub(crate) struct Spare([AtomicUsize; 1024]);
+pub(crate) struct Reserve([AtomicUsize; 1024]);
 // SAFETY: atomics.
-unsafe impl Zeroes for Spare {}
+unsafe impl Zeroes for Reserve {}
 
 /// None before anything is configured, when nothing panics.
-static SPARE: OnceRef<'static, Spare> = OnceRef::new();
+static RESERVE: OnceRef<'static, Reserve> = OnceRef::new();
 static SPARE_USED: AtomicUsize = AtomicUsize::new(0);
 
 /// Makes it the spare memory, if it is the first.
-pub(crate) fn spare_is(spare: &'static Spare) {
-    let _ = SPARE.set(spare);
+pub(crate) fn install_reserve(spare: &'static Reserve) {
+    let _ = RESERVE.set(spare);
 }
 
 // SAFETY: pieces are aligned, do not overlap, and lie in memory that is kept while anything points there: that of a
@@ -379,7 +379,7 @@ unsafe impl GlobalAlloc for Allocator {
 #[cold]
 fn spare(layout: Layout) -> *mut u8 {
     let room = layout.size() + layout.align();
-    if let Some(spare) = SPARE.get() {
+    if let Some(spare) = RESERVE.get() {
         let used = SPARE_USED.fetch_add(room, Relaxed);
         if used + room <= size_of_val(spare) {
             return (spare.0.as_ptr() as usize + used).next_multiple_of(layout.align()) as *mut u8;

@@ -131,7 +131,7 @@ global_asm!(
     "xor eax, eax",
     "jmp [rip + syscall@GOTPCREL]",
     ".endm",
-    ".pushsection .text.sockopt_portable,\"ax\",@progbits",
+    ".pushsection .text.sockopt_libc_compat,\"ax\",@progbits",
     "sockopt_own _dl_find_object",
     "jmp {find_object}",
     // Before 2.33 these had no symbols of their own.

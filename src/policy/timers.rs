@@ -9,7 +9,7 @@ use std::fmt;
 
 use crate::catalog::{KernelOption, Key, SO_KEEPALIVE, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_USER_TIMEOUT};
 use crate::constants::{SOL_SOCKET, SOL_TCP, number};
-use crate::options::{Moment, Setting, Value};
+use crate::options::{Phase, Setting, Value};
 
 const TCP_SYNCNT: i32 = number("TCP_SYNCNT");
 const TCP_RTO_MAX_MS: i32 = number("TCP_RTO_MAX_MS");
@@ -172,7 +172,7 @@ impl Timers {
         let mut timers = Self::default();
         for setting in settings {
             let option = KernelOption { level: setting.level, name: setting.name };
-            let is_for_connecting = setting.key == Key::ConnectTimeout && setting.moments.contains(Moment::Connect);
+            let is_for_connecting = setting.key == Key::ConnectTimeout && setting.phases.contains(Phase::Connect);
             match (&setting.value, option) {
                 (Value::Int(on), SO_KEEPALIVE) => timers.keepalive = *on != 0,
                 (Value::Int(value), option) => {

@@ -3,7 +3,7 @@
 use std::fs;
 
 use policy::advice::{Congestion, Machine};
-use policy::unnoticed::Sysctls;
+use policy::timers::Sysctls;
 
 /// The machine, and what of it could not be read and is taken for the kernel's default.
 pub(crate) fn read() -> (Machine, Vec<&'static str>) {

@@ -1,6 +1,6 @@
 //! The values that keep a promise about how long a vanished peer goes unnoticed.
 
-use crate::unnoticed::{State, Sysctls, TICK_RATES, Timers};
+use crate::timers::{State, Sysctls, TICK_RATES, Timers};
 
 /// Keepalive and user timeout that notice a vanished peer within a promised time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,14 +15,14 @@ use once_cell::race::OnceRef;
 use policy::{Endpoint, HostSet, Name, Rules};
 use socket::memory::{Near, Place};
 
-use crate::setup::{Active, active};
+use crate::setup::{Runtime, runtime};
 use crate::{fault, guard, log};
 
 /// Whether rules may name hosts; before they are compiled, by the look of their text.
 static WANTED: AtomicBool = AtomicBool::new(false);
 
 /// Says whether look-ups are of interest.
-pub(crate) fn want(yes: bool) {
+pub(crate) fn set_enabled(yes: bool) {
     WANTED.store(yes, Relaxed);
 }
 
@@ -33,11 +33,11 @@ pub(crate) fn begin(table: &'static Table) {
 
 /// The rules, if they name hosts: for all others a look-up costs one load.
 #[inline]
-fn interested() -> Option<&'static Active> {
+fn interested() -> Option<&'static Runtime> {
     if !WANTED.load(Relaxed) {
         return None;
     }
-    active().filter(|active| active.rules.names_hosts())
+    runtime().filter(|runtime| runtime.rules.names_hosts())
 }
 
 /// After getaddrinfo(3).
@@ -45,13 +45,13 @@ pub(crate) fn after_getaddrinfo(status: c_int, asked: *const c_char, answer: *co
     if status != 0 {
         return;
     }
-    let Some(active) = interested() else { return };
+    let Some(runtime) = interested() else { return };
     let place = Place::here();
     let near = place.page();
     guard::contained(|| {
         fault::point("look-up");
         if let Some(first) = near.pointer(answer, 0) {
-            learn_list(active, near, asked, first);
+            learn_list(runtime, near, asked, first);
         }
     });
 }
@@ -61,12 +61,12 @@ pub(crate) fn after_gethostbyname(asked: *const c_char, answer: *const hostent) 
     if answer.is_null() {
         return;
     }
-    let Some(active) = interested() else { return };
+    let Some(runtime) = interested() else { return };
     let place = Place::here();
     let near = place.page();
     guard::contained(|| {
         fault::point("look-up");
-        learn_host(active, near, asked, answer);
+        learn_host(runtime, near, asked, answer);
     });
 }
 
@@ -75,13 +75,13 @@ pub(crate) fn after_gethostbyname_r(status: c_int, asked: *const c_char, answer:
     if status != 0 {
         return;
     }
-    let Some(active) = interested() else { return };
+    let Some(runtime) = interested() else { return };
     let place = Place::here();
     let near = place.page();
     guard::contained(|| {
         fault::point("look-up");
         if let Some(host) = near.pointer(answer, 0) {
-            learn_host(active, near, asked, host);
+            learn_host(runtime, near, asked, host);
         }
     });
 }
@@ -89,15 +89,15 @@ pub(crate) fn after_gethostbyname_r(status: c_int, asked: *const c_char, answer:
 /// Longer answers are cut off.
 const MOST_ANSWERS: usize = 1024;
 
-fn learn_list(active: &Active, near: Near<'_>, asked: *const c_char, first: *const addrinfo) {
+fn learn_list(runtime: &Runtime, near: Near<'_>, asked: *const c_char, first: *const addrinfo) {
     let Some((name, is_absolute)) = name_at(near, asked) else { return };
     let Some(head) = near.addrinfo(first) else { return };
     let mut hosts = HostSet::NONE;
-    active.rules.add_hosts(&mut hosts, &name);
-    let is_told = add_told(&active.rules, near, &mut hosts, &name, head.ai_canonname);
+    runtime.rules.add_hosts(&mut hosts, &name);
+    let is_told = add_told(&runtime.rules, near, &mut hosts, &name, head.ai_canonname);
     // Who completed the name is not said. The C library has its own answer for localhost.
     if !is_absolute && !is_told && name.as_str() != "localhost" {
-        active.search.iter().for_each(|domain| active.rules.add_completed_hosts(&mut hosts, &name, domain));
+        runtime.search.iter().for_each(|domain| runtime.rules.add_completed_hosts(&mut hosts, &name, domain));
     }
     let (mut next, mut last, mut count) = (first, None, 0);
     for _ in 0..MOST_ANSWERS {
@@ -122,15 +122,15 @@ fn add_told(rules: &Rules, near: Near<'_>, hosts: &mut HostSet, asked: &Name, ca
     name.as_str().strip_prefix(asked.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-fn learn_host(active: &Active, near: Near<'_>, asked: *const c_char, host: *const hostent) {
+fn learn_host(runtime: &Runtime, near: Near<'_>, asked: *const c_char, host: *const hostent) {
     let Some((name, _)) = name_at(near, asked) else { return };
     let Some(host) = near.hostent(host) else { return };
     let mut hosts = HostSet::NONE;
-    active.rules.add_hosts(&mut hosts, &name);
+    runtime.rules.add_hosts(&mut hosts, &name);
     // It has the completed name here, or among the aliases.
-    add_told(&active.rules, near, &mut hosts, &name, host.h_name);
+    add_told(&runtime.rules, near, &mut hosts, &name, host.h_name);
     for alias in (0..MOST_ANSWERS).map_while(|index| near.pointer(host.h_aliases, index)) {
-        add_told(&active.rules, near, &mut hosts, &name, alias);
+        add_told(&runtime.rules, near, &mut hosts, &name, alias);
     }
     let mut count = 0;
     for address in (0..MOST_ANSWERS).map_while(|index| near.pointer(host.h_addr_list, index)) {

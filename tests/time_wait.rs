@@ -82,10 +82,12 @@ fn no_time_wait(count: usize, how: &str) {
     let lab = Lab::with_link();
     let _server = server(&lab, &["answer", "8001"]);
     // They last for 60 s, and a busy machine may need as long for all of them.
-    for (environment, count, left) in [(&[WITHOUT][..], count, 0), (&[], count.min(5_000), count.min(5_000))] {
+    let plain = count.min(5_000);
+    for (environment, count, left) in [(&[WITHOUT][..], count, 0..=0), (&[], plain, plain * 9 / 10..=plain)] {
         let answered = run(&lab, environment, &["probe", &format!("{SERVER}:8001"), &count.to_string(), how]);
         assert_eq!(answered, format!("{count} answered, 0 failed -\n"));
-        assert_eq!(time_waits(&lab, Place::Client), left, "{environment:?}");
+        let found = time_waits(&lab, Place::Client);
+        assert!(left.contains(&found), "{environment:?}: {found} in TIME_WAIT");
     }
 }
 

@@ -326,6 +326,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes longer than all others together")]
     fn a_table_of_too_many_tokens() {
         let list = |count: usize| format!("[[rule]]\nttl = 5\n[[rule]]\nlisten = [{}]\n", "':80',".repeat(count));
         assert_eq!(problems(&list(MOST_TOKENS / 2 - 100)), (vec![], false));

@@ -178,7 +178,7 @@ fn far_from_the_beginning() {
     let (_, stderr) = text_of(&end(plain(sockopt()).arg("check").arg(&file)));
     let column = "to = [".len() + before.len() + 1;
     assert!(
-        stderr.contains(&format!("error: \"x y\" is not an address\n--> {}:2:{column}\n", file.display())),
+        stderr.contains(&format!("error[bad-address]: \"x y\" is not an address\n--> {}:2:{column}\n", file.display())),
         "{stderr}"
     );
     assert!(stderr.contains("note: there: \"x y\",\"10.1.1.1\",") && stderr.len() < 1_000, "{stderr}");

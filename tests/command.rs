@@ -216,7 +216,7 @@ fn check_shows_five_errors_with_carets() {
     let places = ["2:22", "2:26", "3:1", "6:6", "7:15"];
     let marked = ["time = 60,", "intervall = ", "user_timeot = ", "to = \"10.0.0.1/8\"", "syn_retries = 200"];
     let carets = ["^^", "^^^^^^^^^", "^^^^^^^^^^^", "^^^^^^^^^^^^", "^^^"];
-    let excerpts: Vec<&str> = stderr.split("\nerror: ").collect();
+    let excerpts: Vec<&str> = stderr.split("\nerror").collect();
     for (index, place) in places.iter().enumerate() {
         let excerpt = excerpts.get(index).copied().unwrap_or_default();
         assert!(excerpt.contains(&format!("--> {}:{place}\n", file.display())), "{place}: {excerpt}");
@@ -233,7 +233,7 @@ fn check_breaks_lines_between_words() {
     let folder = scratch("check-terminal");
     let text = "[[rule]]\nto = \":80\"\ndead_peer_timeout = \"15s\"\nsend_buffer = \"4MiB\"\n";
     write(&folder, "long.toml", text);
-    for columns in [80, 200] {
+    for columns in [80, 220] {
         let command = format!("stty cols {columns} rows 50; {} check long.toml", sockopt().display());
         let (code, shown, stderr) =
             outcome(plain("script").current_dir(&folder).env("NO_COLOR", "1").args(["-qec", &command, "/dev/null"]));
@@ -242,8 +242,8 @@ fn check_breaks_lines_between_words() {
         assert!(too_long.is_empty(), "more than {columns} columns: {too_long:#?}");
         let one_line = shown.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(one_line.contains("on what looks like bulk transfer (send_buffer): a living reader"), "{shown}");
-        let first = shown.lines().find(|line| line.starts_with("advice: ")).unwrap_or_default().trim_end();
-        assert_eq!(first.ends_with(" s"), columns == 200, "{shown}");
+        let first = shown.lines().find(|line| line.starts_with("advice[")).unwrap_or_default().trim_end();
+        assert_eq!(first.ends_with(" s"), columns == 220, "{shown}");
     }
 }
 
@@ -402,7 +402,7 @@ fn check_warns_of_unknown_variables() {
     let variables = [("SOCKOPT_NODELAY", "1"), ("SOCKOPT_LINGR", "reset"), ("SOCKOPT_LOG", "wran")];
     let (code, stdout, stderr) = outcome(plain(sockopt()).arg("check").envs(variables));
     assert_eq!((code, stdout.as_str()), (Some(0), "environment: no errors, [defaults] and 0 rules\n"), "{stderr}");
-    assert_eq!(stderr.lines().filter(|line| line.starts_with("warning: ")).count(), 2, "{stderr}");
+    assert_eq!(stderr.lines().filter(|line| line.starts_with("warning[")).count(), 2, "{stderr}");
     assert!(
         stderr.contains("did you mean \"SOCKOPT_LINGER\"?") && stderr.contains("did you mean \"warn\"?"),
         "{stderr}"
@@ -543,11 +543,17 @@ fn run_errors_name_the_option() {
     };
     let stderr =
         refused(run().args(["--dead-peer-timeout=15s", "--keepalive=60s,20s,4", "--to", ":443", "--to=bad:x"]));
-    assert!(stderr.contains("error: --keepalive beside --dead-peer-timeout, which sets it\n"), "{stderr}");
+    assert!(
+        stderr.contains("error[conflicting-keys]: --keepalive beside --dead-peer-timeout, which sets it\n"),
+        "{stderr}"
+    );
     assert!(stderr.contains("--> --to:1:6\n") && !stderr.contains("SOCKOPT_"), "{stderr}");
     // What came by the environment keeps its name.
     let stderr = refused(run().env("SOCKOPT_DEAD_PEER_TIMEOUT", "15s").args(["--keepalive", "60s,20s,4"]));
-    assert!(stderr.contains("error: --keepalive beside SOCKOPT_DEAD_PEER_TIMEOUT, which sets it\n"), "{stderr}");
+    assert!(
+        stderr.contains("error[conflicting-keys]: --keepalive beside SOCKOPT_DEAD_PEER_TIMEOUT, which sets it\n"),
+        "{stderr}"
+    );
     let stderr = refused(run().env("SOCKOPT_LOG_FILE", "here").args(["--log=info", "--nodelay=true"]));
     assert!(stderr.starts_with("error: SOCKOPT_LOG_FILE: \"here\" is not an absolute path\n"), "{stderr}");
     let (_, _, stderr) = outcome(run().args(["--to=:443", "--nodelay=true", "--log", "wran", "true"]));
@@ -564,7 +570,7 @@ fn run_warnings_are_said_once() {
         let (code, _, stderr) = outcome(&mut command);
         assert_eq!(code, Some(0), "{stderr}");
         (
-            stderr.matches("warning: unknown variable SOCKOPT_LINGR\n").count(),
+            stderr.matches("warning[unknown-variable]: unknown variable SOCKOPT_LINGR\n").count(),
             stderr.matches("sockopt[").count(),
             stderr,
         )

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use policy::health::State;
 use policy::plain::Plain;
-use policy::units::DisplayDuration;
+use policy::units::{Count, DisplayDuration};
 use policy::{Connection, Endpoint, HostSet, Key, Phase, Phases, Process, Rules, Setting, Value};
 use policy::{compile, constants};
 use serde::{Serialize, Serializer};
@@ -92,7 +92,7 @@ fn applied(matches: &ArgMatches) -> Result<u8, u8> {
         if !done.is_empty() {
             output::print(&format!(
                 "{} {}\n",
-                count(changed, "socket"),
+                Count(changed, "socket"),
                 if is_dry { "would change" } else { "changed" }
             ));
         }
@@ -424,7 +424,7 @@ impl Done<'_> {
                 let line = format!("{:names$}  {:befores$}  ->  {after}", change.option, before(change));
                 text.push_str(&format!("    {line}\n"));
             }
-            text.push_str(&format!("  on {}:\n", count(sockets.len(), "socket")));
+            text.push_str(&format!("  on {}:\n", Count(sockets.len(), "socket")));
             let lines = sockets.iter().map(|socket| format!("    fd {:<4} {}\n", socket.fd(), socket.ends()));
             text.extend(lines);
         }
@@ -436,7 +436,7 @@ impl Done<'_> {
             }
         }
         for (keys, number) in chosen {
-            text.push_str(&format!("  left to the program, {}: {}\n", keys.join(", "), count(number, "socket")));
+            text.push_str(&format!("  left to the program, {}: {}\n", keys.join(", "), Count(number, "socket")));
         }
         let already = |socket: &&Applied| {
             let is_as_configured = socket.failures.is_empty() && socket.left_to_the_program.is_empty();
@@ -444,7 +444,7 @@ impl Done<'_> {
         };
         let already = self.sockets.iter().filter(already).count();
         if already > 0 {
-            text.push_str(&format!("  as configured already: {}\n", count(already, "socket")));
+            text.push_str(&format!("  as configured already: {}\n", Count(already, "socket")));
         }
         let mut alone: Vec<(&str, usize)> = Vec::new();
         for reason in self.sockets.iter().filter_map(|socket| socket.left_alone.as_deref()) {
@@ -454,17 +454,13 @@ impl Done<'_> {
             }
         }
         for (reason, number) in alone {
-            text.push_str(&format!("  left alone, {reason}: {}\n", count(number, "socket")));
+            text.push_str(&format!("  left alone, {reason}: {}\n", Count(number, "socket")));
         }
         if self.sockets.is_empty() {
             text.push_str("  no socket\n");
         }
         text
     }
-}
-
-fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// What was refused, and what this cannot do.
@@ -500,7 +496,7 @@ fn notes(done: &[Done<'_>]) {
             output::note(&format!(
                 "{}: {} in its queue does not inherit; apply again once accepted",
                 socket.title(),
-                count(socket.waiting as usize, "connection")
+                Count(socket.waiting as usize, "connection")
             ));
         }
     }

@@ -4,7 +4,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use policy::catalog::Accepts;
 use policy::variables::{Level, PREFIX};
-use policy::{CATALOG, Entry, Key, constants};
+use policy::{CATALOG, Code, Entry, Key, Severity, constants};
 use std::ffi::OsString;
 
 use crate::{documents, exit, output};
@@ -301,17 +301,32 @@ fn check() -> Command {
             "Reports every error of a configuration, each with its place and what would be right; if there is none, \
              advice: what it does that may not be meant, with the figures of this machine.",
         )
-        .after_long_help(exit::section(&[
-            (exit::OK, "no errors"),
-            (exit::ADVICE, "with --deny-advice: there is advice or a warning"),
-            (exit::USAGE, "wrong usage"),
-            (exit::CONFIGURATION, "the configuration has errors, or cannot be read"),
-        ]))
+        .after_long_help(format!(
+            "{}\n\nKinds of warnings and advice, for --allow:{}",
+            exit::section(&[
+                (exit::OK, "no errors"),
+                (exit::ADVICE, "with --deny-advice: there is advice or a warning"),
+                (exit::USAGE, "wrong usage"),
+                (exit::CONFIGURATION, "the configuration has errors, or cannot be read"),
+            ]),
+            allowed().map(|code| format!("\n  {:<18} {}", code.name(), code.meaning())).collect::<String>()
+        ))
         .arg(
             Arg::new("deny-advice")
                 .long("deny-advice")
                 .action(ArgAction::SetTrue)
                 .help("Exit with 1 if there is advice or a warning"),
+        )
+        .arg(
+            Arg::new("allow")
+                .long("allow")
+                .value_name("CODE")
+                .action(ArgAction::Append)
+                .value_delimiter(',')
+                .value_parser(PossibleValuesParser::new(allowed().map(Code::name)))
+                .hide_short_help(true)
+                .hide_possible_values(true)
+                .help("Leave out warnings and advice of this kind; it stands in brackets before each"),
         )
         .arg(json())
         .arg(
@@ -403,4 +418,9 @@ pub(crate) fn loaded(variables: &[(String, OsString)]) -> load::Loaded {
     let inherited = std::env::vars_os().filter(|(name, _)| !variables.iter().any(|(own, _)| name == own.as_str()));
     let own = variables.iter().map(|(name, value)| (name.into(), value.clone()));
     load::from_environment(inherited.chain(own))
+}
+
+/// What `check --allow` takes: errors cannot be allowed.
+fn allowed() -> impl Iterator<Item = Code> {
+    Code::ALL.iter().copied().filter(|code| code.severity() != Severity::Error)
 }

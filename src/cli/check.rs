@@ -7,6 +7,7 @@ use clap::ArgMatches;
 use load::Loaded;
 use policy::advice::advise;
 use policy::plain::Plain;
+use policy::units::Count;
 use policy::{Compiled, Configuration, Listed, Problem, Process, Severity, Source, compile};
 use serde::Serialize;
 
@@ -31,6 +32,8 @@ struct Report<'a> {
 #[derive(Serialize)]
 struct Entry<'a> {
     severity: String,
+    /// A stable name of the kind of problem, for `--allow`; none of what cannot be read.
+    code: Option<&'static str>,
     message: &'a str,
     help: Option<&'a str>,
     /// The file or the variable.
@@ -47,7 +50,8 @@ impl<'a> Entry<'a> {
     fn new(problem: &'a Problem, sources: &'a [Source]) -> Self {
         let source = sources.get(problem.source);
         Self {
-            severity: problem.severity.to_string(),
+            severity: problem.severity().to_string(),
+            code: Some(problem.code.name()),
             message: &problem.message,
             help: problem.help.as_deref(),
             source: source.map(|source| source.name.as_str()),
@@ -60,7 +64,17 @@ impl<'a> Entry<'a> {
 
     fn failure(message: &'a str) -> Self {
         let severity = Severity::Error.to_string();
-        Self { severity, message, help: None, source: None, line: None, column: None, start: None, end: None }
+        Self {
+            severity,
+            code: None,
+            message,
+            help: None,
+            source: None,
+            line: None,
+            column: None,
+            start: None,
+            end: None,
+        }
     }
 }
 
@@ -75,9 +89,13 @@ pub(crate) fn check(matches: &ArgMatches) -> u8 {
         },
         None => load::from_environment(std::env::vars_os()),
     };
-    let compiled = compile(&loaded.configuration, &Process::default());
+    let mut compiled = compile(&loaded.configuration, &Process::default());
     let taken = loaded.failures.is_empty() && compiled.rules.is_ok();
-    let advice = if taken { advise(&loaded.configuration, &sysctl::read().0) } else { Listed::default() };
+    let mut advice = if taken { advise(&loaded.configuration, &sysctl::read().0) } else { Listed::default() };
+    let allowed: Vec<&String> = matches.get_many("allow").into_iter().flatten().collect();
+    for listed in [&mut compiled.warnings, &mut advice] {
+        listed.problems.retain(|problem| !allowed.iter().any(|code| *code == problem.code.name()));
+    }
     if matches.get_flag("json") {
         print_json(&loaded, &compiled, &advice);
     } else {
@@ -115,7 +133,7 @@ fn print_text(loaded: &Loaded, compiled: &Compiled, advice: &Listed) {
         );
     }
     let name = loaded.configuration.document.as_ref().map_or("environment", |source| source.name.as_str());
-    let rules = format!("{rules} rule{}", if rules == 1 { "" } else { "s" });
+    let rules = Count(rules, "rule");
     let advice = match advice.count() {
         0 => String::new(),
         1 => ", 1 piece of advice".to_owned(),
@@ -152,7 +170,7 @@ fn show(loaded: &Loaded, compiled: &Compiled, advice: &Listed) -> Result<usize, 
         Ok(rules) if loaded.failures.is_empty() => Ok(rules.rule_count()),
         rules => {
             let count = rules.as_ref().err().map_or(0, Listed::count) + loaded.failures.len();
-            output::error(&format!("{count} error{} in the configuration", if count == 1 { "" } else { "s" }), None);
+            output::error(&format!("{} in the configuration", Count(count, "error")), None);
             Err(exit::CONFIGURATION)
         }
     }

@@ -41,7 +41,7 @@ pub(crate) fn as_given(text: &str) -> Cow<'_, str> {
 
 /// A problem of the configuration with the line that it is in.
 pub(crate) fn problem(problem: &Problem, sources: &[Source]) {
-    let level = match problem.severity {
+    let level = match problem.severity() {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
         Severity::Advice => Level::NOTE.with_name("advice"),
@@ -50,15 +50,16 @@ pub(crate) fn problem(problem: &Problem, sources: &[Source]) {
         return message(level, &problem.message, problem.help.as_deref());
     };
     let path = plain(&as_given(&source.name));
-    let title = wrapped(&plain(&as_given(&problem.message)), LONGEST_LEVEL);
+    let code = problem.code.name();
+    let title = wrapped(&plain(&as_given(&problem.message)), LONGEST_LEVEL + "[]".len() + code.len());
     let excerpt = Excerpt::of(problem, &source.text);
     let text = shown(&excerpt.text);
     let mut group = if excerpt.is_far {
         let place = Origin::path(path).line(problem.line).char_column(problem.column);
-        level.primary_title(title).element(place).element(Level::NOTE.message(format!("there: {text}")))
+        level.primary_title(title).id(code).element(place).element(Level::NOTE.message(format!("there: {text}")))
     } else {
         let snippet = Snippet::source(text).path(path).line_start(problem.line);
-        level.primary_title(title).element(snippet.annotation(AnnotationKind::Primary.span(excerpt.span)))
+        level.primary_title(title).id(code).element(snippet.annotation(AnnotationKind::Primary.span(excerpt.span)))
     };
     if let Some(help) = &problem.help {
         // It stands behind as many blanks as the number of the last line shown has digits.

@@ -7,7 +7,7 @@ use anstyle::{AnsiColor, Style};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use policy::Connection;
 use policy::health::{State, Verdict};
-use policy::units::{DisplayDuration, DisplayNumber};
+use policy::units::{Count, DisplayDuration, DisplayNumber};
 use serde::Serialize;
 use socket::current::Current;
 use socket::{Kind, signal};
@@ -351,7 +351,7 @@ fn summary(found: &Found) -> String {
         .iter()
         .map(|(verdict, count)| format!("{count} {}{}{:#}", style(*verdict), verdict.word(), style(*verdict)))
         .collect();
-    let mut text = format!("\n{total} TCP socket{}: {}\n", if total == 1 { "" } else { "s" }, each.join(", "));
+    let mut text = format!("\n{}: {}\n", Count(total, "TCP socket"), each.join(", "));
     let has = |word: &str| counts.iter().any(|(verdict, _)| verdict.word() == word);
     let explained = [
         ("half-open?", "data or probes unanswered for longer than the round trip explains"),

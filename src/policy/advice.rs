@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::catalog::Key;
+use crate::code::Code;
 use crate::compile::{Compiler, Configuration, Effective, overlay};
 use crate::constants::{self, SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
 use crate::document::{Direction, Document, Given, RuleForm};
@@ -123,11 +124,11 @@ impl Adviser<'_> {
     }
 
     /// Says something at the option of the highest layer among these.
-    fn say(&mut self, effective: &Effective<'_>, keys: &[Key], message: String, help: String) {
+    fn say(&mut self, code: Code, effective: &Effective<'_>, keys: &[Key], message: String, help: String) {
         let given = keys.iter().filter_map(|key| effective.get(key)).max_by_key(|(origin, _)| *origin);
         // raw sets everything.
         if let Some((_, given)) = given.or_else(|| effective.get(&Key::Raw)) {
-            self.problems.advice(given.source, given.span.clone(), message, help);
+            self.problems.report(code, given.source, given.span.clone(), message, help);
         }
     }
 
@@ -155,11 +156,18 @@ impl Adviser<'_> {
                 }
                 _ => "user_timeout, or use dead_peer_timeout, which is both".to_owned(),
             };
-            self.say(effective, BOTH, message, format!("while data is in flight nothing is probed; add {cure}"));
+            self.say(
+                Code::DataUnguarded,
+                effective,
+                BOTH,
+                message,
+                format!("while data is in flight nothing is probed; add {cure}"),
+            );
         }
         if has_user_timeout && !timers.keepalive && !is_left(&Key::Keepalive) {
             let message = "user_timeout without keepalive: a program that waits for an answer from a vanished peer waits for ever";
             self.say(
+                Code::IdleUnguarded,
                 effective,
                 BOTH,
                 message.to_owned(),
@@ -172,7 +180,7 @@ impl Adviser<'_> {
                 For(end(State::Idle, timers))
             );
             let help = format!("the system's net.ipv4.tcp_keepalive_time is {time} s; add time");
-            self.say(effective, &[Key::Keepalive], message, help);
+            self.say(Code::SlowKeepalive, effective, &[Key::Keepalive], message, help);
         } else if timers.keepalive {
             let without = end(State::Idle, Timers { user_timeout: 0, ..timers });
             let after_one = end(State::Idle, Timers { user_timeout: 0, probes: Some(1), ..timers });
@@ -182,7 +190,13 @@ impl Adviser<'_> {
             let given_up = timers.user_timeout.saturating_sub(time * 1_000).div_ceil((interval * 1_000).max(1)).max(1);
             if probes == 1 && (!has_user_timeout || at_the_first) {
                 let message = "one lost probe ends a living connection: probes = 1".to_owned();
-                self.say(effective, &[Key::Keepalive], message, "probes = 3 outlast two packets lost".to_owned());
+                self.say(
+                    Code::OneProbe,
+                    effective,
+                    &[Key::Keepalive],
+                    message,
+                    "probes = 3 outlast two packets lost".to_owned(),
+                );
             } else if has_user_timeout && at_the_first {
                 let sum = time + interval;
                 let ends = if timers.user_timeout > sum * 1_000 { "may end" } else { "ends" };
@@ -192,7 +206,7 @@ impl Adviser<'_> {
                 let help = format!(
                     "it is looked at when the second probe is due, {after_one} after the last packet; time + interval x probes is {all_probes} s"
                 );
-                self.say(effective, BOTH, message, help);
+                self.say(Code::OneProbe, effective, BOTH, message, help);
             } else if timers.user_timeout > all_probes * 1_000 {
                 let message = format!(
                     "user_timeout is {user_timeout}, above time + interval x probes = {all_probes} s: an idle peer that vanished is noticed after {with} instead of {without}"
@@ -200,7 +214,7 @@ impl Adviser<'_> {
                 let help = format!(
                     "beside user_timeout probes = {probes} has no effect, {given_up} go unanswered; \"auto\" is {all_probes} s"
                 );
-                self.say(effective, BOTH, message, help);
+                self.say(Code::UselessProbes, effective, BOTH, message, help);
             } else if has_user_timeout && given_up < probes {
                 let message = format!(
                     "probes = {probes} has no effect beside user_timeout = \"{user_timeout}\": an idle peer is given up after {given_up}, {with}"
@@ -208,7 +222,7 @@ impl Adviser<'_> {
                 let help = format!(
                     "write probes = {given_up}, or user_timeout = \"auto\" for time + interval x probes = {all_probes} s"
                 );
-                self.say(effective, BOTH, message, help);
+                self.say(Code::UselessProbes, effective, BOTH, message, help);
             }
         }
         let bulk = OF_BULK.iter().find(|key| effective.get(key).is_some_and(|(_, given)| limits(&given.choice)));
@@ -224,7 +238,7 @@ impl Adviser<'_> {
             );
             let help =
                 "for slow readers a rule of their own with a longer one, as in config/presets/bulk-transfer.toml";
-            self.say(effective, &[Key::UserTimeout], message, help.to_owned());
+            self.say(Code::ShortForBulk, effective, &[Key::UserTimeout], message, help.to_owned());
         }
     }
 
@@ -238,11 +252,11 @@ impl Adviser<'_> {
         if without_time_wait && resets {
             let message = "time_wait = false has no effect beside linger = \"reset\", which leaves no TIME_WAIT either";
             let help = "keep time_wait alone: it sends everything first";
-            self.say(effective, &[Key::TimeWait], message.to_owned(), help.to_owned());
+            self.say(Code::TimeWaitUnneeded, effective, &[Key::TimeWait], message.to_owned(), help.to_owned());
         } else if without_time_wait {
             let message = "time_wait = false: no TIME_WAIT is left to answer a peer whose last FIN is lost, or to catch late duplicates";
             let help = "timestamps and random sequence numbers make harm rare (RFC 1337, RFC 6191)";
-            self.say(effective, &[Key::TimeWait], message.to_owned(), help.to_owned());
+            self.say(Code::NoTimeWait, effective, &[Key::TimeWait], message.to_owned(), help.to_owned());
         }
         let lingers = profile.settings().iter().find_map(|setting| match setting.value {
             Value::Linger { on: true, seconds: seconds @ 1.. } => Some(seconds),
@@ -253,7 +267,7 @@ impl Adviser<'_> {
                 "linger = \"{seconds}s\": close waits up to {seconds} s while data is not acknowledged, also on a non-blocking socket: an event loop (Node, nginx, Redis) stands still meanwhile"
             );
             let help = "without linger the kernel sends what is left after close, in the background";
-            self.say(effective, &[Key::Linger], message, help.to_owned());
+            self.say(Code::BlockingClose, effective, &[Key::Linger], message, help.to_owned());
         }
         let has_late_ports = profile
             .settings()
@@ -262,12 +276,12 @@ impl Adviser<'_> {
         if has_late_ports && form.is_none_or(|form| form.process.is_none() && form.command.is_none()) {
             let message = "local_ports_late = true: a program that binds to port 0 and then asks for its port is told 0 until it listens or connects (active FTP, Python's socketserver)";
             let help = "put it into a rule whose process is a client that binds to an address of its own";
-            self.say(effective, &[Key::LocalPortsLate], message.to_owned(), help.to_owned());
+            self.say(Code::LatePort, effective, &[Key::LocalPortsLate], message.to_owned(), help.to_owned());
         }
         if accepts && resets {
             let message = "linger = \"reset\" on accepted connections: close and exit throw away what the client has not acknowledged";
             let help = "measured: 128504 of 161104 bytes of a reply arrived; time_wait = false leaves no TIME_WAIT either, and sends everything first";
-            self.say(effective, &[Key::Linger], message.to_owned(), help.to_owned());
+            self.say(Code::ResetsReplies, effective, &[Key::Linger], message.to_owned(), help.to_owned());
         }
     }
 
@@ -285,7 +299,7 @@ impl Adviser<'_> {
                     );
                     let help =
                         "\"auto\" and dead_peer_timeout are set only beside a keepalive that outlasts a lost probe";
-                    self.say(effective, &[Key::UserTimeout], message, help.to_owned());
+                    self.say(Code::FillBesideOther, effective, &[Key::UserTimeout], message, help.to_owned());
                 }
                 (key @ (Key::ReceiveBuffer | Key::SendBuffer), _)
                     if self.machine.kernel.is_some_and(|kernel| kernel < (5, 14)) =>
@@ -293,7 +307,7 @@ impl Adviser<'_> {
                     let message = format!("{} is never set by enforce = \"fill\" on this kernel", key.name());
                     let help =
                         "only since Linux 5.14 does it tell whether the program has set the buffer (SO_BUF_LOCK)";
-                    self.say(effective, &[key], message, help.to_owned());
+                    self.say(Code::FillUnknown, effective, &[key], message, help.to_owned());
                 }
                 _ => {}
             }
@@ -308,17 +322,19 @@ impl Adviser<'_> {
                 Key::Raw => format!("{option} = {}", setting.value),
                 key => format!("{} = {}", key.name(), setting.value),
             };
-            let (message, help) = match need {
+            let (code, message, help) = match need {
                 Need::Capability(capability, reason) => (
+                    Code::NeedsCapability,
                     format!("{what} needs {capability} in the program{reason}"),
                     "where it lacks that, the kernel refuses the option, and the program goes on without".to_owned(),
                 ),
                 Need::Algorithm(congestion) => (
+                    Code::UnknownAlgorithm,
                     format!("{what} is not among the congestion controls of this machine"),
                     format!("net.ipv4.tcp_available_congestion_control: {}", congestion.available.join(" ")),
                 ),
             };
-            self.say(effective, &[setting.key], message, help);
+            self.say(code, effective, &[setting.key], message, help);
         }
     }
 
@@ -365,12 +381,12 @@ impl Adviser<'_> {
         let names = if names.is_empty() { last } else { format!("{} and {last}", names.join(", ")) };
         let message = format!("{} never matches: all that it is for is matched by {names} before it", title(form));
         let help = "the first rule that matches counts; put it before them, or take it out";
-        self.problems.advice(0, self.first_line(form), message, help);
+        self.problems.report(Code::NeverMatches, 0, self.first_line(form), message, help);
     }
 
     fn not_compared(&mut self, form: &RuleForm) {
         let message = "from here on no rule was held against those before it: there are too many";
-        self.problems.advice(0, self.first_line(form), message, None);
+        self.problems.report(Code::NotCompared, 0, self.first_line(form), message, None);
     }
 
     fn line(&self, form: &RuleForm) -> usize {

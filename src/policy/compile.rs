@@ -6,6 +6,7 @@ use crate::catalog::{
     EXCLUSIVE, KernelOption, Key, SO_KEEPALIVE, TCP_FASTOPEN, TCP_FASTOPEN_CONNECT, TCP_KEEPCNT, TCP_KEEPIDLE,
     TCP_KEEPINTVL, TCP_USER_TIMEOUT,
 };
+use crate::code::Code;
 use crate::constants;
 use crate::document::{Direction, Document, Given, Layer, LineCounter, RuleForm};
 use crate::enforce::{Enforce, Probing};
@@ -258,7 +259,7 @@ impl Compiler<'_> {
                                 None => format!(" for rule {}", form.number),
                             });
                         let message = format!("user_timeout = \"auto\" cannot be computed{whose}");
-                        self.problems.error(given.source, given.span.clone(), message, help);
+                        self.problems.report(Code::NotHere, given.source, given.span.clone(), message, help);
                     }
                 },
                 Choice::FastopenConnect(on) => {
@@ -336,7 +337,13 @@ impl Compiler<'_> {
                             None => format!("level {} option {}", never.level, never.name),
                         };
                         let message = format!("raw: {option} is never set by {who}");
-                        self.problems.error(given.source, given.span.clone(), message, instead.to_owned());
+                        self.problems.report(
+                            Code::NotHere,
+                            given.source,
+                            given.span.clone(),
+                            message,
+                            instead.to_owned(),
+                        );
                     }
                     continue;
                 }
@@ -346,7 +353,7 @@ impl Compiler<'_> {
             };
             if !phases.intersects(allowed(direction)) {
                 let message = format!("{} is never set by {who}", given.key.name());
-                self.problems.error(given.source, given.span.clone(), message, instead.to_owned());
+                self.problems.report(Code::NotHere, given.source, given.span.clone(), message, instead.to_owned());
             }
         }
     }

@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::catalog::{Accepts, CATALOG, EXCLUSIVE, Key};
+use crate::code::Code;
 use crate::constants;
 use crate::matcher::Pattern;
 use crate::values::{Choice, Form, Keepalive, Reader, did_you_mean, option_keys};
@@ -139,6 +140,7 @@ impl Document {
                                 self.rules.push(rule(reader, number, item.span(), table));
                             }
                             other => reader.error(
+                                Code::WrongType,
                                 item.span(),
                                 format!("a rule is a table, not {}", Form::Toml(other)),
                                 "write [[rule]]",
@@ -148,6 +150,7 @@ impl Document {
                 }
                 ("rule", DeValue::Table(_)) => {
                     reader.error(
+                        Code::WrongType,
                         name.span(),
                         "[rule] is a single table; rules are a list",
                         "write [[rule]], with two brackets",
@@ -155,13 +158,16 @@ impl Document {
                 }
                 (known @ ("defaults" | "rule"), other) => {
                     reader.error(
+                        Code::WrongType,
                         value.span(),
                         format!("{known} is a table, not {}", Form::Toml(other)),
                         "write [defaults] or [[rule]]",
                     );
                 }
                 (other, _) => {
-                    reader.error_with(name.span(), || (format!("unknown key \"{other}\""), misplaced(other)));
+                    reader.error_with(Code::UnknownKey, name.span(), || {
+                        (format!("unknown key \"{other}\""), misplaced(other))
+                    });
                 }
             }
         }
@@ -207,6 +213,7 @@ fn defaults(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Layer {
         let text = name.get_ref().as_ref();
         if CONDITIONS.contains(&text) {
             reader.error(
+                Code::MisplacedCondition,
                 name.span(),
                 format!("[defaults] has no {text}: it is for every TCP socket"),
                 "conditions belong into a [[rule]]",
@@ -226,6 +233,7 @@ fn rule(reader: &mut Reader<'_>, number: usize, span: Range<usize>, table: &DeTa
             "name" => match value.get_ref() {
                 DeValue::String(text) if !text.trim().is_empty() => form.name = Some(text.to_string()),
                 other => reader.error(
+                    Code::WrongType,
                     value.span(),
                     format!("name takes a text, not {}", Form::Toml(other)),
                     "for example name = \"gateway\"",
@@ -244,6 +252,7 @@ fn rule(reader: &mut Reader<'_>, number: usize, span: Range<usize>, table: &DeTa
     {
         let later = if to.start > other.start { to } else { other };
         reader.error(
+            Code::BothDirections,
             later,
             "a rule has \"to\", for sockets that connect, or \"listen\" and \"from\", for those that accept, not both",
             "make two rules",
@@ -270,7 +279,7 @@ fn meant(name: &str) -> String {
 
 fn option(reader: &mut Reader<'_>, layer: &mut Layer, span: Range<usize>, name: &str, value: &Spanned<DeValue<'_>>) {
     let Some(key) = Key::from_name(name) else {
-        return reader.error_with(span, || (format!("unknown key \"{name}\""), meant(name)));
+        return reader.error_with(Code::UnknownKey, span, || (format!("unknown key \"{name}\""), meant(name)));
     };
     let choice = reader.choice(key.entry(), value.span(), Form::Toml(value.get_ref()));
     layer.add(key, reader.source, reader.place(&value.span()), choice.unwrap_or(Choice::Refused));
@@ -285,7 +294,7 @@ fn exclude_duplicates(reader: &mut Reader<'_>, table: &DeTable<'_>) {
         for other in *others {
             if let Some(span) = key_span(table, other.name()) {
                 let message = format!("{} beside {}, {why}", other.name(), first.name());
-                reader.error(span, message, "keep one of the two");
+                reader.error(Code::ConflictingKeys, span, message, "keep one of the two");
             }
         }
     }
@@ -301,6 +310,7 @@ fn items<'t>(reader: &mut Reader<'_>, key: &str, value: &'t Spanned<DeValue<'t>>
     let mut take = |reader: &mut Reader<'_>, item: &'t Spanned<DeValue<'t>>| match item.get_ref() {
         DeValue::String(text) => found.push((item.span(), text.as_ref())),
         other => reader.error(
+            Code::WrongType,
             item.span(),
             format!("{key} takes a list of texts, not {}", Form::Toml(other)),
             "texts stand in quotes",
@@ -309,6 +319,7 @@ fn items<'t>(reader: &mut Reader<'_>, key: &str, value: &'t Spanned<DeValue<'t>>
     match value.get_ref() {
         DeValue::Array(list) if list.is_empty() => {
             reader.error(
+                Code::EmptyCondition,
                 value.span(),
                 format!("an empty {key} matches nothing"),
                 format!("leave {key} out to match everything"),
@@ -327,11 +338,16 @@ fn patterns(reader: &mut Reader<'_>, key: &str, value: &Spanned<DeValue<'_>>) ->
         match Pattern::parse(text) {
             Ok(pattern) if key != "to" && pattern.host().is_some() => {
                 let help = "\"to\" takes names that the program itself looks up; nothing is looked up for this";
-                reader.error(span, format!("{key} takes addresses, not a host name (\"{text}\")"), help);
+                reader.error(
+                    Code::BadAddress,
+                    span,
+                    format!("{key} takes addresses, not a host name (\"{text}\")"),
+                    help,
+                );
             }
             Ok(pattern) if key == "to" => found.push(pattern.as_destination()),
             Ok(pattern) => found.push(pattern),
-            Err(refused) => reader.error(span, refused.message, refused.help),
+            Err(refused) => reader.error(Code::BadAddress, span, refused.message, refused.help),
         }
     }
     found
@@ -352,13 +368,18 @@ pub(crate) fn refuse_glob(reader: &mut Reader<'_>, key: &str, span: Range<usize>
     // The longest name of a file; of a command line, the longest part that anybody writes.
     let longest = if key == "process" { 255 } else { 4_096 };
     if text.is_empty() {
-        reader.error(span, format!("an empty {key} matches nothing"), "accepted: a name with * and ? as wildcards");
+        reader.error(
+            Code::EmptyCondition,
+            span,
+            format!("an empty {key} matches nothing"),
+            "accepted: a name with * and ? as wildcards",
+        );
     } else if key == "process" && text.contains('/') {
         let help = "process is the base name of the executable or script; command sees the whole command line";
-        reader.error(span, format!("process \"{text}\" is a path"), help);
+        reader.error(Code::BadPattern, span, format!("process \"{text}\" is a path"), help);
     } else if text.len() > longest {
         let help = format!("accepted: at most {longest} bytes, with * and ? as wildcards");
-        reader.error(span, format!("{key} has {} bytes", text.len()), help);
+        reader.error(Code::BadPattern, span, format!("{key} has {} bytes", text.len()), help);
     } else {
         return false;
     }

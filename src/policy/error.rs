@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::{Deref, Range};
 
+use crate::code::{Code, Severity};
 use crate::plain::Plain;
 
 /// Where a text came from: a file, or an environment variable.
@@ -26,32 +27,11 @@ impl Source {
     }
 }
 
-/// Whether a problem refuses the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// The configuration is not taken.
-    Error,
-    /// It is taken, but probably not what was meant.
-    Warning,
-    /// It is taken, and does less or more than one might think.
-    Advice,
-}
-
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Error => "error",
-            Self::Warning => "warning",
-            Self::Advice => "advice",
-        })
-    }
-}
-
 /// One thing wrong, with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Error, warning or advice.
-    pub severity: Severity,
+    /// What kind of problem it is.
+    pub code: Code,
     /// Index of the source among those of the [`Configuration`](crate::Configuration).
     pub source: usize,
     /// The bytes of the source that are meant.
@@ -67,6 +47,12 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// Error, warning or advice.
+    #[must_use]
+    pub fn severity(&self) -> Severity {
+        self.code.severity()
+    }
+
     /// `file:line:column: error: message; help`, on one line.
     #[must_use]
     pub fn one_line<'a>(&'a self, sources: &'a [Source]) -> OneLine<'a> {
@@ -83,11 +69,11 @@ pub struct OneLine<'a> {
 
 impl fmt::Display for OneLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Problem { severity, line, column, message, help, .. } = self.problem;
+        let Problem { code, line, column, message, help, .. } = self.problem;
         if let Some(source) = self.sources.get(self.problem.source) {
             write!(f, "{}:{line}:{column}: ", Plain(&source.name))?;
         }
-        write!(f, "{severity}: {}", Plain(message))?;
+        write!(f, "{}: {}", code.severity(), Plain(message))?;
         if let Some(help) = help {
             write!(f, "; {}", Plain(help))?;
         }
@@ -160,40 +146,18 @@ pub(crate) struct Problems {
 }
 
 impl Problems {
-    pub(crate) fn error(
+    /// Adds one.
+    pub(crate) fn report(
         &mut self,
+        code: Code,
         source: usize,
         span: Range<usize>,
         message: impl Into<String>,
         help: impl Into<Help>,
     ) {
-        self.push(Severity::Error, source, span, message.into(), help.into().0);
-    }
-
-    pub(crate) fn warning(
-        &mut self,
-        source: usize,
-        span: Range<usize>,
-        message: impl Into<String>,
-        help: impl Into<Help>,
-    ) {
-        self.push(Severity::Warning, source, span, message.into(), help.into().0);
-    }
-
-    pub(crate) fn advice(
-        &mut self,
-        source: usize,
-        span: Range<usize>,
-        message: impl Into<String>,
-        help: impl Into<Help>,
-    ) {
-        self.push(Severity::Advice, source, span, message.into(), help.into().0);
-    }
-
-    fn push(&mut self, severity: Severity, source: usize, span: Range<usize>, message: String, help: Option<String>) {
-        let (message, help) = (shortened(message), help.map(shortened));
-        let problem = Problem { severity, source, span, line: 0, column: 0, message, help };
-        self.of(severity).push(ByPlace(problem));
+        let (message, help) = (shortened(message.into()), help.into().0.map(shortened));
+        let problem = Problem { code, source, span, line: 0, column: 0, message, help };
+        self.of(code.severity()).push(ByPlace(problem));
     }
 
     fn of(&mut self, severity: Severity) -> &mut First {
@@ -278,7 +242,8 @@ struct ByPlace(Problem);
 
 impl Ord for ByPlace {
     fn cmp(&self, other: &Self) -> Ordering {
-        let key = |ByPlace(problem): &'_ Self| (problem.source, problem.span.start, problem.span.end, problem.severity);
+        let key =
+            |ByPlace(problem): &'_ Self| (problem.source, problem.span.start, problem.span.end, problem.severity());
         let text = |one: &Self, other: &Self| (&one.0.message, &one.0.help).cmp(&(&other.0.message, &other.0.help));
         key(self).cmp(&key(other)).then_with(|| text(self, other))
     }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::units::DisplayDuration;
+use crate::units::{Count, DisplayDuration};
 
 /// A state of a TCP socket (tcp(7), include/net/tcp_states.h), by the kernel's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,8 +225,8 @@ impl fmt::Display for Verdict {
                 )
             }
             Self::HalfOpen(Sign::Probes { count, silent_ms }) => {
-                let probes = if *count == 1 { "probe" } else { "probes" };
-                write!(f, "half-open? {count} {probes} unanswered, nothing heard for {}", DisplayDuration(*silent_ms))
+                let probes = Count(usize::from(*count), "probe");
+                write!(f, "half-open? {probes} unanswered, nothing heard for {}", DisplayDuration(*silent_ms))
             }
             Self::Unguarded => f.write_str("idle without keepalive: a vanished peer would never be noticed"),
             Self::Listening => f.write_str("waits for connections"),

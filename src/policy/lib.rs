@@ -6,6 +6,7 @@
 
 pub mod advice;
 pub mod catalog;
+pub mod code;
 pub mod compile;
 pub mod connection;
 pub mod constants;
@@ -33,10 +34,11 @@ mod values;
 pub mod variables;
 
 pub use catalog::{CATALOG, Entry, Key};
+pub use code::{Code, Severity};
 pub use compile::{Compiled, Configuration, Origin, compile, compile_alone};
 pub use connection::{Connection, Endpoint};
 pub use enforce::Enforce;
-pub use error::{Listed, Problem, Severity, Source};
+pub use error::{Listed, Problem, Source};
 pub use hosts::{HostSet, Name};
 pub use options::{Phase, Phases, Setting, Value};
 pub use process::Process;

@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, Error};
 use toml_parser::Source;
 
+use crate::code::Code;
 use crate::document::Document;
 use crate::error::Problems;
 use crate::values::Reader;
@@ -131,7 +132,7 @@ impl Refused {
             Self::TooManyTokens => {
                 let message = format!("more than {MOST_TOKENS} names, values and signs in one table");
                 let help = "make several rules of it, each under its own [[rule]] at the start of a line";
-                reader.error(place, message, help);
+                reader.error(Code::Syntax, place, message, help);
             }
         }
     }
@@ -204,7 +205,8 @@ fn syntax_error(error: &Error, text: &str, reader: &mut Reader<'_>) {
         None => error.message().to_owned(),
     };
     let place = reader.place(&span);
-    reader.problems.error(reader.source, place, message, None);
+    let code = if error.message() == "duplicate key" { Code::DuplicateKey } else { Code::Syntax };
+    reader.problems.report(code, reader.source, place, message, None);
 }
 
 /// The text with blanks for each line that has a syntax error, so that the others can be judged, in their places. None

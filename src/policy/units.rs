@@ -16,6 +16,17 @@ const BYTES: &[(&str, u64)] = &[
     ("GiB", 1 << 30),
 ];
 
+/// A number of things: `1 socket`, `2 sockets`.
+#[derive(Debug, Clone, Copy)]
+pub struct Count<'a>(pub usize, pub &'a str);
+
+impl fmt::Display for Count<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(number, what) = *self;
+        write!(f, "{number} {what}{}", if number == 1 { "" } else { "s" })
+    }
+}
+
 /// Why a text is no quantity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {

@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::catalog::{Accepts, DSCP_NAMES, Entry, Key};
+use crate::code::Code;
 use crate::constants;
 use crate::enforce::Enforce;
 use crate::error::{Problems, nearest};
@@ -138,15 +139,21 @@ impl<'p> Reader<'p> {
         Self { source, base: 0, problems, detected: None }
     }
 
-    pub(crate) fn error(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
-        self.problems.error(self.source, self.place(&span), message, help.into());
+    pub(crate) fn error(
+        &mut self,
+        code: Code,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.problems.report(code, self.source, self.place(&span), message, help.into());
     }
 
     /// An error that is dear to word: of a file that is wrong throughout, most are only counted.
-    pub(crate) fn error_with(&mut self, span: Range<usize>, words: impl FnOnce() -> (String, String)) {
+    pub(crate) fn error_with(&mut self, code: Code, span: Range<usize>, words: impl FnOnce() -> (String, String)) {
         let is_kept = self.problems.keeps_error_at(self.source, self.place(&span).start);
         let (message, help) = if is_kept { words() } else { Default::default() };
-        self.error(span, message, help);
+        self.error(code, span, message, help);
     }
 
     /// The bytes of the source.
@@ -188,7 +195,7 @@ impl<'p> Reader<'p> {
                 Some("off") => Some(Choice::Value(Value::Linger { on: false, seconds: 0 })),
                 Some("reset") => Some(Choice::Value(Value::Linger { on: true, seconds: 0 })),
                 Some(gone @ "reset-when-drained") => {
-                    self.error(
+                    self.error(Code::Removed,
                         span,
                         format!("linger = \"{gone}\" is replaced by time_wait = false"),
                         "write time_wait = false: it leaves no TIME_WAIT and sends everything first, also at exit and over fork",
@@ -197,6 +204,7 @@ impl<'p> Reader<'p> {
                 }
                 Some(text) if text == "0" || units::microseconds(text) == Ok(0) => {
                     self.error(
+                        Code::OutOfRange,
                         span,
                         "linger for no time means an abortive close (RST)",
                         "write \"reset\" if that is meant, or \"off\"",
@@ -253,7 +261,12 @@ impl<'p> Reader<'p> {
     fn boolean(&mut self, key: &str, span: Range<usize>, form: Form<'_>) -> Option<bool> {
         let value = form.boolean();
         if value.is_none() {
-            self.error(span, format!("{key} takes true or false, not {form}"), "accepted: true, false");
+            self.error(
+                Code::WrongType,
+                span,
+                format!("{key} takes true or false, not {form}"),
+                "accepted: true, false",
+            );
         }
         value
     }
@@ -265,6 +278,7 @@ impl<'p> Reader<'p> {
             (None, Some("fill")) => Some(Enforce::Fill),
             _ => {
                 self.error(
+                    Code::WrongType,
                     span,
                     format!("enforce takes true, false or \"fill\", not {form}"),
                     "accepted: true, false, \"fill\"",
@@ -285,12 +299,14 @@ impl<'p> Reader<'p> {
     ) -> Option<i64> {
         let value = form.integer().filter(|number| (min..=max).contains(number));
         if value.is_none() {
-            let message = match (form.integer(), form) {
-                (Some(number), _) => format!("{key} = {number} is out of range"),
-                (None, Form::Toml(DeValue::Integer(digits))) => format!("{key} = {digits} is out of range"),
-                _ => format!("{key} takes a whole number, not {form}"),
+            let (code, message) = match (form.integer(), form) {
+                (Some(number), _) => (Code::OutOfRange, format!("{key} = {number} is out of range")),
+                (None, Form::Toml(DeValue::Integer(digits))) => {
+                    (Code::OutOfRange, format!("{key} = {digits} is out of range"))
+                }
+                _ => (Code::WrongType, format!("{key} takes a whole number, not {form}")),
             };
-            self.error(span, message, format!("accepted: {also}{min} to {max}"));
+            self.error(code, span, message, format!("accepted: {also}{min} to {max}"));
         }
         value
     }
@@ -315,26 +331,23 @@ impl<'p> Reader<'p> {
             };
             let example = form.integer().filter(fits).map(|n| format!(", for example \"{n}s\"")).unwrap_or_default();
             self.error(
+                Code::MissingUnit,
                 span,
                 format!("{key} takes a duration with a unit, not {form}"),
                 format!("{}{example}", accepted()),
             );
             return None;
         };
-        let message = match units::microseconds(text) {
+        let (code, message) = match units::microseconds(text) {
             Ok(micros) if !micros.is_multiple_of(unit) => {
-                format!(
-                    "{key} = \"{text}\" is not a whole number of {}",
-                    if unit == 1_000 { "milliseconds" } else { "seconds" }
-                )
+                let unit = if unit == 1_000 { "milliseconds" } else { "seconds" };
+                (Code::OutOfRange, format!("{key} = \"{text}\" is not a whole number of {unit}"))
             }
             Ok(micros) if (min..=max).contains(&(micros / unit)) => return Some(micros / unit),
-            Ok(_) | Err(Malformed::TooLarge) => format!("{key} = \"{text}\" is out of range"),
-            Err(Malformed::NoUnit) => format!("{key} = \"{text}\" has no unit"),
-            Err(Malformed::NotWhole) => format!("{key} = \"{text}\" is not a whole number"),
-            Err(Malformed::UnknownUnit | Malformed::NotANumber) => format!("{key} = \"{text}\" is not a duration"),
+            Ok(_) | Err(Malformed::TooLarge) => (Code::OutOfRange, format!("{key} = \"{text}\" is out of range")),
+            Err(malformed) => (malformed.code(), malformed.told(key, text, "a duration")),
         };
-        self.error(span, message, format!("{}; units: us, ms, s, m, h, d", accepted()));
+        self.error(code, span, message, format!("{}; units: us, ms, s, m, h, d", accepted()));
         None
     }
 
@@ -343,17 +356,20 @@ impl<'p> Reader<'p> {
         let Some(text) = form.text() else {
             let fits = |bytes: &i64| u64::try_from(*bytes).is_ok_and(|bytes| (min..=max).contains(&bytes));
             let example = form.integer().filter(fits).map(|n| format!(", for example \"{n}B\"")).unwrap_or_default();
-            self.error(span, format!("{key} takes a size with a unit, not {form}"), format!("{}{example}", accepted()));
+            self.error(
+                Code::MissingUnit,
+                span,
+                format!("{key} takes a size with a unit, not {form}"),
+                format!("{}{example}", accepted()),
+            );
             return None;
         };
-        let message = match units::bytes(text) {
+        let (code, message) = match units::bytes(text) {
             Ok(bytes) if (min..=max).contains(&bytes) => return Some(bytes),
-            Ok(_) | Err(Malformed::TooLarge) => format!("{key} = \"{text}\" is out of range"),
-            Err(Malformed::NoUnit) => format!("{key} = \"{text}\" has no unit"),
-            Err(Malformed::NotWhole) => format!("{key} = \"{text}\" is not a whole number"),
-            Err(Malformed::UnknownUnit | Malformed::NotANumber) => format!("{key} = \"{text}\" is not a size"),
+            Ok(_) | Err(Malformed::TooLarge) => (Code::OutOfRange, format!("{key} = \"{text}\" is out of range")),
+            Err(malformed) => (malformed.code(), malformed.told(key, text, "a size")),
         };
-        self.error(span, message, format!("{}; units: B, KiB, MiB, GiB, kB, MB, GB", accepted()));
+        self.error(code, span, message, format!("{}; units: B, KiB, MiB, GiB, kB, MB, GB", accepted()));
         None
     }
 
@@ -371,6 +387,7 @@ impl<'p> Reader<'p> {
                 let parts: Vec<&str> = text.split(',').collect();
                 let [time, interval, probes] = parts.as_slice() else {
                     self.error(
+                        Code::WrongType,
                         span,
                         format!("keepalive takes time, interval and probes, not {form}"),
                         "accepted: on, off, or for example 60s,20s,4",
@@ -389,7 +406,7 @@ impl<'p> Reader<'p> {
             }
             Form::Toml(_) => {}
         }
-        self.error(span, format!("keepalive takes a table, \"on\" or \"off\", not {form}"), FORMS);
+        self.error(Code::WrongType, span, format!("keepalive takes a table, \"on\" or \"off\", not {form}"), FORMS);
         None
     }
 
@@ -418,7 +435,9 @@ impl<'p> Reader<'p> {
                         "count" | "cnt" | "keepcnt" | "retries" => "did you mean \"probes\"?".to_owned(),
                         _ => did_you_mean(other, PARTS.into_iter(), "keepalive has time, interval and probes"),
                     };
-                    self.error_with(name.span(), || (format!("unknown part of keepalive: \"{other}\""), help()));
+                    self.error_with(Code::UnknownKey, name.span(), || {
+                        (format!("unknown part of keepalive: \"{other}\""), help())
+                    });
                     false
                 }
             };
@@ -441,7 +460,7 @@ impl<'p> Reader<'p> {
         const LONGEST: u64 = 127 + (255 - 7) * 120;
         if form.text().is_none() {
             let help = "accepted: \"1s\", \"3s\", \"7s\", \"15s\", \"31s\", \"63s\", \"127s\", then every 120 s";
-            self.error(span, format!("{key} takes a duration with a unit, not {form}"), help);
+            self.error(Code::MissingUnit, span, format!("{key} takes a duration with a unit, not {form}"), help);
             return None;
         }
         let seconds = self.duration(key, span.clone(), form, 1_000_000, 1, LONGEST, "")?;
@@ -456,6 +475,7 @@ impl<'p> Reader<'p> {
         }
         let (below, period) = (DisplayNumber(below * 1_000_000), DisplayNumber(period * 1_000_000));
         self.error(
+            Code::OutOfRange,
             span,
             format!("{key} = {form} does not exist: the kernel counts retransmissions"),
             format!("nearest: \"{below}\" or \"{period}\""),
@@ -468,14 +488,14 @@ impl<'p> Reader<'p> {
         if let Some(number) = form.integer() {
             let code_point = u8::try_from(number).ok().filter(|code_point| *code_point < 64);
             if code_point.is_none() {
-                self.error(span, format!("dscp = {number} is out of range"), ACCEPTED);
+                self.error(Code::OutOfRange, span, format!("dscp = {number} is out of range"), ACCEPTED);
             }
             return code_point;
         }
         let name = form.text().map(str::to_ascii_lowercase);
         let known = name.as_deref().and_then(|name| DSCP_NAMES.iter().find(|(known, _)| *known == name));
         if known.is_none() {
-            self.error(span, format!("dscp takes a code point, not {form}"), ACCEPTED);
+            self.error(Code::WrongType, span, format!("dscp takes a code point, not {form}"), ACCEPTED);
         }
         known.map(|(_, code_point)| *code_point)
     }
@@ -486,6 +506,7 @@ impl<'p> Reader<'p> {
         });
         if text.is_none() {
             self.error(
+                Code::WrongType,
                 span,
                 format!("{key} takes a name, not {form}"),
                 format!("accepted: 1 to {longest} printable characters without space or slash"),
@@ -498,21 +519,29 @@ impl<'p> Reader<'p> {
         const FORMS: &str =
             "accepted: [{ level = \"SOL_TCP\", name = \"TCP_USER_TIMEOUT\", value = 14000 }], numbers or kernel names";
         let Form::Toml(DeValue::Array(items)) = form else {
-            self.error(span, format!("raw takes a list, not {form}"), FORMS);
+            self.error(Code::BadRaw, span, format!("raw takes a list, not {form}"), FORMS);
             return None;
         };
         if items.len() > MOST_RAW {
             let message = format!("raw has {} entries", items.len());
-            self.error(span, message, format!("accepted: at most {MOST_RAW}, for the kernel has few more options"));
+            self.error(
+                Code::BadRaw,
+                span,
+                message,
+                format!("accepted: at most {MOST_RAW}, for the kernel has few more options"),
+            );
             return None;
         }
         let mut options = Vec::with_capacity(items.len());
         for item in items.iter() {
             match item.get_ref() {
                 DeValue::Table(table) => options.extend(self.raw_option(item.span(), table)),
-                other => {
-                    self.error(item.span(), format!("an entry of raw is a table, not {}", Form::Toml(other)), FORMS)
-                }
+                other => self.error(
+                    Code::BadRaw,
+                    item.span(),
+                    format!("an entry of raw is a table, not {}", Form::Toml(other)),
+                    FORMS,
+                ),
             }
         }
         (options.len() == items.len()).then_some(Choice::Raw(options))
@@ -522,11 +551,14 @@ impl<'p> Reader<'p> {
         const PARTS: [&str; 4] = ["level", "name", "value", "at"];
         for name in table.keys().filter(|name| !PARTS.contains(&name.get_ref().as_ref())) {
             let help = || did_you_mean(name.get_ref(), PARTS.into_iter(), "raw has level, name, value and at");
-            self.error_with(name.span(), || (format!("unknown part of raw: \"{}\"", name.get_ref()), help()));
+            self.error_with(Code::UnknownKey, name.span(), || {
+                (format!("unknown part of raw: \"{}\"", name.get_ref()), help())
+            });
         }
         let part = |name: &str| table.iter().find(|(key, _)| key.get_ref() == name).map(|(_, value)| value);
         let [Some(level), Some(name), Some(value), at] = PARTS.map(part) else {
             self.error(
+                Code::BadRaw,
                 span,
                 "an entry of raw has level, name and value",
                 "for example { level = \"SOL_TCP\", name = \"TCP_USER_TIMEOUT\", value = 14000 }",
@@ -577,6 +609,7 @@ impl<'p> Reader<'p> {
             Some("accept") => &[Phase::Accept, Phase::AcceptAlways],
             _ => {
                 self.error(
+                    Code::BadRaw,
                     at.span(),
                     format!("at = {form} is no call"),
                     "accepted: \"bind\", \"connect\", \"listen\", \"accept\"",
@@ -600,9 +633,23 @@ impl<'p> Reader<'p> {
         };
         let found = number(text);
         if found.is_none() {
-            self.error_with(value.span(), || (format!("unknown {part} \"{text}\""), help(text)));
+            self.error_with(Code::BadRaw, value.span(), || (format!("unknown {part} \"{text}\""), help(text)));
         }
         found
+    }
+}
+
+impl Malformed {
+    fn code(self) -> Code {
+        if self == Self::NotANumber { Code::WrongType } else { Code::MissingUnit }
+    }
+
+    fn told(self, key: &str, text: &str, what: &str) -> String {
+        match self {
+            Self::NoUnit => format!("{key} = \"{text}\" has no unit"),
+            Self::NotWhole => format!("{key} = \"{text}\" is not a whole number"),
+            Self::UnknownUnit | Self::NotANumber | Self::TooLarge => format!("{key} = \"{text}\" is not {what}"),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The `SOCKOPT_…` environment variables: what configures the library itself, and the shortcuts for options.
 
 use crate::catalog::{EXCLUSIVE, Key};
+use crate::code::Code;
 use crate::document::{Layer, has_variable, refuse_glob};
 use crate::error::{Problems, Source, nearest};
 use crate::matcher::Pattern;
@@ -92,13 +93,14 @@ pub(crate) fn read(variables: &[Source], first: usize, problems: &mut Problems) 
                     Level::ALL.iter().map(|(name, _)| *name),
                     "accepted: off, error, warn, info, debug",
                 );
-                problems.warning(index, whole, format!("unknown log level \"{value}\""), help);
+                problems.report(Code::BadSwitch, index, whole, format!("unknown log level \"{value}\""), help);
             }
             "STRICT" | "DISABLE"
                 if !is_on(value)
                     && !matches!(value.trim().to_ascii_lowercase().as_str(), "0" | "false" | "off" | "no") =>
             {
-                problems.warning(
+                problems.report(
+                    Code::BadSwitch,
                     index,
                     whole,
                     format!("{PREFIX}{name} is a switch, not \"{value}\""),
@@ -111,14 +113,22 @@ pub(crate) fn read(variables: &[Source], first: usize, problems: &mut Problems) 
                     let choice = reader.choice(key.entry(), whole.clone(), Form::Variable(value));
                     shortcuts.layer.add(key, index, whole, choice.unwrap_or(Choice::Refused));
                 }
-                None if !problems.keeps_warning_at(index, 0) => problems.warning(index, whole, "", None),
+                None if !problems.keeps_warning_at(index, 0) => {
+                    problems.report(Code::UnknownVariable, index, whole, "", None)
+                }
                 None => {
                     let help = match nearest(name, known.iter().filter_map(|known| known.strip_prefix(PREFIX))) {
                         _ if name == "RAW" => "raw has no variable; SOCKOPT_CONFIG_TOML takes it".to_owned(),
                         Some(near) => format!("did you mean \"{PREFIX}{near}\"?"),
                         None => "it is ignored".to_owned(),
                     };
-                    problems.warning(index, whole, format!("unknown variable {}", variable.name), help);
+                    problems.report(
+                        Code::UnknownVariable,
+                        index,
+                        whole,
+                        format!("unknown variable {}", variable.name),
+                        help,
+                    );
                 }
             },
         }
@@ -128,7 +138,13 @@ pub(crate) fn read(variables: &[Source], first: usize, problems: &mut Problems) 
         let alone = (first..).zip(variables).find(given).filter(|_| shortcuts.layer.0.is_empty());
         if let Some((index, variable)) = alone {
             let help = "it limits option variables such as SOCKOPT_DEAD_PEER_TIMEOUT; rules of a file have their own conditions";
-            problems.warning(index, 0..variable.text.len(), format!("{name} alone has no effect"), help);
+            problems.report(
+                Code::UselessVariable,
+                index,
+                0..variable.text.len(),
+                format!("{name} alone has no effect"),
+                help,
+            );
         }
     }
     // The same exclusion as within one table of the file.
@@ -142,7 +158,13 @@ pub(crate) fn read(variables: &[Source], first: usize, problems: &mut Problems) 
         let Some((_, one)) = given(*key) else { continue };
         for (index, other) in others.iter().filter_map(|other| given(*other)) {
             let message = format!("{} beside {}, {why}", other.name, one.name);
-            problems.error(index, 0..other.text.len(), message, "keep one of the two".to_owned());
+            problems.report(
+                Code::ConflictingKeys,
+                index,
+                0..other.text.len(),
+                message,
+                "keep one of the two".to_owned(),
+            );
         }
     }
     shortcuts
@@ -187,7 +209,7 @@ fn patterns(reader: &mut Reader<'_>, value: &str) -> Vec<Pattern> {
     for item in value.split(',') {
         match Pattern::parse(item) {
             Ok(pattern) => found.push(pattern.as_destination()),
-            Err(refused) => reader.error(start..start + item.len(), refused.message, refused.help),
+            Err(refused) => reader.error(Code::BadAddress, start..start + item.len(), refused.message, refused.help),
         }
         start += item.len() + 1;
     }

@@ -20,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("house::no_panics_and_prints_in_the_library", no_panics_and_prints_in_the_library),
         test("house::the_library_exports_the_hooks", the_library_exports_the_hooks),
         test("house::the_layout_names_what_exists", the_layout_names_what_exists),
+        test("house::no_files_need_each_other", no_files_need_each_other),
         test("house::the_command_defines_no_hook", the_command_defines_no_hook),
         test("house::the_reference_configuration_has_every_key", the_reference_configuration_has_every_key),
         test("house::the_reference_configuration_can_be_switched_on", the_reference_configuration_can_be_switched_on),
@@ -264,6 +265,59 @@ fn the_layout_names_what_exists() {
     assert!(placed > 15, "{placed} patterns of ours");
     let hooks = "\"".to_owned() + ".text.sockopt_hooks\"";
     assert!(read("src/preload/hooks.rs").contains(&hooks) && layout.contains(".text.sockopt_hooks"), "{hooks}");
+}
+
+/// Which modules of its crate a file names outside its tests: `crate::module` and `use crate::{one, other::Thing}`.
+fn modules_named(code: &str) -> BTreeSet<String> {
+    let mut named = BTreeSet::new();
+    for piece in code.split("crate::").skip(1) {
+        let mut depth = 0_usize;
+        let mut word = String::new();
+        // The first word of each entry of the list that follows, or the one word.
+        for c in piece.chars() {
+            match c {
+                'a'..='z' | '0'..='9' | '_' if depth <= 1 && !word.ends_with('!') => word.push(c),
+                '{' => depth += 1,
+                ',' if depth == 1 => {
+                    named.insert(std::mem::take(&mut word).trim_end_matches('!').to_owned());
+                }
+                '}' if depth <= 1 => break,
+                '}' => depth -= 1,
+                _ if depth == 0 => break,
+                c if !c.is_whitespace() && !word.ends_with('!') => word.push('!'),
+                _ => {}
+            }
+        }
+        named.insert(word.trim_end_matches('!').to_owned());
+    }
+    named
+}
+
+/// Seen to fail: on the files before `Key`, `Name` and the hasher had files of their own, and with `matcher` used in `ports`.
+fn no_files_need_each_other() {
+    assert_eq!(modules_named("use crate::a; crate::b::C; use crate::{d, e::{f, g}, h::I};").len(), 5);
+    for folder in ["src/policy", "src/socket"] {
+        let mut needs: Vec<(String, BTreeSet<String>)> = Vec::new();
+        for file in files(folder, "rs") {
+            let text = read(&file);
+            let before_tests = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
+            let name = Path::new(&file).file_stem().expect("a name").to_string_lossy().into_owned();
+            needs.push((name, modules_named(&code(&before_tests))));
+        }
+        let known: BTreeSet<String> = needs.iter().map(|(name, _)| name.clone()).collect();
+        for (name, others) in &mut needs {
+            others.retain(|other| other != name && known.contains(other));
+        }
+        assert!(needs.iter().any(|(_, others)| !others.is_empty()), "{folder}: nothing needs anything");
+        // Whoever needs nothing that is left is no part of a circle.
+        while let Some(at) = needs.iter().position(|(_, others)| others.is_empty()) {
+            let (done, _) = needs.swap_remove(at);
+            needs.iter_mut().for_each(|(_, others)| {
+                others.remove(&done);
+            });
+        }
+        assert!(needs.is_empty(), "{folder}: a circle among {needs:#?}");
+    }
 }
 
 fn the_command_defines_no_hook() {

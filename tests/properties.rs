@@ -502,7 +502,7 @@ fn accepted(entry: &Entry) -> Option<BoxedStrategy<String>> {
         Accepts::UserTimeout => shown(within(1, INT_MAX), 1_000, &["off"]),
         Accepts::ConnectTimeout => shown(within(1_000, 127_000), 1_000, &[]),
         Accepts::DeadPeerTimeout => {
-            shown(within(promise::LEAST_DEAD_PEER_TIMEOUT, promise::LONGEST_DEAD_PEER_TIMEOUT), 1, &[])
+            shown(within(policy::catalog::LEAST_DEAD_PEER_TIMEOUT, policy::catalog::LONGEST_DEAD_PEER_TIMEOUT), 1, &[])
         }
         Accepts::Linger => shown(within(1, INT_MAX), 1_000_000, &["reset", "off"]),
         Accepts::Fastopen => {
@@ -652,7 +652,9 @@ fn refused(entry: &Entry) -> Option<BoxedStrategy<String>> {
         Accepts::UserTimeout => beyond(1, INT_MAX, |ms| format!("\"{ms}ms\"")),
         Accepts::ConnectTimeout => beyond(1_000, 127_000, |ms| format!("\"{ms}ms\"")),
         Accepts::DeadPeerTimeout => {
-            beyond(promise::LEAST_DEAD_PEER_TIMEOUT, promise::LONGEST_DEAD_PEER_TIMEOUT, |us| format!("\"{us}us\""))
+            beyond(policy::catalog::LEAST_DEAD_PEER_TIMEOUT, policy::catalog::LONGEST_DEAD_PEER_TIMEOUT, |us| {
+                format!("\"{us}us\"")
+            })
         }
         Accepts::Linger => beyond(1, INT_MAX, |s| format!("\"{s}s\"")),
         Accepts::Fastopen => beyond(1, 65_535, plain),
@@ -761,7 +763,7 @@ fn in_flight_end(now: u64, hz: u64, user_timeout_ms: u64) -> u64 {
 /// Every promise from 5 s to a day is kept at these tick rates, wherever the wheel stands. Seen to fail without the idle
 /// timer's grid in timers::Model::idle.
 fn a_dead_peer_is_noticed_in_time() {
-    let (least, longest) = (promise::LEAST_DEAD_PEER_TIMEOUT, promise::LONGEST_DEAD_PEER_TIMEOUT);
+    let (least, longest) = (policy::catalog::LEAST_DEAD_PEER_TIMEOUT, policy::catalog::LONGEST_DEAD_PEER_TIMEOUT);
     let promises = prop_oneof![within(least, longest), least..60_000_000, least..3_600_000_000];
     for_all(1_500, (promises, any::<u32>()), |(promise, now)| {
         let detection = promise::within(promise).ok_or_else(|| TestCaseError::fail("no times"))?;

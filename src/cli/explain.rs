@@ -677,7 +677,7 @@ const WIDTH: usize = 80;
 fn table(head: [&str; 3], rows: Vec<[String; 3]>) -> String {
     let width = output::terminal_size().map_or(WIDTH, |(columns, _)| columns);
     let mut table = Table::new();
-    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic).force_no_tty();
+    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
     table.set_header(head);
     table.add_rows(rows.iter().map(|row| row.each_ref().map(|cell| output::plain(cell))));

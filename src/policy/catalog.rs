@@ -2,142 +2,15 @@
 //!
 //! The parser, the errors, the environment's shortcuts, the reference file and the tests are fed from it.
 
-use crate::constants::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP, number};
+use crate::kernel::{ip, ipv6, socket, tcp};
 use crate::options::{Phase, Phases};
-use crate::promise::{LEAST_DEAD_PEER_TIMEOUT, LONGEST_DEAD_PEER_TIMEOUT};
 use crate::units::{DisplayBytes, DisplayNumber};
 
-/// A kernel option by level and number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KernelOption {
-    /// setsockopt level.
-    pub level: i32,
-    /// Option number.
-    pub name: i32,
-}
-
-const fn socket(name: &str) -> KernelOption {
-    KernelOption { level: SOL_SOCKET, name: number(name) }
-}
-const fn tcp(name: &str) -> KernelOption {
-    KernelOption { level: SOL_TCP, name: number(name) }
-}
-const fn ip(name: &str) -> KernelOption {
-    KernelOption { level: SOL_IP, name: number(name) }
-}
-const fn ipv6(name: &str) -> KernelOption {
-    KernelOption { level: SOL_IPV6, name: number(name) }
-}
-
-/// SO_KEEPALIVE, socket(7).
-pub const SO_KEEPALIVE: KernelOption = socket("SO_KEEPALIVE");
-/// Unacknowledged data, and connecting, for so many milliseconds, tcp(7).
-pub const TCP_USER_TIMEOUT: KernelOption = tcp("TCP_USER_TIMEOUT");
-/// TCP_KEEPIDLE, tcp(7), seconds.
-pub const TCP_KEEPIDLE: KernelOption = tcp("TCP_KEEPIDLE");
-/// TCP_KEEPINTVL, tcp(7), seconds.
-pub const TCP_KEEPINTVL: KernelOption = tcp("TCP_KEEPINTVL");
-/// TCP_KEEPCNT, tcp(7), probes.
-pub const TCP_KEEPCNT: KernelOption = tcp("TCP_KEEPCNT");
-/// TCP_FASTOPEN_CONNECT, the client's side.
-pub const TCP_FASTOPEN_CONNECT: KernelOption = tcp("TCP_FASTOPEN_CONNECT");
-/// TCP_FASTOPEN, the listener's queue length.
-pub const TCP_FASTOPEN: KernelOption = tcp("TCP_FASTOPEN");
-
-macro_rules! keys {
-    ($($(#[$doc:meta])* $key:ident = $name:literal),* $(,)?) => {
-        /// A key of the configuration.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Key { $($(#[$doc])* $key),* }
-
-        impl Key {
-            /// Every key, in the order in which their options are set.
-            pub const ALL: &'static [Self] = &[$(Self::$key),*];
-
-            /// As written in the configuration.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$key => $name),* }
-            }
-        }
-    };
-}
-
-keys! {
-    /// SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT.
-    #[doc(alias = "SO_KEEPALIVE")]
-    Keepalive = "keepalive",
-    /// TCP_USER_TIMEOUT.
-    #[doc(alias = "TCP_USER_TIMEOUT")]
-    UserTimeout = "user_timeout",
-    /// Keepalive and user timeout from one promise.
-    DeadPeerTimeout = "dead_peer_timeout",
-    /// SO_LINGER.
-    #[doc(alias = "SO_LINGER")]
-    Linger = "linger",
-    /// TCP_NODELAY.
-    Nodelay = "nodelay",
-    /// TCP_QUICKACK.
-    Quickack = "quickack",
-    /// TCP_SYNCNT.
-    #[doc(alias = "TCP_SYNCNT")]
-    SynRetries = "syn_retries",
-    /// TCP_USER_TIMEOUT, while connecting.
-    ConnectTimeout = "connect_timeout",
-    /// TCP_DEFER_ACCEPT.
-    DeferAccept = "defer_accept",
-    /// SO_RCVTIMEO.
-    #[doc(alias = "SO_RCVTIMEO")]
-    ReceiveTimeout = "receive_timeout",
-    /// SO_SNDTIMEO.
-    #[doc(alias = "SO_SNDTIMEO")]
-    SendTimeout = "send_timeout",
-    /// SO_RCVBUF.
-    #[doc(alias = "SO_RCVBUF")]
-    ReceiveBuffer = "receive_buffer",
-    /// SO_SNDBUF.
-    #[doc(alias = "SO_SNDBUF")]
-    SendBuffer = "send_buffer",
-    /// TCP_MAXSEG.
-    MaxSegment = "max_segment",
-    /// TCP_CONGESTION.
-    Congestion = "congestion",
-    /// TCP_NOTSENT_LOWAT.
-    NotsentLowat = "notsent_lowat",
-    /// TCP_LINGER2.
-    #[doc(alias = "TCP_LINGER2")]
-    FinTimeout = "fin_timeout",
-    /// TCP_LINGER2 = -1.
-    #[doc(alias = "TIME_WAIT")]
-    TimeWait = "time_wait",
-    /// SO_MAX_PACING_RATE.
-    MaxPacingRate = "max_pacing_rate",
-    /// TCP_FASTOPEN_CONNECT and TCP_FASTOPEN.
-    Fastopen = "fastopen",
-    /// IP_TTL and IPV6_UNICAST_HOPS.
-    Ttl = "ttl",
-    /// IP_TOS and IPV6_TCLASS.
-    #[doc(alias = "IP_TOS")]
-    Dscp = "dscp",
-    /// SO_PRIORITY.
-    Priority = "priority",
-    /// SO_MARK.
-    Mark = "mark",
-    /// SO_BINDTODEVICE.
-    #[doc(alias = "SO_BINDTODEVICE")]
-    Interface = "interface",
-    /// IP_BIND_ADDRESS_NO_PORT.
-    #[doc(alias = "IP_BIND_ADDRESS_NO_PORT")]
-    LocalPortsLate = "local_ports_late",
-    /// SO_REUSEADDR.
-    ReuseAddress = "reuse_address",
-    /// SO_REUSEPORT.
-    ReusePort = "reuse_port",
-    /// Any option by level and name.
-    Raw = "raw",
-    /// Whether the rule or the program has the last word.
-    Enforce = "enforce",
-}
+pub use crate::kernel::{
+    KernelOption, SO_KEEPALIVE, TCP_FASTOPEN, TCP_FASTOPEN_CONNECT, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL,
+    TCP_USER_TIMEOUT,
+};
+pub use crate::key::Key;
 
 impl Key {
     /// The key's row in the table.
@@ -145,12 +18,6 @@ impl Key {
     pub fn entry(self) -> &'static Entry {
         // Every key has a row, in the same order: a test holds the table against the enumeration.
         &CATALOG[self as usize]
-    }
-
-    /// The key written so.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|key| key.name() == name)
     }
 }
 
@@ -286,6 +153,12 @@ const TCP: &[Phase] = &[Connect, Listen, Accept];
 /// The same, and UDP sockets that connect, or bind where a rule with `listen` is for them.
 const IP: &[Phase] = &[Connect, Listen, Accept, Datagram, BindDatagram];
 const INT_MAX: u64 = 2_147_483_647;
+
+/// The shortest promise that can be kept, microseconds: one second a timer, and a retransmission before the
+/// user timeout counts.
+pub const LEAST_DEAD_PEER_TIMEOUT: u64 = 5_000_000;
+/// The longest promise, microseconds.
+pub const LONGEST_DEAD_PEER_TIMEOUT: u64 = 86_400_000_000;
 
 /// Keys that say the same in two ways: the first excludes the others, in one table or among the variables.
 pub(crate) const EXCLUSIVE: &[(Key, &[Key], &str)] = &[

@@ -1,9 +1,11 @@
 //! Who has the last word about an option, the rule or the program; and by what it is told that a program has left an
 //! option at the system's default.
 
-use crate::catalog::{KernelOption, SO_KEEPALIVE, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL};
 use crate::constants::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP, number};
+use crate::kernel::{KernelOption, SO_KEEPALIVE, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL};
 use crate::options::{Setting, Value};
+
+pub use crate::options::Probing;
 
 /// `enforce`: who has the last word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -114,15 +116,6 @@ pub fn is_of_keepalive(level: i32, name: i32) -> bool {
     ALL.contains(&KernelOption { level, name })
 }
 
-/// The times of a keepalive that a user timeout counts with, seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Probing {
-    /// TCP_KEEPIDLE.
-    pub time: i32,
-    /// TCP_KEEPINTVL.
-    pub interval: i32,
-}
-
 impl Probing {
     /// That of a rule, which may leave it to the program: then it is none that a socket can have.
     pub(crate) fn of<'a>(settings: impl Iterator<Item = &'a Setting> + Clone) -> Self {
@@ -134,15 +127,6 @@ impl Probing {
             }
         };
         Self { time: value(TCP_KEEPIDLE), interval: value(TCP_KEEPINTVL) }
-    }
-
-    /// Whether a connection with these times and a user timeout outlasts a probe that is lost. The user timeout is looked at
-    /// when the second probe is due, and the kernel's timers are late by up to an eighth and a tick each.
-    #[must_use]
-    pub fn outlasts_a_lost_probe(self, user_timeout_ms: i32) -> bool {
-        const TWO_TICKS: i64 = 20;
-        let second_probe = (i64::from(self.time) + i64::from(self.interval)) * 1_000;
-        i64::from(user_timeout_ms) * 8 > second_probe * 9 + 8 * TWO_TICKS
     }
 }
 

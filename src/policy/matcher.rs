@@ -7,8 +7,11 @@ use std::ops::RangeInclusive;
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::connection::Endpoint;
-use crate::hosts::{LONGEST, Name, is_address};
+use crate::name::{LONGEST, Name, international, is_address};
+use crate::ports::{FORMS, parse_ports, refused};
 use crate::slip::slip;
+
+pub use crate::ports::Refused;
 
 /// An address, a network, a host name or anything, and a range of ports: `10.0.0.0/8:443`, `*.example.com:443`,
 /// `[2001:db8::/32]:8000-8099`, `:9092`.
@@ -25,21 +28,6 @@ enum Place {
     /// In lower case, without a trailing dot; with `*` and `?` as wildcards.
     Host(Box<str>),
 }
-
-/// Why a text is no pattern.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    /// What is wrong.
-    pub message: String,
-    /// What would be right.
-    pub help: String,
-}
-
-fn refused<T>(message: String, help: impl Into<String>) -> Result<T, Refused> {
-    Err(Refused { message, help: help.into() })
-}
-
-pub(crate) const FORMS: &str = "accepted: \"10.1.2.3\", \"10.0.0.0/8:443\", \"[2001:db8::/32]:8000-8099\", \"*.example.com:443\", \":9092\", \"*\"";
 
 impl Pattern {
     /// Every endpoint.
@@ -81,7 +69,7 @@ impl Pattern {
                 None => (text, None),
             }
         };
-        if let Some(refused) = slip(text, address, ports) {
+        if let Some(refused) = slip(|text| Self::parse(text).is_ok(), text, address, ports) {
             return Err(refused);
         }
         let ports = ports.map_or(Ok(ANY_PORT), parse_ports)?;
@@ -223,35 +211,7 @@ fn look_behind(rest: &str) -> Seen {
     Seen::None { looked_at: rest.len() }
 }
 
-/// The ASCII form of a name outside ASCII that has letters, digits and what else a name may have; a wildcard stands for
-/// nothing within a label that is written otherwise in ASCII.
-pub(crate) fn international(address: &str) -> Option<Name> {
-    let is_part = |c: char| {
-        c.is_alphanumeric() || matches!(c, '-' | '_' | '*' | '?' | '.' | '\u{3002}' | '\u{ff0e}' | '\u{ff61}')
-    };
-    let has_wildcard_inside = address.split('.').any(|label| !label.is_ascii() && label.contains(['*', '?']));
-    if address.is_ascii() || has_wildcard_inside || !address.chars().all(is_part) {
-        return None;
-    }
-    Name::new(address.as_bytes())
-}
-
 const ANY_PORT: RangeInclusive<u16> = 0..=u16::MAX;
-
-pub(crate) fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, Refused> {
-    let port = |digits: &str| match digits.parse::<u16>() {
-        Ok(port) if port > 0 && digits.bytes().all(|b| b.is_ascii_digit()) => Ok(port),
-        _ => refused(format!("\"{digits}\" is not a port"), "accepted: 1 to 65535, or a range such as 8000-8099"),
-    };
-    let Some((first, last)) = text.split_once('-') else {
-        return port(text).map(|port| port..=port);
-    };
-    let (first, last) = (port(first)?, port(last)?);
-    if first > last {
-        return refused(format!("the port range {first}-{last} is empty"), format!("meant: {last}-{first}?"));
-    }
-    Ok(first..=last)
-}
 
 /// The network that a text without port names; None if it is neither address nor network.
 fn network(text: &str) -> Option<Result<IpNet, Refused>> {

@@ -3,9 +3,8 @@
 use std::fmt;
 use std::ops::BitOr;
 
-use crate::catalog::Key;
 use crate::constants;
-use crate::enforce::Probing;
+use crate::key::Key;
 
 /// A value in the form that setsockopt(2) takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +140,26 @@ impl Family {
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {
         self == other || self == Self::Any || other == Self::Any
+    }
+}
+
+/// The times of a keepalive that a user timeout counts with, seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probing {
+    /// TCP_KEEPIDLE.
+    pub time: i32,
+    /// TCP_KEEPINTVL.
+    pub interval: i32,
+}
+
+impl Probing {
+    /// Whether a connection with these times and a user timeout outlasts a probe that is lost. The user timeout is looked at
+    /// when the second probe is due, and the kernel's timers are late by up to an eighth and a tick each.
+    #[must_use]
+    pub fn outlasts_a_lost_probe(self, user_timeout_ms: i32) -> bool {
+        const TWO_TICKS: i64 = 20;
+        let second_probe = (i64::from(self.time) + i64::from(self.interval)) * 1_000;
+        i64::from(user_timeout_ms) * 8 > second_probe * 9 + 8 * TWO_TICKS
     }
 }
 

@@ -1,5 +1,6 @@
 //! The values that keep a promise about how long a vanished peer goes unnoticed.
 
+use crate::catalog::{LEAST_DEAD_PEER_TIMEOUT, LONGEST_DEAD_PEER_TIMEOUT};
 use crate::timers::{State, Sysctls, TICK_RATES, Timers};
 
 /// Keepalive and user timeout that notice a vanished peer within a promised time.
@@ -20,12 +21,6 @@ impl Detection {
         (u64::from(self.time) + u64::from(self.interval) * u64::from(self.probes)) * 1_000
     }
 }
-
-/// The shortest promise that can be kept, microseconds: one second a timer, and a retransmission before the
-/// user timeout counts.
-pub const LEAST_DEAD_PEER_TIMEOUT: u64 = 5_000_000;
-/// The longest promise, microseconds.
-pub const LONGEST_DEAD_PEER_TIMEOUT: u64 = 86_400_000_000;
 
 /// The keepalive (three probes) and, by [`Detection::user_timeout_ms`], the user timeout with which a vanished
 /// peer is noticed within `promise` microseconds in every TCP state, whatever the kernel's tick rate: the

@@ -1,12 +1,16 @@
 //! What people write for an address that other tools take, with what it is called here. What is suggested is accepted.
 
-use crate::matcher::{FORMS, Pattern, Refused, international, parse_ports};
+use crate::name::international;
+use crate::ports::{FORMS, Refused, parse_ports};
+
+/// Whether a text is an entry of a list.
+type IsEntry = fn(&str) -> bool;
 
 /// None if it is not known what was meant.
-pub(crate) fn slip(text: &str, address: &str, ports: Option<&str>) -> Option<Refused> {
+pub(crate) fn slip(is_entry: IsEntry, text: &str, address: &str, ports: Option<&str>) -> Option<Refused> {
     let told = |message: String, help: String| Some(Refused { message, help });
     if text.starts_with('!') {
-        let excluded = meant(text.trim_start_matches('!').trim());
+        let excluded = meant(is_entry, text.trim_start_matches('!').trim());
         let excluded = excluded.unwrap_or_else(|| "what is excluded".to_owned());
         return told(
             format!("\"{text}\" is an exclusion, which a list of addresses does not have"),
@@ -21,13 +25,13 @@ pub(crate) fn slip(text: &str, address: &str, ports: Option<&str>) -> Option<Ref
             Some(ports) if ports.split(',').all(is_port) => ("has several ports", "write an entry for each"),
             _ => ("is several entries", "write each by itself"),
         };
-        let help = meant(text).map_or_else(|| FORMS.to_owned(), |each| format!("{how}: {each}"));
+        let help = meant(is_entry, text).map_or_else(|| FORMS.to_owned(), |each| format!("{how}: {each}"));
         return told(format!("\"{text}\" {what}"), help);
     }
     if ports.is_none() && parse_ports(text).is_ok() {
         return told(format!("\"{text}\" is not an address"), format!("a port alone is written \":{text}\""));
     }
-    if ports == Some("*") && !address.is_empty() && Pattern::parse(address).is_ok() {
+    if ports == Some("*") && !address.is_empty() && is_entry(address) {
         return told("\"*\" is not a port".to_owned(), format!("any port is written \"{address}\""));
     }
     if let Some(network) = network_by_stars(address, ports) {
@@ -44,7 +48,7 @@ pub(crate) fn slip(text: &str, address: &str, ports: Option<&str>) -> Option<Ref
 
 /// The entries that a text with commas stands for, in words: as many as are shown. None if one of them is none. A port behind
 /// an entry with a port belongs to the same address.
-fn meant(text: &str) -> Option<String> {
+fn meant(is_entry: IsEntry, text: &str) -> Option<String> {
     const SHOWN: usize = 4;
     let mut each = Vec::new();
     let mut before: Option<&str> = None;
@@ -52,14 +56,13 @@ fn meant(text: &str) -> Option<String> {
         let is_port = parse_ports(piece).is_ok();
         let split = piece.rsplit_once(':').filter(|(_, port)| parse_ports(port).is_ok());
         // An address of IPv6 without brackets has no port, but was meant to have one where another follows.
-        let is_whole =
-            |address: &str| address.contains(':') && Pattern::parse(piece).is_ok() && !address.ends_with(']');
+        let is_whole = |address: &str| address.contains(':') && is_entry(piece) && !address.ends_with(']');
         let has_more_ports = text.rsplit_once(':').is_some_and(|(_, ports)| ports.contains(','));
         let split = split.filter(|(address, _)| has_more_ports || !is_whole(address));
         each.push(match (before, split) {
-            (Some(address), _) if is_port => entry(address, Some(piece))?,
-            (_, Some((address, port))) => entry(address, Some(port))?,
-            _ => entry(piece, None)?,
+            (Some(address), _) if is_port => entry(is_entry, address, Some(piece))?,
+            (_, Some((address, port))) => entry(is_entry, address, Some(port))?,
+            _ => entry(is_entry, piece, None)?,
         });
         before = if is_port { before } else { split.map(|(address, _)| address) };
     }
@@ -70,7 +73,7 @@ fn meant(text: &str) -> Option<String> {
 }
 
 /// An entry in quotes, if it is one.
-fn entry(address: &str, port: Option<&str>) -> Option<String> {
+fn entry(is_entry: IsEntry, address: &str, port: Option<&str>) -> Option<String> {
     let bare = address.strip_prefix('[').and_then(|inside| inside.strip_suffix(']')).unwrap_or(address);
     let entry = match (network_by_stars(address, port), port) {
         (Some(network), _) => network,
@@ -79,7 +82,7 @@ fn entry(address: &str, port: Option<&str>) -> Option<String> {
         (None, Some(port)) if bare.contains(':') => format!("[{bare}]:{port}"),
         (None, Some(port)) => format!("{address}:{port}"),
     };
-    Pattern::parse(&entry).is_ok().then(|| format!("\"{entry}\""))
+    is_entry(&entry).then(|| format!("\"{entry}\""))
 }
 
 /// `10.*` and `10.1.*.*:80` as networks.
@@ -99,7 +102,7 @@ fn network_by_stars(address: &str, ports: Option<&str>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::matcher::Pattern;
 
     /// Seen to fail: `[::1]:80,443` had `::1:80` suggested, which is an address of IPv6 without a port; `!443`, `443,80` and
     /// `10.*,192.168.*` had what is an error itself suggested.

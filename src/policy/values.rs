@@ -6,7 +6,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::catalog::{Accepts, DSCP_NAMES, Entry, Key};
+use crate::catalog::{Accepts, DSCP_NAMES, Entry, Key, LEAST_DEAD_PEER_TIMEOUT, LONGEST_DEAD_PEER_TIMEOUT};
 use crate::code::Code;
 use crate::constants;
 use crate::enforce::Enforce;
@@ -183,7 +183,7 @@ impl<'p> Reader<'p> {
                     .map(|ms| int(ms as i64)),
             },
             Accepts::DeadPeerTimeout => {
-                let (least, longest) = (promise::LEAST_DEAD_PEER_TIMEOUT, promise::LONGEST_DEAD_PEER_TIMEOUT);
+                let (least, longest) = (LEAST_DEAD_PEER_TIMEOUT, LONGEST_DEAD_PEER_TIMEOUT);
                 let promise = self.duration(key, span, form, 1, least, longest, "")?;
                 let (_, detection) = match self.detected {
                     Some(known) if known.0 == promise => known,

@@ -1,0 +1,40 @@
+//! The kernel's options, by level and number.
+
+use crate::constants::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP, number};
+
+/// A kernel option by level and number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KernelOption {
+    /// setsockopt level.
+    pub level: i32,
+    /// Option number.
+    pub name: i32,
+}
+
+pub(crate) const fn socket(name: &str) -> KernelOption {
+    KernelOption { level: SOL_SOCKET, name: number(name) }
+}
+pub(crate) const fn tcp(name: &str) -> KernelOption {
+    KernelOption { level: SOL_TCP, name: number(name) }
+}
+pub(crate) const fn ip(name: &str) -> KernelOption {
+    KernelOption { level: SOL_IP, name: number(name) }
+}
+pub(crate) const fn ipv6(name: &str) -> KernelOption {
+    KernelOption { level: SOL_IPV6, name: number(name) }
+}
+
+/// SO_KEEPALIVE, socket(7).
+pub const SO_KEEPALIVE: KernelOption = socket("SO_KEEPALIVE");
+/// Unacknowledged data, and connecting, for so many milliseconds, tcp(7).
+pub const TCP_USER_TIMEOUT: KernelOption = tcp("TCP_USER_TIMEOUT");
+/// TCP_KEEPIDLE, tcp(7), seconds.
+pub const TCP_KEEPIDLE: KernelOption = tcp("TCP_KEEPIDLE");
+/// TCP_KEEPINTVL, tcp(7), seconds.
+pub const TCP_KEEPINTVL: KernelOption = tcp("TCP_KEEPINTVL");
+/// TCP_KEEPCNT, tcp(7), probes.
+pub const TCP_KEEPCNT: KernelOption = tcp("TCP_KEEPCNT");
+/// TCP_FASTOPEN_CONNECT, the client's side.
+pub const TCP_FASTOPEN_CONNECT: KernelOption = tcp("TCP_FASTOPEN_CONNECT");
+/// TCP_FASTOPEN, the listener's queue length.
+pub const TCP_FASTOPEN: KernelOption = tcp("TCP_FASTOPEN");

@@ -164,8 +164,9 @@ fn run() -> Command {
         .about("Run a program under the library")
         .long_about(
             "Checks the configuration, judges whether the library can take effect in the program (and says why not: \
-             statically linked, Go, setuid, file capabilities, another machine, another libc), puts libsockopt.so in \
-             front of what LD_PRELOAD has already, and becomes the program.\n\nWithout any configuration, notices dead \
+             setuid, file capabilities, another machine, another libc), puts libsockopt.so in front of what LD_PRELOAD \
+             has already, and becomes the program. Beside a program that no library can be loaded into (statically \
+             linked, Go) it starts a supervisor, which the kernel tells of the program's calls.\n\nWithout any configuration, notices dead \
              peers within 60 s (dead_peer_timeout = \"60s\").",
         )
         .override_usage("sockopt run [OPTIONS] [--] PROGRAM [ARGUMENT]...")
@@ -198,6 +199,18 @@ fn run() -> Command {
                 )
                 .value_hint(ValueHint::FilePath)
                 .value_parser(value_parser!(OsString)),
+        )
+        .arg(
+            Arg::new("by")
+                .long("by")
+                .value_name("WAY")
+                .help("library or supervisor, which must be possible then")
+                .long_help(
+                    "library or supervisor: by which way the options get into the program. Without it the library, and the \
+                     supervisor for programs that no library can be loaded into, such as Go's and static ones.",
+                )
+                .value_parser(PossibleValuesParser::new(["library", "supervisor"]))
+                .hide_possible_values(true),
         )
         .arg(switch(
             "dry-run",

@@ -4,10 +4,11 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::fs::File;
 
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader, SectionTable, Sym};
-use object::{Endianness, FileKind, ReadRef};
+use object::{Endianness, FileKind, ReadCache, ReadRef};
 
 /// What becomes of the library in a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub(crate) struct Verdict {
     pub(crate) outlook: Outlook,
     pub(crate) why: String,
     pub(crate) instead: Option<String>,
+    /// Whether the supervisor reaches what the library does not.
+    pub(crate) is_for_supervisor: bool,
 }
 
 /// How the sentence ends that says so.
@@ -35,19 +38,24 @@ pub(crate) const TAKES_EFFECT: &str = ": the library takes effect in it";
 
 impl Verdict {
     pub(crate) fn works(why: String) -> Self {
-        Self { outlook: Outlook::Works, why, instead: None }
+        Self { outlook: Outlook::Works, why, instead: None, is_for_supervisor: false }
     }
 
     pub(crate) fn cannot(why: String, instead: impl Into<String>) -> Self {
-        Self { outlook: Outlook::Cannot, why, instead: Some(instead.into()) }
+        Self { outlook: Outlook::Cannot, why, instead: Some(instead.into()), is_for_supervisor: false }
     }
 
     pub(crate) fn partly(why: String, instead: impl Into<String>) -> Self {
-        Self { outlook: Outlook::Partly, why, instead: Some(instead.into()) }
+        Self { outlook: Outlook::Partly, why, instead: Some(instead.into()), is_for_supervisor: false }
+    }
+
+    /// The same, and the supervisor reaches it.
+    pub(crate) fn for_supervisor(self) -> Self {
+        Self { is_for_supervisor: true, ..self }
     }
 
     pub(crate) fn unknown(why: String) -> Self {
-        Self { outlook: Outlook::Unknown, why, instead: None }
+        Self { outlook: Outlook::Unknown, why, instead: None, is_for_supervisor: false }
     }
 }
 
@@ -171,6 +179,17 @@ impl Image {
         self.loader.is_none() && !self.is_library
     }
 
+    /// Whether it makes its system calls itself, or has nobody who would load a library.
+    pub(crate) fn is_past_every_library(&self) -> bool {
+        self.is_go || self.is_static()
+    }
+
+    /// Whether it has the same system calls as this command.
+    pub(crate) fn is_for_this_machine(&self) -> bool {
+        let own = File::open("/proc/self/exe").ok().and_then(|file| Self::read(&ReadCache::new(file)));
+        own.is_none_or(|own| own.architecture == self.architecture)
+    }
+
     /// Which libc it runs with, by its loader's name.
     pub(crate) fn libc(&self) -> Option<Libc> {
         let name = self.loader.as_deref()?.rsplit(|byte| *byte == b'/').next()?;
@@ -210,7 +229,7 @@ impl Image {
                         "{name} is a Go program: the library takes effect in the C code that it calls, not in Go's own connections"
                     ),
                     "set net.Dialer's KeepAliveConfig in the program, or the sysctls net.ipv4.tcp_keepalive_* and tcp_retries2",
-                ));
+                ).for_supervisor());
             }
             return Some(Verdict::cannot(
                 format!(
@@ -219,7 +238,7 @@ impl Image {
                 format!(
                     "set net.Dialer's KeepAliveConfig in the program, or the sysctls net.ipv4.tcp_keepalive_* and tcp_retries2; {WHAT_IT_STARTS}"
                 ),
-            ));
+            ).for_supervisor());
         }
         if self.loader.is_none() {
             return Some(if self.is_library {
@@ -229,6 +248,7 @@ impl Image {
                     format!("{name} is statically linked: there is no loader that could preload a library"),
                     format!("use a dynamically linked build of it; {WHAT_IT_STARTS}"),
                 )
+                .for_supervisor()
             });
         }
         None

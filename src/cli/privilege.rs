@@ -90,6 +90,12 @@ pub(crate) fn elevation(caller: Caller, file: Rights) -> Option<Elevation> {
 }
 
 impl Caller {
+    /// Whether it may have its calls filtered and still start programs that get rights by their files (seccomp(2)).
+    pub(crate) fn may_filter_with_rights(self) -> bool {
+        const CAP_SYS_ADMIN: u32 = 21;
+        self.permitted >> CAP_SYS_ADMIN & 1 != 0
+    }
+
     /// This process.
     pub(crate) fn this() -> Self {
         // Its first line is the name that the command was started by.

@@ -306,13 +306,58 @@ impl Program {
         if let End::Program(image) = &self.end { &image.needed } else { &[] }
     }
 
-    /// What becomes of the library in it.
-    pub(crate) fn verdict(&self, library: &Library) -> Verdict {
+    /// What it is called in messages.
+    fn name(&self) -> String {
         let file = self.file.display();
-        let name = match &self.script {
+        match &self.script {
             Some(script) => format!("{file} (which runs {})", script.display()),
             None => file.to_string(),
+        }
+    }
+
+    /// Whether no library can be loaded into it, whichever.
+    pub(crate) fn is_past_every_library(&self) -> bool {
+        matches!(&self.end, End::Program(image) if image.is_past_every_library())
+    }
+
+    /// What keeps the supervisor from it, if anything does.
+    pub(crate) fn supervised(&self) -> Verdict {
+        let name = self.name();
+        match &self.end {
+            End::WithoutLibrary(why, instead) => return Verdict::cannot((*why).to_owned(), *instead),
+            End::Program(image) if !image.is_for_this_machine() => {
+                return Verdict::cannot(
+                    format!(
+                        "{name} is for {}: the supervisor sees only calls of this machine's own programs",
+                        image.architecture
+                    ),
+                    "use a build of it for this machine",
+                );
+            }
+            _ => {}
+        }
+        let elevated = || {
+            self.wrappers
+                .iter()
+                .find_map(|wrapper| Program::new(wrapper.clone(), &[]).elevated(""))
+                .or_else(|| self.elevated(""))
         };
+        if !Caller::this().may_filter_with_rights()
+            && elevated().is_some_and(|verdict| verdict.outlook == Outlook::Cannot)
+        {
+            return Verdict::cannot(
+                format!(
+                    "{name} has rights by its file (setuid, setgid or capabilities), which it does not get under a supervisor that has not CAP_SYS_ADMIN"
+                ),
+                "start sockopt as the user that the program is to run as, or as root",
+            );
+        }
+        Verdict::works(format!("{name}: the supervisor sees its calls and sets the options"))
+    }
+
+    /// What becomes of the library in it.
+    pub(crate) fn verdict(&self, library: &Library) -> Verdict {
+        let name = self.name();
         if let Some((who, how)) = &self.cleared {
             return Verdict::cannot(
                 format!("{who} {how}: {name} is started without the library"),
@@ -358,6 +403,7 @@ impl Program {
                     format!("{}; dynamically linked programs that it starts have the library", verdict.why),
                     "if its own connections matter, use a dynamically linked shell",
                 )
+                .for_supervisor()
             }
             Some(verdict) => verdict,
             None => self
@@ -401,7 +447,8 @@ impl Program {
                     what_it_starts(starts)
                 ),
                 INSTEAD,
-            ),
+            )
+            .for_supervisor(),
             Reach::Unknown(file) => Verdict::unknown(format!(
                 "{linked}, and needs {file}, which is not found or cannot be read: whether the library takes effect is not known"
             )),

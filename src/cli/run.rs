@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use clap::ArgMatches;
 use policy::error::digest;
-use policy::{Phases, Process, compile};
+use policy::{Phases, Process, Rules, compile};
 use socket::{Errno, ffi};
 
 use crate::executable::{Outlook, Verdict};
@@ -62,37 +62,66 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         variables
             .push(("SOCKOPT_CHECKED".into(), format!("{:x}", digest(&compiled.warnings, &compiled.sources)).into()));
     }
+    let by = By::of(matches);
     let library = match Library::find(matches.get_one::<OsString>("library").map(OsString::as_os_str)) {
-        Ok(library) => library,
+        Ok(library) => Some(library),
+        // No library would be of use.
+        Err(_) if by == Some(By::Supervisor) => None,
+        Err(_) if by.is_none() && target.as_ref().is_ok_and(program::Program::is_past_every_library) => None,
         Err(why) => {
             output::error(&why, None);
             return exit::CANNOT_WORK;
         }
     };
-    let list = neighbours::with_library(&library.path, env::var_os("LD_PRELOAD").as_deref());
-    let wrappers = target.as_ref().map_or(&[][..], |target| &target.wrappers);
-    let notes = neighbours::notes(&list, wrappers);
-    variables.insert(0, ("LD_PRELOAD".into(), list));
-    let needed = target.as_ref().map_or(&[][..], program::Program::needed);
-    if let Some(sanitizer) = neighbours::address_sanitizer(needed, env::var_os("ASAN_OPTIONS")) {
-        variables.insert(1, sanitizer);
+    let is_forced = matches.get_flag("force");
+    let judged = target.as_ref().ok().and_then(|target| Some(target.verdict(library.as_ref()?)));
+    let is_supervised = match by {
+        Some(by) => by == By::Supervisor,
+        None => library.is_none() || judged.as_ref().is_some_and(|verdict| verdict.is_for_supervisor),
+    };
+    let mut ready = None;
+    let mut verdict = judged;
+    if is_supervised && let Ok(target) = &target {
+        let (rules, loaded) = (compiled.rules.clone().unwrap_or_default(), args::loaded(&variables));
+        match supervise(target, loaded, rules) {
+            Ok(done) => (ready, verdict) = (Some(done), Some(target.supervised())),
+            Err(why) => {
+                // Neither reaches it: for the library the reason stays as it was.
+                let verdict = verdict.get_or_insert_with(|| Verdict::cannot(why.why.clone(), ""));
+                *verdict = Verdict { why: format!("{}; {}", verdict.why, why.why), ..verdict.clone() };
+                if by == Some(By::Supervisor) {
+                    *verdict = why;
+                }
+            }
+        }
     }
+    let list = library
+        .as_ref()
+        .filter(|_| ready.is_none())
+        .map(|library| neighbours::with_library(&library.path, env::var_os("LD_PRELOAD").as_deref()));
+    let wrappers = target.as_ref().map_or(&[][..], |target| &target.wrappers);
+    let notes = list.as_ref().map(|list| neighbours::notes(list, wrappers)).unwrap_or_default();
+    let needed = target.as_ref().map_or(&[][..], program::Program::needed);
+    let sanitizer = neighbours::address_sanitizer(needed, env::var_os("ASAN_OPTIONS")).filter(|_| list.is_some());
+    let own = list.map(|list| ("LD_PRELOAD".into(), list));
+    variables.splice(0..0, own.into_iter().chain(sanitizer));
     if is_dry {
         show(&variables);
     }
-    let verdict = target.as_ref().ok().map(|target| target.verdict(&library));
     if let Some(verdict) = &verdict
-        && !say(verdict, is_dry, matches.get_flag("force"))
+        && !say(verdict, is_dry, is_forced)
     {
         return exit::CANNOT_WORK;
     }
     if verdict.is_some_and(|verdict| verdict.outlook != Outlook::Cannot)
-        && let Some(note) = target.as_ref().ok().and_then(|target| named::beyond_reach(target, &library))
+        && ready.is_none()
+        && let Some(library) = &library
+        && let Some(note) = target.as_ref().ok().and_then(|target| named::beyond_reach(target, library))
     {
         output::note(&note);
     }
     notes.into_iter().for_each(output::note);
-    if is_dry && target.is_ok() && compiled.rules.is_ok_and(|rules| rules.phases() == Phases::NONE) {
+    if is_dry && target.is_ok() && compiled.rules.as_ref().is_ok_and(|rules| rules.phases() == Phases::NONE) {
         let name = process.names.first().map_or("this program", String::as_str);
         output::note(&format!(
             "nothing is set in {name} itself: what is configured is for other processes, which it may start"
@@ -101,12 +130,50 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     if is_built_in {
         output::note(&format!("no configuration: using dead_peer_timeout = \"{}\"", BUILT_IN.1));
     }
-    if is_dry { foretell(&words) } else { start(&words, &variables) }
+    if is_dry {
+        return foretell(&words);
+    }
+    if let Some(ready) = ready
+        && let Err(refusal) = ready.enter()
+    {
+        output::error(&format!("the supervisor cannot begin: {refusal}"), None);
+        return exit::CANNOT_WORK;
+    }
+    start(&words, &variables)
+}
+
+/// Which way the options get into a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Library,
+    Supervisor,
+}
+
+impl By {
+    fn of(matches: &ArgMatches) -> Option<Self> {
+        match matches.get_one::<String>("by")?.as_str() {
+            "supervisor" => Some(Self::Supervisor),
+            _ => Some(Self::Library),
+        }
+    }
+}
+
+/// Starts a supervisor for a program, and says what it cannot do; else why there is none.
+fn supervise(target: &program::Program, loaded: load::Loaded, rules: Rules) -> Result<supervise::Ready, Verdict> {
+    let verdict = target.supervised();
+    if verdict.outlook == Outlook::Cannot {
+        return Err(verdict);
+    }
+    let lost = supervise::what_it_cannot(&rules);
+    let refused = |refusal| Verdict::cannot(format!("the supervisor cannot take effect: {refusal}"), "");
+    let ready = supervise::start(loaded, rules).map_err(refused)?;
+    lost.iter().for_each(|text| output::warning(text, None));
+    Ok(ready)
 }
 
 /// Says what is to be known of a program; whether it may be started.
 fn say(verdict: &Verdict, is_dry: bool, is_forced: bool) -> bool {
-    let Verdict { outlook, why, instead } = verdict;
+    let Verdict { outlook, why, instead, .. } = verdict;
     match outlook {
         Outlook::Works if is_dry => output::note(why),
         Outlook::Works => {}

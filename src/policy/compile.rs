@@ -64,6 +64,18 @@ pub fn compile(configuration: &Configuration, process: &Process) -> Compiled {
 /// # Errors
 /// What is wrong.
 pub fn compile_alone(configuration: &Configuration, process: &Process) -> (Result<Rules, Listed>, Listed) {
+    compile_for(configuration, Some(process))
+}
+
+/// The rules of every process: to know what any of them may need. They decide for none.
+///
+/// # Errors
+/// What is wrong.
+pub fn compile_for_every_process(configuration: &Configuration) -> Result<Rules, Listed> {
+    compile_for(configuration, None).0
+}
+
+fn compile_for(configuration: &Configuration, process: Option<&Process>) -> (Result<Rules, Listed>, Listed) {
     let mut problems = Problems::default();
     let documents = usize::from(configuration.document.is_some());
     let mut document = configuration
@@ -71,7 +83,8 @@ pub fn compile_alone(configuration: &Configuration, process: &Process) -> (Resul
         .as_ref()
         .map_or_else(Document::default, |source| syntax::read(&source.text, 0, &mut problems));
     let mut shortcuts = variables::read(&configuration.variables, documents, &mut problems);
-    if shortcuts.process.as_ref().is_some_and(|globs| !process.is_one_of(globs)) {
+    let is_other = |process: &Process| shortcuts.process.as_ref().is_some_and(|globs| !process.is_one_of(globs));
+    if process.is_some_and(is_other) {
         shortcuts.layer = Layer::default();
     }
     if document.is_torn {
@@ -154,17 +167,19 @@ pub(crate) struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    fn rules(&mut self, forms: Vec<RuleForm>, process: &Process, source: Option<&Source>) -> Rules {
+    fn rules(&mut self, forms: Vec<RuleForm>, process: Option<&Process>, source: Option<&Source>) -> Rules {
         let text = source.map_or("", |source| source.text.as_str());
         let mut lines = LineCounter::new(text);
         let mut rules = Vec::with_capacity(forms.len());
         for form in forms {
             let line = lines.line_of(form.span.start);
-            let applies = form.process.as_ref().is_none_or(|globs| process.is_one_of(globs))
-                && form
-                    .command
-                    .as_ref()
-                    .is_none_or(|globs| globs.iter().any(|glob| WildMatch::new(glob).matches(&process.command)));
+            let applies = process.is_none_or(|process| {
+                form.process.as_ref().is_none_or(|globs| process.is_one_of(globs))
+                    && form
+                        .command
+                        .as_ref()
+                        .is_none_or(|globs| globs.iter().any(|glob| WildMatch::new(glob).matches(&process.command)))
+            });
             rules.push(Rule {
                 profiles: self.profiles(Some(&form)),
                 line,

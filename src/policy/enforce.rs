@@ -109,11 +109,13 @@ impl Untouched {
     }
 }
 
-/// Whether an option is one of the keepalive, which a program chooses as a whole: by SO_KEEPALIVE.
+/// The options of the keepalive, which a program chooses as a whole: by the first.
+pub const KEEPALIVE: [KernelOption; 4] = [SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT];
+
+/// Whether an option is one of them.
 #[must_use]
 pub fn is_of_keepalive(level: i32, name: i32) -> bool {
-    const ALL: [KernelOption; 4] = [SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT];
-    ALL.contains(&KernelOption { level, name })
+    KEEPALIVE.contains(&KernelOption { level, name })
 }
 
 impl Probing {

@@ -14,6 +14,8 @@ use crate::rules::{Bypass, Decision, Inheritance, Rules};
 impl Phases {
     /// On a connection that was accepted.
     pub const ACCEPTED: Self = Self::of(&[Phase::Accept, Phase::AcceptAlways]);
+    /// On a TCP socket that listens, and on what it accepts.
+    pub const INBOUND: Self = Self::of(&[Phase::Listen, Phase::Accept, Phase::AcceptAlways]);
     /// On a TCP socket that connects, before and after.
     pub const OUTBOUND: Self = Self::of(&[Phase::Connect, Phase::Connected]);
     /// Where it is not known yet whether the socket is TCP.
@@ -109,6 +111,14 @@ impl<'a> Plan<'a> {
                 && !is_withheld(setting)
         };
         self.decision.profile().at(phases).iter().filter(is_due)
+    }
+
+    /// The setting that has the last word about an option that the program sets, if there is one.
+    #[must_use]
+    pub fn enforced(&self, level: i32, name: i32) -> Option<&'a Setting> {
+        let is_it =
+            |setting: &&Setting| (setting.level, setting.name) == (level, name) && setting.key != Key::ConnectTimeout;
+        self.settings().filter(|_| self.enforce() == Enforce::Always).find(is_it)
     }
 
     /// The setting that is made first, because it is at the same time the question whether the socket is TCP, which costs no call

@@ -64,6 +64,11 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// The entries of `to` that name a host.
+    pub fn hosts(&self) -> impl Iterator<Item = &Pattern> {
+        self.to.iter().flatten().filter(|pattern| pattern.host().is_some())
+    }
+
     /// Its name, or `rule N`.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -438,6 +443,12 @@ impl Rules {
     #[must_use]
     pub fn enforces(&self, level: i32, name: i32) -> bool {
         self.enforced.binary_search(&(level, name)).is_ok()
+    }
+
+    /// Level and name of every option that some profile enforces, sorted.
+    #[must_use]
+    pub fn enforced(&self) -> &[(i32, i32)] {
+        &self.enforced
     }
 
     /// Whether a user timeout of so many milliseconds is some rule's `connect_timeout`: it is a millisecond less than what was

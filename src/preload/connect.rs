@@ -13,14 +13,14 @@ use policy::plan::Plan;
 use policy::timers::syn_retries_for;
 use policy::{Bypass, Connection, Endpoint, Enforce, Key, Phase, Phases, Setting, Value};
 use socket::memory::{Near, Place};
-use socket::{Address, Kind, ffi};
+use socket::standing::local_endpoint;
+use socket::{Address, enact, ffi};
 
-use crate::intercept::{apply_settings, concerns, kind_of, local_endpoint, probed, say_if_blind};
+use crate::intercept::{apply_settings, concerns, kind_of, say_if_blind};
 use crate::setup::{Runtime, runtime};
 use crate::{fault, guard, log};
 
 const TCP: Phases = Phases::of(&[Phase::Connect]);
-const UDP: Phases = Phases::of(&[Phase::Datagram]);
 /// Before it is known which of both it is.
 const CONNECT: Phases = Phases::of(&[Phase::Connect, Phase::Datagram]);
 const CONNECTED: Phases = Phases::of(&[Phase::Connected]);
@@ -93,7 +93,7 @@ fn connect_to(
         }
         let sends_on = may_send_on && matches!(limit, Limit::Rule(_)) && !ffi::is_non_blocking(fd);
         let plan = if sends_on || limit.is_left_out() { plan.without(Key::ConnectTimeout) } else { plan };
-        match prepare(fd, plan) {
+        match enact::before_connect(fd, plan, kind_of) {
             Ok((plan, first)) => {
                 apply_settings(runtime, fd, &plan.decision(), first, plan.settings(), call, peer);
                 let connecting = limit.connecting().filter(|_| plan.at(TCP) == plan)?;
@@ -317,25 +317,4 @@ fn running_limit(runtime: &Runtime, fd: c_int) -> Option<c_int> {
 /// Whether a socket's user timeout is that for connecting, and it has not connected yet.
 pub(crate) fn is_connecting(runtime: &Runtime, fd: c_int) -> bool {
     running_limit(runtime, fd).is_some() && ffi::connected_peer(fd).is_err()
-}
-
-/// What is to be set on a socket of this kind, and which of it was set already to find out what kind that is.
-fn prepare(fd: c_int, plan: Plan<'static>) -> Result<(Plan<'static>, Option<&'static Setting>), Bypass> {
-    if let Some(reason) = plan.bypass() {
-        return Err(reason);
-    }
-    let as_tcp = plan.at(TCP);
-    if let Some(first) = probed(fd, as_tcp.probe()) {
-        return Ok((as_tcp, Some(first)));
-    }
-    let plan = match kind_of(fd).ok_or(Bypass::NotTcp)? {
-        Kind::Tcp | Kind::Mptcp => as_tcp,
-        Kind::Udp => plan.at(UDP),
-        Kind::Other => return Err(Bypass::NotTcp),
-    };
-    // A connect that is repeated, to see whether it is done: the program has had the last word since.
-    if plan.enforce() != Enforce::Always && plan == as_tcp && ffi::peer_address(fd).is_ok() {
-        return Err(Bypass::NothingToSet);
-    }
-    plan.bypass().map_or(Ok((plan, None)), Err)
 }

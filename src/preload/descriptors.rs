@@ -10,12 +10,12 @@
 //! ended meanwhile, and its number may be another's. And accept looks at the row before the call as well ([`see`]): what another
 //! thread has found out or put in its place while it waited says nothing of the connection that it got.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64};
 
 use once_cell::race::OnceRef;
 use policy::Endpoint;
+use socket::ports::Ports;
 
 /// A descriptor's row is its number modulo this.
 const ROWS: usize = 4_096;
@@ -50,16 +50,13 @@ const WAITING: u16 = 4;
 /// What is known; nothing, where all is zero.
 pub(crate) struct Tables {
     by_descriptor: [AtomicU64; ROWS],
-    /// How this process listened on each port: tells accepted from outbound sockets, which the kernel does not. Never
-    /// taken back: an outbound socket that later gets the same local port by chance is judged by the rules for inbound
-    /// ones when the program sets an option on it.
-    by_port: [AtomicU8; 65_536],
+    ports: Ports,
 }
 
 #[cfg(test)]
 impl Tables {
     pub(crate) const fn zeroes() -> Self {
-        Self { by_descriptor: [const { AtomicU64::new(0) }; ROWS], by_port: [const { AtomicU8::new(0) }; 65_536] }
+        Self { by_descriptor: [const { AtomicU64::new(0) }; ROWS], ports: Ports::new() }
     }
 }
 
@@ -80,10 +77,6 @@ fn row(fd: i32) -> Option<(&'static AtomicU64, u64)> {
     let fd = u32::try_from(fd).ok()?;
     let row = tables.by_descriptor.get(fd as usize % ROWS)?;
     Some((row, u64::from(fd / ROWS as u32) << 32))
-}
-
-fn port(local: Endpoint) -> Option<&'static AtomicU8> {
-    TABLES.get().and_then(|tables| tables.by_port.get(usize::from(local.port())))
 }
 
 /// Called for a range of descriptors that end, the last included, unless the flags say that they go on until exec.
@@ -214,37 +207,20 @@ fn forget_row(fd: i32) {
     }
 }
 
-const ANY_V4: u8 = 1;
-const ANY_V6: u8 = 2;
-const ONE_ADDRESS: u8 = 4;
-
 /// Remembers the address of a listener.
 pub(crate) fn remember_port(local: Endpoint) {
-    let how = match local.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => ANY_V4,
-        IpAddr::V6(ip) if ip.is_unspecified() => ANY_V6,
-        _ => ONE_ADDRESS,
-    };
-    if let Some(port) = port(local) {
-        port.fetch_or(how, Relaxed);
+    if let Some(tables) = TABLES.get() {
+        tables.ports.remember(local);
     }
 }
 
 /// Whether this process has listened on the port.
 pub(crate) fn is_port_known(local: Endpoint) -> bool {
-    port(local).is_some_and(|port| port.load(Relaxed) != 0)
+    TABLES.get().is_some_and(|tables| tables.ports.is_known(local))
 }
 
 /// The address that the listener behind an accepted socket is bound to, which is what `listen` is matched against;
 /// None for a socket that was not accepted.
 pub(crate) fn listener_of(local: Endpoint) -> Option<Endpoint> {
-    let how = port(local).map_or(0, |port| port.load(Relaxed));
-    let ip = match local.ip() {
-        _ if how == 0 => return None,
-        IpAddr::V4(_) if how & ANY_V4 != 0 => Ipv4Addr::UNSPECIFIED.into(),
-        // An IPv4 client of a listener on `::`, or an IPv6 one.
-        _ if how & ANY_V6 != 0 => Ipv6Addr::UNSPECIFIED.into(),
-        one => one,
-    };
-    Some(Endpoint::new(ip, local.port()))
+    TABLES.get()?.ports.listener_of(local)
 }

@@ -11,19 +11,18 @@ use policy::catalog::TCP_USER_TIMEOUT;
 use policy::enforce::is_of_keepalive;
 use policy::rules::Inheritance;
 use policy::variables::Level;
-use policy::{Connection, Decision, Endpoint, Enforce, Key, Phase, Phases, Setting, Value, constants};
+use policy::{Connection, Decision, Endpoint, Enforce, Phase, Phases, Setting, Value, constants};
 use socket::describe::{is_accepted_tcp, kind};
-use socket::enact::Enactment;
+use socket::enact::{Enactment, Made, probed};
 use socket::fill;
 use socket::memory::{self, Near, Place};
 use socket::setting::{Outcome, is_in_force, set};
+use socket::standing::{self, local_endpoint};
 use socket::{Address, Errno, Kind, ffi};
 
 use crate::descriptors::{self, Known, Look, Seen};
 use crate::setup::{Runtime, runtime};
 use crate::{connect, fault, guard, log};
-
-const INBOUND: Phases = Phases::of(&[Phase::Listen, Phase::Accept, Phase::AcceptAlways]);
 
 /// Whether anything is set at these phases, or at least logged.
 pub(crate) fn concerns(runtime: &Runtime, phases: Phases) -> bool {
@@ -52,11 +51,6 @@ pub(crate) fn kind_of(fd: c_int) -> Option<Kind> {
         ));
     }
     kind.ok()
-}
-
-/// Makes the setting that tells whether a socket is TCP; None if it is not, or if there is none that does.
-pub(crate) fn probed(fd: c_int, probe: Option<&Setting>) -> Option<&Setting> {
-    probe.filter(|setting| set(fd, setting) == Outcome::Done)
 }
 
 /// Before bind: options that the kernel looks at there and never again.
@@ -100,13 +94,14 @@ pub(crate) enum Listening {
 
 /// Before listen: options on the listener, which the sockets that it accepts inherit.
 pub(crate) fn before_listen(fd: c_int) -> Listening {
-    let Some(runtime) = runtime().filter(|runtime| concerns(runtime, INBOUND) || connect::has_left_limits()) else {
+    let Some(runtime) = runtime().filter(|runtime| concerns(runtime, Phases::INBOUND) || connect::has_left_limits())
+    else {
         return Listening::Ignored;
     };
     guard::contained(|| {
         fault::point("before listen");
         connect::end_of_limit(runtime, fd);
-        if !concerns(runtime, INBOUND) {
+        if !concerns(runtime, Phases::INBOUND) {
             return Listening::Ignored;
         }
         let before = descriptors::see(fd);
@@ -199,7 +194,7 @@ fn with_queue(listener: c_int, known: Known) -> Known {
 /// After an accept that succeeded, and has maybe told who the peer is.
 #[inline]
 pub(crate) fn accepted(listener: c_int, fd: c_int, seen: Seen, told: impl FnOnce() -> Option<Address> + Copy) {
-    let Some(runtime) = runtime().filter(|runtime| runtime.rules.phases().intersects(INBOUND)) else { return };
+    let Some(runtime) = runtime().filter(|runtime| runtime.rules.phases().intersects(Phases::INBOUND)) else { return };
     let known = descriptors::on_accept(listener, seen);
     if known != Known::Settled {
         guard::contained(|| accepted_with_work(runtime, listener, fd, (known, seen), told()));
@@ -303,10 +298,7 @@ fn enforce_here(
     fault::point("setsockopt");
     let Some((connection, phases)) = connection_of(runtime, fd) else { return false };
     let plan = runtime.plan(connection, phases);
-    let is_it =
-        |setting: &&Setting| (setting.level, setting.name) == (level, name) && setting.key != Key::ConnectTimeout;
-    let mut settings = plan.settings().filter(|_| plan.enforce() == Enforce::Always);
-    let Some(setting) = settings.find(is_it) else { return false };
+    let Some(setting) = plan.enforced(level, name) else { return false };
     // The kernel reads so much of the value; what it would refuse for want of it, it shall refuse.
     let read = setting.bytes_read();
     if i32::try_from(length).is_err() || (length as usize) < read || !near.is_readable(value, read) {
@@ -364,39 +356,13 @@ fn keepalive_was_chosen(runtime: &Runtime, fd: c_int) {
     }
 }
 
-/// What a socket is, asked of the kernel: nothing is remembered that could be about another socket. None before
-/// connect or listen, when the program's options are yet to be set over.
+/// What a socket is, asked of the kernel. None before connect or listen, when the program's options are yet to be set over.
 pub(crate) fn connection_of(runtime: &Runtime, fd: c_int) -> Option<(Connection, Phases)> {
-    let Ok(peer) = ffi::peer_address(fd) else {
-        const UDP: Phases = Phases::of(&[Phase::BindDatagram]);
-        if runtime.rules.phases().intersects(UDP) && kind_of(fd) == Some(Kind::Udp) {
-            let local = local_endpoint(fd).filter(|local| local.port() != 0)?;
-            return Some((Connection::Binding { local }, UDP));
-        }
-        let may_listen = runtime.rules.phases().intersects(INBOUND);
-        let listening = may_listen && ffi::get_int(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|yes| yes != 0);
-        listening.then(|| tcp(fd)).flatten()?;
-        return Some((Connection::Listening { local: local_endpoint(fd)? }, Phases::of(&[Phase::Listen])));
-    };
-    let peer = peer.endpoint().ok()?;
-    let outbound = Connection::Outbound { peer };
-    match kind_of(fd)? {
-        Kind::Tcp | Kind::Mptcp => {}
-        Kind::Udp => return Some((outbound, Phases::of(&[Phase::Datagram]))),
-        Kind::Other => return None,
-    }
-    Some(match descriptors::listener_of(local_endpoint(fd)?) {
-        Some(local) => (Connection::Inbound { local, peer }, INBOUND),
-        None => (outbound, Phases::of(&[Phase::Connect, Phase::Connected])),
-    })
+    standing::of(fd, &runtime.rules, kind_of, descriptors::listener_of)
 }
 
 fn tcp(fd: c_int) -> Option<Kind> {
     kind_of(fd).filter(|kind| matches!(kind, Kind::Tcp | Kind::Mptcp))
-}
-
-pub(crate) fn local_endpoint(fd: c_int) -> Option<Endpoint> {
-    ffi::local_address(fd).ok()?.endpoint().ok()
 }
 
 /// Makes settings, but for the `first`, which was made already, and for what the program has chosen where only the rest is
@@ -452,46 +418,5 @@ pub(crate) fn apply_settings<'a>(
             "{call} fd {fd} {endpoint}: {decision}:{made}; left to the program:{}",
             chosen.keys()
         )),
-    }
-}
-
-/// The settings that were made, or were not, for the line at debug.
-#[derive(Default)]
-struct Made<'a> {
-    settings: [Option<&'a Setting>; 16],
-    count: usize,
-}
-
-impl<'a> Made<'a> {
-    fn note(&mut self, setting: &'a Setting) {
-        if let Some(slot) = self.settings.get_mut(self.count) {
-            *slot = Some(setting);
-        }
-        self.count += 1;
-    }
-
-    /// Their keys, each once.
-    fn keys(&self) -> Keys<'_, 'a> {
-        Keys(self)
-    }
-}
-
-struct Keys<'m, 'a>(&'m Made<'a>);
-
-impl std::fmt::Display for Keys<'_, '_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let keys = self.0.settings.iter().flatten().map(|setting| setting.key);
-        let mut last = None;
-        keys.filter(|key| last.replace(*key) != Some(*key)).try_for_each(|key| write!(f, " {}", key.name()))
-    }
-}
-
-impl std::fmt::Display for Made<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.settings.iter().flatten().try_for_each(|setting| write!(f, " {setting}"))?;
-        match self.count.checked_sub(self.settings.len()) {
-            Some(more) if more > 0 => write!(f, " and {more} more"),
-            _ => Ok(()),
-        }
     }
 }

@@ -14,9 +14,11 @@ pub mod fill;
 pub mod line;
 pub mod memory;
 pub mod namespace;
+pub mod ports;
 pub mod process;
 pub mod setting;
 pub mod signal;
+pub mod standing;
 
 pub use address::Address;
 pub use describe::Kind;

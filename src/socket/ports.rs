@@ -1,0 +1,64 @@
+//! How programs have listened on each port: tells accepted from outbound sockets, which the kernel does not.
+//!
+//! Never taken back: an outbound socket that later gets the same local port by chance is judged by the rules for inbound ones
+//! when the program sets an option on it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use policy::Endpoint;
+
+const ANY_V4: u8 = 1;
+const ANY_V6: u8 = 2;
+const ONE_ADDRESS: u8 = 4;
+
+/// A byte for each port; nothing is known where all is zero.
+#[repr(transparent)]
+#[derive(Debug)]
+pub struct Ports([AtomicU8; 65_536]);
+
+impl Ports {
+    /// Nothing known.
+    #[expect(clippy::new_without_default, reason = "it is as large as a stack of a small thread: for statics")]
+    #[must_use]
+    pub const fn new() -> Self {
+        Self([const { AtomicU8::new(0) }; 65_536])
+    }
+
+    fn at(&self, local: Endpoint) -> Option<&AtomicU8> {
+        self.0.get(usize::from(local.port()))
+    }
+
+    /// Remembers the address of a listener.
+    pub fn remember(&self, local: Endpoint) {
+        let how = match local.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => ANY_V4,
+            IpAddr::V6(ip) if ip.is_unspecified() => ANY_V6,
+            _ => ONE_ADDRESS,
+        };
+        if let Some(port) = self.at(local) {
+            port.fetch_or(how, Relaxed);
+        }
+    }
+
+    /// Whether there was a listener on the port.
+    #[must_use]
+    pub fn is_known(&self, local: Endpoint) -> bool {
+        self.at(local).is_some_and(|port| port.load(Relaxed) != 0)
+    }
+
+    /// The address that the listener behind an accepted socket is bound to, which is what `listen` is matched against;
+    /// None for a socket that was not accepted.
+    #[must_use]
+    pub fn listener_of(&self, local: Endpoint) -> Option<Endpoint> {
+        let how = self.at(local).map_or(0, |port| port.load(Relaxed));
+        let ip = match local.ip() {
+            _ if how == 0 => return None,
+            IpAddr::V4(_) if how & ANY_V4 != 0 => Ipv4Addr::UNSPECIFIED.into(),
+            // An IPv4 client of a listener on `::`, or an IPv6 one.
+            _ if how & ANY_V6 != 0 => Ipv6Addr::UNSPECIFIED.into(),
+            one => one,
+        };
+        Some(Endpoint::new(ip, local.port()))
+    }
+}

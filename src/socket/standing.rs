@@ -1,0 +1,46 @@
+//! What a socket is, asked of the kernel: nothing is remembered that could be about another socket.
+
+use policy::{Connection, Endpoint, Phase, Phases, Rules};
+
+use crate::describe::Kind;
+use crate::ffi;
+
+/// Which connection a socket has or is to have, and the phases of its life that are behind it. None before connect or listen,
+/// when the program's options are yet to be set over. `kind_of` is asked what kind it is, `listener_of` which listener has a
+/// local address.
+pub fn of(
+    fd: i32,
+    rules: &Rules,
+    kind_of: impl Fn(i32) -> Option<Kind>,
+    listener_of: impl Fn(Endpoint) -> Option<Endpoint>,
+) -> Option<(Connection, Phases)> {
+    let tcp = |fd| kind_of(fd).filter(|kind| matches!(kind, Kind::Tcp | Kind::Mptcp));
+    let Ok(peer) = ffi::peer_address(fd) else {
+        const UDP: Phases = Phases::of(&[Phase::BindDatagram]);
+        if rules.phases().intersects(UDP) && kind_of(fd) == Some(Kind::Udp) {
+            let local = local_endpoint(fd).filter(|local| local.port() != 0)?;
+            return Some((Connection::Binding { local }, UDP));
+        }
+        let may_listen = rules.phases().intersects(Phases::INBOUND);
+        let listening = may_listen && ffi::get_int(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|yes| yes != 0);
+        listening.then(|| tcp(fd)).flatten()?;
+        return Some((Connection::Listening { local: local_endpoint(fd)? }, Phases::of(&[Phase::Listen])));
+    };
+    let peer = peer.endpoint().ok()?;
+    let outbound = Connection::Outbound { peer };
+    match kind_of(fd)? {
+        Kind::Tcp | Kind::Mptcp => {}
+        Kind::Udp => return Some((outbound, Phases::of(&[Phase::Datagram]))),
+        Kind::Other => return None,
+    }
+    Some(match listener_of(local_endpoint(fd)?) {
+        Some(local) => (Connection::Inbound { local, peer }, Phases::INBOUND),
+        None => (outbound, Phases::OUTBOUND),
+    })
+}
+
+/// The address and port that a socket is bound to.
+#[must_use]
+pub fn local_endpoint(fd: i32) -> Option<Endpoint> {
+    ffi::local_address(fd).ok()?.endpoint().ok()
+}

@@ -1,0 +1,222 @@
+//! The filter: which system calls of the program the supervisor is told of. Classic BPF (seccomp(2), bpf(4)), made of what the
+//! rules need; all other calls go on in the kernel at once.
+
+use policy::catalog::{KernelOption, SO_KEEPALIVE};
+use policy::enforce::KEEPALIVE;
+use policy::{Phase, Phases, Rules};
+
+use crate::notification::{Call, MSG_FASTOPEN};
+
+/// What the rules need to be told of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Sockets that connect.
+    pub connect: bool,
+    /// bind(2).
+    pub bind: bool,
+    /// listen(2).
+    pub listen: bool,
+    /// Level and name of the options whose setsockopt(2) is looked at, sorted.
+    pub options: Vec<(i32, i32)>,
+}
+
+/// One instruction of classic BPF, `struct sock_filter` of linux/filter.h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Instruction {
+    /// What it does.
+    pub code: u16,
+    /// How many instructions to leave out if a comparison holds.
+    pub if_true: u8,
+    /// And if it does not.
+    pub if_false: u8,
+    /// A number that it works with.
+    pub operand: u32,
+}
+
+// linux/bpf_common.h: class, size, mode, operation and source, added up.
+/// Loads 32 bits of `struct seccomp_data` at a fixed place.
+pub(crate) const LOAD: u16 = 0x20;
+/// Goes on elsewhere if the number that was loaded is the operand.
+pub(crate) const EQUAL: u16 = 0x15;
+/// The same, if it is as large or larger.
+pub(crate) const AT_LEAST: u16 = 0x35;
+/// The same, if it has one of the operand's bits.
+pub(crate) const ANY_BIT: u16 = 0x45;
+/// Ends with the operand as answer.
+pub(crate) const RETURN: u16 = 0x06;
+
+/// The kernel carries the call out, SECCOMP_RET_ALLOW.
+pub(crate) const ALLOW: u32 = 0x7fff_0000;
+/// The call waits for the supervisor, SECCOMP_RET_USER_NOTIF.
+pub(crate) const NOTIFY: u32 = 0x7fc0_0000;
+
+// linux/seccomp.h, struct seccomp_data.
+const NUMBER: u32 = 0;
+const MACHINE: u32 = 4;
+
+/// Where the lower half of an argument lies.
+const fn argument(index: u32) -> u32 {
+    let half = if cfg!(target_endian = "little") { 0 } else { 4 };
+    16 + 8 * index + half
+}
+
+/// linux/audit.h: the machine, 64 bits, little endian.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const THIS_MACHINE: u32 = 0xC000_003E;
+/// linux/audit.h.
+#[cfg(target_arch = "aarch64")]
+pub(crate) const THIS_MACHINE: u32 = 0xC000_00B7;
+/// Machines that nobody has tried: no call is told of.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub(crate) const THIS_MACHINE: u32 = 0;
+
+/// The numbers from which on x86-64 has the calls of x32, whose structures are others.
+const X32: u32 = 0x4000_0000;
+
+/// `sizeof(struct sockaddr_un)`, which C programs pass for every UNIX socket.
+const UNIX: u32 = 110;
+/// `sizeof(struct sockaddr_in)`: what is shorter, the kernel refuses.
+const SHORTEST: u32 = 16;
+
+/// What programs set on a socket that they have just accepted: by that the supervisor learns of it. Go sets both, always.
+pub(crate) const AFTER_ACCEPT: [(i32, i32); 2] =
+    [(SO_KEEPALIVE.level, SO_KEEPALIVE.name), (libc::SOL_TCP, libc::TCP_NODELAY)];
+
+impl Needs {
+    /// Those of rules. `rules` are to be those of every process that the program may start.
+    #[must_use]
+    pub fn of(rules: &Rules) -> Self {
+        const CONNECT: Phases = Phases::of(&[Phase::Connect, Phase::Datagram, Phase::Connected]);
+        const BIND: Phases = Phases::of(&[Phase::Bind, Phase::BindDatagram]);
+        const LISTEN: Phases = Phases::of(&[Phase::Listen, Phase::Accept, Phase::AcceptAlways]);
+        let phases = rules.phases();
+        let mut options = rules.enforced().to_vec();
+        if phases.intersects(LISTEN) {
+            options.extend(AFTER_ACCEPT);
+        }
+        if rules.fills_computed_timeouts() {
+            options.extend(KEEPALIVE.map(|KernelOption { level, name }| (level, name)));
+        }
+        options.sort_unstable();
+        options.dedup();
+        Self {
+            connect: phases.intersects(CONNECT),
+            bind: phases.intersects(BIND),
+            listen: phases.intersects(LISTEN),
+            options,
+        }
+    }
+
+    /// Whether there is nothing to be told of.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The filter.
+    #[must_use]
+    pub fn filter(&self) -> Vec<Instruction> {
+        let mut code = Assembler::default();
+        code.load(MACHINE);
+        code.skip_unless(EQUAL, THIS_MACHINE, |code| {
+            code.load(NUMBER);
+            code.skip_if(AT_LEAST, X32, |code| self.calls(code));
+        });
+        code.answer(ALLOW);
+        code.0
+    }
+
+    fn calls(&self, code: &mut Assembler) {
+        let is = |code: &mut Assembler, call: Call, then: &dyn Fn(&mut Assembler)| {
+            code.skip_unless(EQUAL, call.number(), |code| {
+                then(code);
+                code.answer(ALLOW);
+            });
+        };
+        if self.connect {
+            is(code, Call::Connect, &|code| notify_address(code, 2));
+            for (call, flags) in [(Call::SendTo, 3), (Call::SendMsg, 2), (Call::SendMmsg, 3)] {
+                is(code, call, &|code| {
+                    code.load(argument(flags));
+                    code.skip_unless(ANY_BIT, MSG_FASTOPEN, |code| code.answer(NOTIFY));
+                });
+            }
+        }
+        if self.bind {
+            is(code, Call::Bind, &|code| notify_address(code, 2));
+        }
+        if self.listen {
+            is(code, Call::Listen, &|code| code.answer(NOTIFY));
+        }
+        if !self.options.is_empty() {
+            is(code, Call::SetSockOpt, &|code| self.options(code));
+        }
+    }
+
+    fn options(&self, code: &mut Assembler) {
+        let mut levels: Vec<i32> = self.options.iter().map(|(level, _)| *level).collect();
+        levels.dedup();
+        for level in levels {
+            code.load(argument(1));
+            let names: Vec<i32> = self.options.iter().filter(|one| one.0 == level).map(|one| one.1).collect();
+            code.skip_unless(EQUAL, level as u32, |code| {
+                code.load(argument(2));
+                for name in names {
+                    code.skip_unless(EQUAL, name as u32, |code| code.answer(NOTIFY));
+                }
+                code.answer(ALLOW);
+            });
+        }
+    }
+}
+
+/// Notifies of an address whose length is an argument, unless the length says that it is of no interest.
+fn notify_address(code: &mut Assembler, length: u32) {
+    code.load(argument(length));
+    code.skip_unless(AT_LEAST, SHORTEST, |code| {
+        code.skip_if(EQUAL, UNIX, |code| code.answer(NOTIFY));
+    });
+}
+
+/// Puts instructions together; jumps are short, forward, and over a block.
+#[derive(Default)]
+struct Assembler(Vec<Instruction>);
+
+impl Assembler {
+    fn load(&mut self, place: u32) {
+        self.0.push(Instruction { code: LOAD, if_true: 0, if_false: 0, operand: place });
+    }
+
+    fn answer(&mut self, answer: u32) {
+        self.0.push(Instruction { code: RETURN, if_true: 0, if_false: 0, operand: answer });
+    }
+
+    fn skip_unless(&mut self, code: u16, operand: u32, block: impl FnOnce(&mut Self)) {
+        self.jump(code, operand, false, block);
+    }
+
+    fn skip_if(&mut self, code: u16, operand: u32, block: impl FnOnce(&mut Self)) {
+        self.jump(code, operand, true, block);
+    }
+
+    /// A block that is left out if a comparison comes out so. A jump of a comparison reaches 255 instructions; a longer one goes by
+    /// an instruction of its own.
+    fn jump(&mut self, code: u16, operand: u32, leaves_out: bool, block: impl FnOnce(&mut Self)) {
+        /// Goes on as many instructions later as the operand says.
+        const ALWAYS: u16 = 0x05;
+        let mut inner = Self::default();
+        block(&mut inner);
+        let length = inner.0.len();
+        match (u8::try_from(length), leaves_out) {
+            (Ok(length), true) => self.0.push(Instruction { code, if_true: length, if_false: 0, operand }),
+            (Ok(length), false) => self.0.push(Instruction { code, if_true: 0, if_false: length, operand }),
+            (Err(_), _) => {
+                let (if_true, if_false) = if leaves_out { (0, 1) } else { (1, 0) };
+                self.0.push(Instruction { code, if_true, if_false, operand });
+                self.0.push(Instruction { code: ALWAYS, if_true: 0, if_false: 0, operand: length as u32 });
+            }
+        }
+        self.0.extend(inner.0);
+    }
+}

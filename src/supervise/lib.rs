@@ -1,0 +1,129 @@
+//! Sets socket options in programs that no library can be loaded into: static ones, Go's, and whatever makes its system calls
+//! itself. The kernel stops the few calls that matter (seccomp user notification, seccomp_unotify(2)) and tells a process of ours,
+//! which sets the options on a copy of the program's descriptor and lets the call go on.
+//!
+//! The program keeps its process id, its parent, its terminal and its exit status: it is the supervisor that is started beside it.
+
+pub mod filter;
+mod log;
+pub mod notification;
+mod processes;
+mod sys;
+mod worker;
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
+
+use load::Loaded;
+use policy::{Rules, compile_for_every_process};
+use socket::Errno;
+
+use crate::filter::Needs;
+use crate::log::Log;
+pub use crate::processes::Ready;
+use crate::worker::{Active, Policy, Worker};
+
+/// What a supervisor does when it starts, and may not be able to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Step {
+    /// Processes and a socket between them.
+    Start,
+    /// The filter, seccomp(2).
+    Seccomp,
+    /// Being told of a call.
+    Receive,
+    /// Reading the program's memory.
+    Memory,
+    /// A copy of the program's descriptor.
+    Descriptor,
+    /// Letting the call go on.
+    Answer,
+    /// Giving what was tried out to the supervisor for good.
+    HandOver,
+}
+
+impl Step {
+    fn of(number: u8) -> Self {
+        let all = [Self::Start, Self::Seccomp, Self::Receive, Self::Memory, Self::Descriptor, Self::Answer];
+        all.into_iter().find(|step| *step as u8 == number).unwrap_or(Self::HandOver)
+    }
+}
+
+/// Why there can be no supervisor here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// What could not be done.
+    pub step: Step,
+    /// What the kernel said.
+    pub errno: Errno,
+}
+
+impl Refusal {
+    fn new(step: Step, errno: Errno) -> Self {
+        Self { step, errno }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { step, errno } = self;
+        match (step, errno.0) {
+            (Step::Seccomp, libc::EBUSY) => {
+                f.write_str("another supervisor tells of this process's calls already, and the kernel takes one only (EBUSY)")
+            }
+            (Step::Seccomp, libc::EINVAL | libc::ENOSYS) => {
+                write!(f, "the kernel has no seccomp user notification, or a sandbox has it not ({errno})")
+            }
+            (Step::Seccomp, _) => write!(f, "the kernel takes no seccomp filter: {errno}"),
+            (Step::Descriptor, libc::EPERM) => f.write_str(
+                "pidfd_getfd is not permitted (EPERM): a container's seccomp profile wants CAP_SYS_PTRACE for it, or the kernel's Yama forbids it",
+            ),
+            (Step::Start, _) => write!(f, "its processes cannot be started: {errno}"),
+            (Step::Receive, _) => write!(f, "calls of the program are not told of: {errno}"),
+            (Step::Memory, _) => write!(f, "the program's memory cannot be read: {errno}"),
+            (Step::Descriptor, _) => write!(f, "the program's descriptors cannot be copied: {errno}"),
+            (Step::Answer, _) => write!(f, "calls cannot be let go on: {errno}"),
+            (Step::HandOver, _) => write!(f, "the supervisor has gone: {errno}"),
+        }
+    }
+}
+
+/// Starts a supervisor for this process and what it starts, by a configuration that was found to have no errors; `rules` are those
+/// of this process. Only in a process with one thread.
+///
+/// # Errors
+/// Why there can be none.
+pub fn start(loaded: Loaded, rules: Rules) -> Result<Ready, Refusal> {
+    let at = |errno: Errno| Refusal::new(Step::Start, errno);
+    let file = loaded.log_file.as_ref().and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
+    let log = Log::new(loaded.level, file);
+    let (needs, policy) = if loaded.asks_for_process() {
+        let every = compile_for_every_process(&loaded.configuration).unwrap_or_default();
+        (Needs::of(&every), Policy::ByProcess { configuration: loaded.configuration, known: HashMap::new() })
+    } else {
+        (Needs::of(&rules), Policy::One(Rc::new(Active::new(rules))))
+    };
+    let shared = sys::Shared::new().map_err(at)?;
+    processes::start(&needs, Worker { policy, log, shared })
+}
+
+/// What rules ask for that a supervisor cannot do, a sentence each.
+#[must_use]
+pub fn what_it_cannot(rules: &Rules) -> Vec<String> {
+    let mut lost = Vec::new();
+    for rule in rules.rules() {
+        let hosts: Vec<&str> = rule.hosts().filter_map(policy::matcher::Pattern::host).collect();
+        if !hosts.is_empty() {
+            lost.push(format!(
+                "rule \"{}\": the supervisor does not see names being looked up: {} never matches; use addresses",
+                rule.name(),
+                hosts.join(", ")
+            ));
+        }
+    }
+    lost
+}

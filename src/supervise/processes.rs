@@ -1,0 +1,459 @@
+//! The processes of a supervisor. The program is what `sockopt run` was; beside it, in a session of their own, the guardian and
+//! its worker:
+//!
+//! ```text
+//! caller ── sockopt run ──────────── exec ──> the program
+//!            └ fork, fork ─> guardian: waits for the end of the program, and for that of the worker
+//!                              └ fork ─> worker: answers the calls that wait
+//! ```
+
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::{MaybeUninit, forget};
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use socket::ffi::{self, Task};
+use socket::{Address, Errno, Kind, describe};
+
+use crate::filter::{Instruction, Needs};
+use crate::notification::{Call, Notification, WORDS};
+use crate::sys::{self, Answer, Shared, Side};
+use crate::worker::Worker;
+use crate::{Refusal, Step};
+
+/// How long the other side may take for an answer; it takes a fraction of a millisecond.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the processes tell one another while the supervisor starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Message {
+    kind: u8,
+    step: u8,
+    number: i32,
+}
+
+const HELLO: u8 = b'h';
+const TRIAL: u8 = b't';
+const REAL: u8 = b'r';
+const DONE: u8 = b'd';
+const FAILED: u8 = b'f';
+
+impl Message {
+    fn new(kind: u8) -> Self {
+        Self { kind, step: 0, number: 0 }
+    }
+
+    fn failed(step: Step, errno: Errno) -> Self {
+        Self { kind: FAILED, step: step as u8, number: errno.0 }
+    }
+
+    fn result(self) -> Result<(), Refusal> {
+        if self.kind == FAILED { Err(Refusal::new(Step::of(self.step), Errno(self.number))) } else { Ok(()) }
+    }
+}
+
+fn errno(error: rustix::io::Errno) -> Errno {
+    Errno(error.raw_os_error())
+}
+
+fn send(socket: BorrowedFd<'_>, message: Message, descriptor: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    let [a, b, c, d] = message.number.to_ne_bytes();
+    let bytes = [message.kind, message.step, a, b, c, d];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let list = descriptor.map(|descriptor| [descriptor]);
+    if let Some(list) = &list {
+        control.push(SendAncillaryMessage::ScmRights(list));
+    }
+    sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL).map(drop).map_err(errno)
+}
+
+/// The next message; none where the other side has gone.
+fn receive(socket: BorrowedFd<'_>) -> Result<Option<(Message, Option<OwnedFd>)>, Errno> {
+    if !is_ready(socket, PollFlags::IN, Some(PATIENCE)) {
+        return Err(Errno(libc::ETIMEDOUT));
+    }
+    let mut bytes = [0; 6];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC);
+    let length = received.map_err(errno)?.bytes;
+    let mut descriptors = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut list) => list.next(),
+        _ => None,
+    });
+    let descriptor = descriptors.next();
+    let [kind, step, number @ ..] = bytes;
+    let message = Message { kind, step, number: i32::from_ne_bytes(number) };
+    Ok((length == bytes.len()).then_some((message, descriptor)))
+}
+
+/// Waits for a descriptor, at most so long.
+fn is_ready(descriptor: BorrowedFd<'_>, events: PollFlags, at_most: Option<Duration>) -> bool {
+    let time = at_most.and_then(|time| Timespec::try_from(time).ok());
+    let mut one = [PollFd::from_borrowed_fd(descriptor, events)];
+    loop {
+        match poll(&mut one, time.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            found => return found == Ok(1),
+        }
+    }
+}
+
+/// Puts the filter in front of this process's calls, with as much as the kernel has.
+fn install(filter: &[Instruction]) -> Result<OwnedFd, Errno> {
+    const LISTENER: u64 = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    /// No mitigation for speculative stores, which would slow the whole program down, where the kernel does that still.
+    const SPEC_ALLOW: u64 = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+    /// A call that the worker has taken waits on when a signal comes, since Linux 5.19.
+    const WAIT_KILLABLE: u64 = libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    let with = |flags: u64| sys::install(filter, flags as libc::c_ulong);
+    let with_fewer = || {
+        with(LISTENER | SPEC_ALLOW | WAIT_KILLABLE)
+            .or_else(|errno| if errno.0 == libc::EINVAL { with(LISTENER | SPEC_ALLOW) } else { Err(errno) })
+            .or_else(|errno| if errno.0 == libc::EINVAL { with(LISTENER) } else { Err(errno) })
+    };
+    match with_fewer() {
+        // Without CAP_SYS_ADMIN: programs started from here get no rights by their files any more.
+        Err(Errno(libc::EACCES)) => {
+            rustix::thread::set_no_new_privs(true).map_err(errno)?;
+            with_fewer()
+        }
+        other => other,
+    }
+}
+
+/// A supervisor that waits for the program.
+#[derive(Debug)]
+pub struct Ready {
+    socket: OwnedFd,
+    guardian: i32,
+    filter: Vec<Instruction>,
+}
+
+/// Starts a supervisor and tries it out.
+pub(crate) fn start(needs: &Needs, worker: Worker) -> Result<Ready, Refusal> {
+    let at = |step: Step| move |errno: Errno| Refusal::new(step, errno);
+    let sizes = sys::sizes().map_err(at(Step::Seccomp))?;
+    if sizes != (size_of::<libc::seccomp_notif>() as u16, size_of::<libc::seccomp_notif_resp>() as u16) {
+        return Err(Refusal::new(Step::Seccomp, Errno(libc::EPROTO)));
+    }
+    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let (socket, theirs) = pair.map_err(errno).map_err(at(Step::Start))?;
+    let is_parent = sys::adopts_orphans();
+    // Who gets orphans would get the guardian for a child, and learn of its end; else it is to be nobody's child here.
+    match if is_parent { sys::fork_unseen() } else { sys::fork() }.map_err(at(Step::Start))? {
+        Side::Child => {
+            forget(socket);
+            match if is_parent { Ok(Side::Child) } else { sys::fork() } {
+                Ok(Side::Child) => guardian(theirs, worker),
+                _ => ffi::exit_now(0),
+            }
+        }
+        Side::Parent(_) if is_parent => {}
+        Side::Parent(child) => wait_for(child),
+    }
+    drop(theirs);
+    let ready = match receive(socket.as_fd()) {
+        Ok(Some((Message { kind: HELLO, number: guardian, .. }, _))) => {
+            Ready { socket, guardian, filter: needs.filter() }
+        }
+        other => return Err(Refusal::new(Step::Start, other.err().unwrap_or(Errno(libc::EPIPE)))),
+    };
+    ready.try_out()?;
+    Ok(ready)
+}
+
+fn wait_for(child: i32) {
+    if let Some(child) = Pid::from_raw(child) {
+        while matches!(waitpid(Some(child), WaitOptions::empty()), Err(rustix::io::Errno::INTR)) {}
+    }
+}
+
+/// Ends a child that has not been waited for.
+fn kill(child: i32) {
+    let _ = Pid::from_raw(child).map(|child| kill_process(child, Signal::KILL));
+}
+
+impl Ready {
+    /// Has a throwaway child make a call that waits, and the guardian look into it as the worker will into the program.
+    fn try_out(&self) -> Result<(), Refusal> {
+        let child = match sys::fork().map_err(|errno| Refusal::new(Step::Start, errno))? {
+            Side::Child => {
+                self.make_a_call();
+                ffi::exit_now(0)
+            }
+            Side::Parent(child) => child,
+        };
+        let result = receive(self.socket.as_fd());
+        if result.is_err() {
+            let _ =
+                Pid::from_raw(child).map(|child| rustix::process::kill_process(child, rustix::process::Signal::KILL));
+        }
+        wait_for(child);
+        match result {
+            Ok(Some((message, _))) => message.result(),
+            other => Err(Refusal::new(Step::Start, other.err().unwrap_or(Errno(libc::EPIPE)))),
+        }
+    }
+
+    /// In the child.
+    fn make_a_call(&self) {
+        sys::let_look_in(self.guardian);
+        let filter = Needs { connect: true, ..Needs::default() }.filter();
+        // Connecting it sends nothing.
+        let result = UdpSocket::bind(("127.0.0.1", 0))
+            .map_err(|error| (Step::Start, Errno(error.raw_os_error().unwrap_or(libc::EIO))))
+            .and_then(|socket| Ok((socket, install(&filter).map_err(|errno| (Step::Seccomp, errno))?)));
+        match result {
+            Ok((socket, listener)) => {
+                let _ = send(self.socket.as_fd(), Message::new(TRIAL), Some(listener.as_fd()));
+                // Only the guardian has it from here on: if that gives up, the call fails and does not wait.
+                drop(listener);
+                let _ = socket.connect(("127.0.0.1", TRIAL_PORT));
+            }
+            Err((step, errno)) => {
+                let _ = send(self.socket.as_fd(), Message::failed(step, errno), None);
+            }
+        }
+    }
+
+    /// Puts this process under the supervisor; what it becomes is told of from the next call on.
+    ///
+    /// # Errors
+    /// Where it cannot be. If the step is [`Step::HandOver`], nothing works any more that is told of.
+    pub fn enter(self) -> Result<(), Refusal> {
+        sys::let_look_in(self.guardian);
+        let listener = install(&self.filter).map_err(|errno| Refusal::new(Step::Seccomp, errno))?;
+        let handed_over = send(self.socket.as_fd(), Message::new(REAL), Some(listener.as_fd()))
+            .and_then(|()| receive(self.socket.as_fd()));
+        match handed_over {
+            Ok(Some((message, _))) => message.result(),
+            other => Err(Refusal::new(Step::HandOver, other.err().unwrap_or(Errno(libc::EPIPE)))),
+        }
+    }
+}
+
+/// discard; nobody need listen there.
+const TRIAL_PORT: u16 = 9;
+
+/// Leaves all that is the program's: its session, descriptors, folder, and name.
+fn leave(socket: BorrowedFd<'_>) {
+    let _ = rustix::process::setsid();
+    sys::block_signals();
+    let _ = rustix::process::chdir("/");
+    if let Ok(null) = null() {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
+    let kept = socket.as_raw_fd().unsigned_abs();
+    if kept > 3 {
+        sys::close_range(3, kept - 1);
+    }
+    sys::close_range(kept + 1, u32::MAX);
+    sys::rename(c"sockopt-guard");
+}
+
+fn null() -> std::io::Result<File> {
+    File::options().read(true).write(true).open("/dev/null")
+}
+
+/// Gives back the copy of the program's standard error.
+pub(crate) fn null_stderr() {
+    if let Ok(null) = null() {
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
+}
+
+/// The guardian from its beginning to its end.
+fn guardian(socket: OwnedFd, worker: Worker) -> ! {
+    leave(socket.as_fd());
+    let hello = Message { number: ffi::process_id(), ..Message::new(HELLO) };
+    let _ = send(socket.as_fd(), hello, None);
+    let listener = loop {
+        match receive(socket.as_fd()) {
+            Ok(Some((Message { kind: TRIAL, .. }, Some(listener)))) => {
+                let message = match look_once(listener.as_fd(), &worker.shared.call) {
+                    Ok(()) => Message::new(DONE),
+                    Err((step, errno)) => Message::failed(step, errno),
+                };
+                drop(listener);
+                let _ = send(socket.as_fd(), message, None);
+            }
+            Ok(Some((Message { kind: REAL, .. }, Some(listener)))) => break listener,
+            // What the child could not do.
+            Ok(Some((message, None))) => {
+                let _ = send(socket.as_fd(), message, None);
+            }
+            Err(Errno(libc::ETIMEDOUT)) if !is_ready(socket.as_fd(), PollFlags::HUP, Some(Duration::ZERO)) => {}
+            _ => ffi::exit_now(0),
+        }
+    };
+    sys::wake_up_at_once(listener.as_fd());
+    let _ = send(socket.as_fd(), Message::new(DONE), None);
+    drop(socket);
+    guard(&listener, worker)
+}
+
+/// Takes one call, looks into who makes it by every means that the worker has, and lets it go on.
+fn look_once(listener: BorrowedFd<'_>, memory: &[std::sync::atomic::AtomicU64; WORDS]) -> Result<(), (Step, Errno)> {
+    let at = |step: Step| move |errno: Errno| (step, errno);
+    if !is_ready(listener, PollFlags::IN, Some(PATIENCE)) {
+        return Err((Step::Receive, Errno(libc::ETIMEDOUT)));
+    }
+    sys::receive(listener, memory).map_err(at(Step::Receive))?;
+    let call = taken(memory);
+    let looked = || {
+        let mut bytes = [0; 16];
+        sys::read_memory(call.thread, call.place(1), &mut bytes).map_err(at(Step::Memory))?;
+        let is_it = Address::new(&bytes).endpoint().is_ok_and(|peer| peer.port() == TRIAL_PORT);
+        if call.call() != Some(Call::Connect) || !is_it {
+            return Err((Step::Memory, Errno(libc::EPROTO)));
+        }
+        let process = ffi::pidfd_open(call.thread, Task::Process).map_err(at(Step::Descriptor))?;
+        let copy = ffi::pidfd_getfd(process.as_fd(), call.int(0)).map_err(at(Step::Descriptor))?;
+        match describe::kind(copy.as_raw_fd()) {
+            Ok(Kind::Udp) => Ok(()),
+            found => Err((Step::Descriptor, found.err().unwrap_or(Errno(libc::EPROTO)))),
+        }
+    };
+    let looked = looked().and_then(|()| {
+        if sys::is_waiting(listener, call.id) { Ok(()) } else { Err((Step::Receive, Errno(libc::ENOENT))) }
+    });
+    let answered = sys::send(listener, call.id, Answer::Continue).map_err(at(Step::Answer));
+    clear(memory);
+    looked.and(answered)
+}
+
+fn taken(memory: &[std::sync::atomic::AtomicU64; WORDS]) -> Notification {
+    Notification::of(std::array::from_fn(|index| memory.get(index).map_or(0, |word| word.load(Relaxed))))
+}
+
+fn clear(memory: &[std::sync::atomic::AtomicU64; WORDS]) {
+    // The number last: as long as it is there, somebody may have to answer.
+    memory.iter().rev().for_each(|word| word.store(0, Relaxed));
+}
+
+/// How a worker ends.
+enum End {
+    /// No program is left.
+    Programs,
+    /// It is alone.
+    Guardian,
+}
+
+/// Watches over workers, one after the other, until no program is left.
+fn guard(listener: &OwnedFd, mut worker: Worker) -> ! {
+    /// Workers that ended at once, one after the other: then it is no accident.
+    const MOST_IN_A_ROW: u32 = 10;
+    let shared = worker.shared;
+    let mut in_a_row = 0;
+    let guardian = ffi::process_id();
+    while in_a_row < MOST_IN_A_ROW {
+        let answered = shared.answered.load(Relaxed);
+        let Ok(side) = sys::fork() else { break };
+        let Side::Parent(child) = side else {
+            sys::rename(c"sockopt-work");
+            match work(listener, &mut worker, guardian) {
+                End::Programs => ffi::exit_now(0),
+                // Becomes the guardian of another one.
+                End::Guardian => {
+                    sys::rename(c"sockopt-guard");
+                    guard(listener, worker)
+                }
+            }
+        };
+        let is_over = wait_for_either(listener.as_fd(), child);
+        if is_over {
+            // It ends by itself, unless it was stopped. Nobody else would wait for it.
+            kill(child);
+        }
+        wait_for(child);
+        if is_over {
+            ffi::exit_now(0);
+        }
+        take_over(listener.as_fd(), shared);
+        in_a_row = if shared.answered.load(Relaxed) == answered { in_a_row + 1 } else { 0 };
+    }
+    // Without options from here on, rather than not at all.
+    while next(listener.as_fd(), None, shared) {
+        take_over(listener.as_fd(), shared);
+    }
+    ffi::exit_now(0)
+}
+
+/// Lets the call go on that a worker had taken.
+fn take_over(listener: BorrowedFd<'_>, shared: &Shared) {
+    let call = taken(&shared.call);
+    if call.id != 0 {
+        let _ = sys::send(listener, call.id, Answer::Continue);
+    }
+    clear(&shared.call);
+}
+
+/// Waits until the programs have ended (true) or the worker has.
+fn wait_for_either(listener: BorrowedFd<'_>, worker: i32) -> bool {
+    let Ok(worker) = ffi::pidfd_open(worker, Task::Process) else { return false };
+    let mut two = [
+        PollFd::from_borrowed_fd(listener, PollFlags::empty()),
+        PollFd::from_borrowed_fd(worker.as_fd(), PollFlags::IN),
+    ];
+    while !poll(&mut two, None).is_ok_and(|count| count > 0) {}
+    let [listener, _] = two;
+    listener.revents().intersects(PollFlags::HUP | PollFlags::ERR)
+}
+
+/// Takes the next call; false where none will come any more.
+fn next(listener: BorrowedFd<'_>, guardian: Option<BorrowedFd<'_>>, shared: &Shared) -> bool {
+    loop {
+        let mut both = vec![PollFd::from_borrowed_fd(listener, PollFlags::IN)];
+        both.extend(guardian.map(|guardian| PollFd::from_borrowed_fd(guardian, PollFlags::IN)));
+        match poll(&mut both, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => return false,
+        }
+        let found = both.first().map_or(PollFlags::empty(), |found| found.revents());
+        if found.contains(PollFlags::IN) {
+            match sys::receive(listener, &shared.call) {
+                Ok(()) => return true,
+                // It waits no more, or a signal came.
+                Err(Errno(libc::ENOENT | libc::EINTR)) => {
+                    clear(&shared.call);
+                    continue;
+                }
+                Err(_) => return false,
+            }
+        }
+        if found.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
+            || both.len() > 1 && !both[1].revents().is_empty()
+        {
+            return false;
+        }
+    }
+}
+
+/// Answers calls.
+fn work(listener: &OwnedFd, worker: &mut Worker, guardian: i32) -> End {
+    let shared = worker.shared;
+    let guardian = ffi::pidfd_open(guardian, Task::Process).ok();
+    while next(listener.as_fd(), guardian.as_ref().map(OwnedFd::as_fd), shared) {
+        let call = taken(&shared.call);
+        let answer = worker.answer(listener.as_fd(), &call);
+        let _ = sys::send(listener.as_fd(), call.id, answer);
+        clear(&shared.call);
+        shared.answered.fetch_add(1, Relaxed);
+    }
+    let is_over = is_ready(listener.as_fd(), PollFlags::empty(), Some(Duration::ZERO));
+    if is_over { End::Programs } else { End::Guardian }
+}

@@ -1,0 +1,234 @@
+//! The system calls that neither std nor rustix has.
+#![expect(unsafe_code, reason = "system calls; every block says what makes it sound")]
+
+use std::ffi::{CStr, c_int, c_long, c_uint, c_ulong};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+use std::sync::atomic::AtomicU64;
+
+use socket::ports::Ports;
+use socket::{Errno, ffi};
+
+use crate::filter::Instruction;
+use crate::notification::WORDS;
+
+// `struct sock_filter` as libc has it.
+const _: () = assert!(size_of::<Instruction>() == size_of::<libc::sock_filter>());
+const _: () = assert!(align_of::<Instruction>() == align_of::<libc::sock_filter>());
+const _: () = assert!(size_of::<libc::seccomp_notif>() == WORDS * size_of::<u64>());
+
+fn checked(result: c_long) -> Result<c_long, Errno> {
+    if result < 0 { Err(ffi::errno()) } else { Ok(result) }
+}
+
+/// Puts a filter in front of all further system calls of this process, and gives what tells of those that wait. Only for a
+/// process with one thread.
+///
+/// # Errors
+/// Those of seccomp(2): EBUSY where there is such a filter already, EACCES without privilege and no_new_privs.
+pub(crate) fn install(filter: &[Instruction], flags: c_ulong) -> Result<OwnedFd, Errno> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(|_| Errno(libc::EINVAL))?,
+        filter: filter.as_ptr().cast_mut().cast(),
+    };
+    // SAFETY: seccomp(2) reads the structure and the instructions, whose layout was held against libc's above; the descriptor
+    // that it gives is nobody else's.
+    unsafe {
+        let fd = checked(libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program))?;
+        Ok(OwnedFd::from_raw_fd(fd as c_int))
+    }
+}
+
+/// The sizes of the kernel's structures: a notification, an answer, the numbers of the kernel.
+///
+/// # Errors
+/// Those of seccomp(2).
+pub(crate) fn sizes() -> Result<(u16, u16), Errno> {
+    let mut sizes = libc::seccomp_notif_sizes { seccomp_notif: 0, seccomp_notif_resp: 0, seccomp_data: 0 };
+    // SAFETY: seccomp(2) writes one structure.
+    checked(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_NOTIF_SIZES, 0, &raw mut sizes) })?;
+    Ok((sizes.seccomp_notif, sizes.seccomp_notif_resp))
+}
+
+/// The number of an ioctl (asm-generic/ioctl.h) of seccomp's.
+const fn request(writes: bool, reads: bool, number: u32, size: usize) -> u32 {
+    let direction = (writes as u32) | (reads as u32) << 1;
+    direction << 30 | (size as u32) << 16 | (b'!' as u32) << 8 | number
+}
+
+pub(crate) const RECEIVE: u32 = request(true, true, 0, size_of::<libc::seccomp_notif>());
+pub(crate) const SEND: u32 = request(true, true, 1, size_of::<libc::seccomp_notif_resp>());
+pub(crate) const IS_VALID: u32 = request(true, false, 2, size_of::<u64>());
+pub(crate) const SET_FLAGS: u32 = request(true, false, 4, size_of::<u64>());
+
+/// Takes the next call that waits into memory that is all zeroes.
+///
+/// # Errors
+/// ENOENT where the one that waited waits no more, EINTR.
+pub(crate) fn receive(listener: BorrowedFd<'_>, into: &[AtomicU64; WORDS]) -> Result<(), Errno> {
+    // SAFETY: the kernel writes one structure of the size that the request names; atomics may be written through a shared reference.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE as libc::Ioctl, into.as_ptr()) };
+    checked(result.into()).map(drop)
+}
+
+/// What becomes of a call that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The kernel carries it out.
+    Continue,
+    /// It is over, with this result.
+    Result(i64),
+}
+
+/// Answers.
+///
+/// # Errors
+/// ENOENT where the call waits no more.
+pub(crate) fn send(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> Result<(), Errno> {
+    let (val, flags) = match answer {
+        Answer::Continue => (0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+        Answer::Result(value) => (value, 0),
+    };
+    let response = libc::seccomp_notif_resp { id, val, error: 0, flags };
+    // SAFETY: the kernel reads one structure.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), SEND as libc::Ioctl, &raw const response) };
+    checked(result.into()).map(drop)
+}
+
+/// Whether a call still waits: then the thread that makes it is the one that was told of.
+pub(crate) fn is_waiting(listener: BorrowedFd<'_>, id: u64) -> bool {
+    // SAFETY: the kernel reads one number.
+    unsafe { libc::ioctl(listener.as_raw_fd(), IS_VALID as libc::Ioctl, &raw const id) == 0 }
+}
+
+/// Has the kernel go over to the supervisor on the same processor, and back: two to three times as fast (Linux 6.6).
+pub(crate) fn wake_up_at_once(listener: BorrowedFd<'_>) {
+    /// SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP.
+    const SYNC_WAKE_UP: u64 = 1;
+    // SAFETY: takes a number by value.
+    unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS as libc::Ioctl, SYNC_WAKE_UP) };
+}
+
+/// Reads another process's memory: the bytes that could be read, process_vm_readv(2).
+///
+/// # Errors
+/// EFAULT where nothing can be read, EPERM, ESRCH.
+pub(crate) fn read_memory(thread: i32, at: u64, into: &mut [u8]) -> Result<usize, Errno> {
+    let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    let remote = libc::iovec { iov_base: ptr::without_provenance_mut(at as usize), iov_len: into.len() };
+    // SAFETY: process_vm_readv(2) writes into the slice; the other address is another process's.
+    let read = unsafe { libc::process_vm_readv(thread, &raw const local, 1, &raw const remote, 1, 0) };
+    checked(read as c_long).map(|read| read as usize)
+}
+
+/// The two sides of a fork.
+pub(crate) enum Side {
+    /// The process that was there, with the other's id.
+    Parent(i32),
+    /// The new one.
+    Child,
+}
+
+/// fork(2). Only for a process with one thread: the child may do whatever the parent may.
+///
+/// # Errors
+/// Those of fork(2).
+pub(crate) fn fork() -> Result<Side, Errno> {
+    // SAFETY: nothing of another thread's is copied, since there is none.
+    match checked(unsafe { libc::fork() }.into())? {
+        0 => Ok(Side::Child),
+        child => Ok(Side::Parent(child as i32)),
+    }
+}
+
+/// The same, of which the parent is not told when the child ends: no wait(2) of its own sees it (clone(2), exit signal 0).
+///
+/// # Errors
+/// Those of clone(2).
+pub(crate) fn fork_unseen() -> Result<Side, Errno> {
+    // SAFETY: as for fork; without flags nothing is shared, and the child goes on on its copy of the stack.
+    match checked(unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) })? {
+        0 => Ok(Side::Child),
+        child => Ok(Side::Parent(child as i32)),
+    }
+}
+
+/// Whether this process gets the orphans among its descendants: it is the first of its namespace, or asked for them.
+pub(crate) fn adopts_orphans() -> bool {
+    let mut is_reaper: c_int = 0;
+    // SAFETY: prctl(2) writes one int.
+    let result = unsafe { libc::prctl(libc::PR_GET_CHILD_SUBREAPER, &raw mut is_reaper) };
+    ffi::process_id() == 1 || (result == 0 && is_reaper != 0)
+}
+
+/// Lets a process and its descendants look into this one where Yama would not (PR_SET_PTRACER); without Yama there is nothing
+/// to be done.
+pub(crate) fn let_look_in(by: i32) {
+    // SAFETY: prctl(2) takes numbers.
+    unsafe { libc::prctl(libc::PR_SET_PTRACER, by as c_ulong, 0, 0, 0) };
+}
+
+/// Gives this process's thread another name, and its command line too, in as far as there is room.
+pub(crate) fn rename(name: &CStr) {
+    // SAFETY: prctl(2) reads the string up to its NUL.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+    let Ok(status) = std::fs::read_to_string("/proc/self/stat") else { return };
+    // Behind the name, which may hold anything, the third field and those that follow: arg_start and arg_end are 48 and 49 (proc(5)).
+    let mut fields = status.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().skip(45);
+    let mut place = || fields.next().and_then(|field| field.parse::<usize>().ok()).filter(|place| *place != 0);
+    let (Some(start), Some(end)) = (place(), place()) else { return };
+    let bytes = name.to_bytes();
+    for at in start..end {
+        let byte = bytes.get(at - start).copied().filter(|_| at + 1 < end).unwrap_or(0);
+        // SAFETY: the arguments' memory lies on this process's stack, may be written, and is not read any more: the command line
+        // was parsed before.
+        unsafe { ptr::with_exposed_provenance_mut::<u8>(at).write_volatile(byte) };
+    }
+}
+
+/// Blocks every signal of this process.
+pub(crate) fn block_signals() {
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigfillset(3) fills the set, which sigprocmask(2) reads.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, all.as_ptr(), ptr::null_mut());
+    }
+}
+
+/// Closes the descriptors of a range.
+pub(crate) fn close_range(first: c_uint, last: c_uint) {
+    if ffi::close_range(first, last, 0) < 0 {
+        // Before Linux 5.9, or behind a filter. None is open above the limit, mostly.
+        for fd in first..=last.min(65_535) {
+            // SAFETY: who calls this owns none of them as a value.
+            unsafe { libc::close(fd as c_int) };
+        }
+    }
+}
+
+/// Memory that stays the same one over fork.
+pub(crate) struct Shared {
+    /// The call that is being worked on; all zeroes where there is none.
+    pub(crate) call: [AtomicU64; WORDS],
+    /// How many were answered.
+    pub(crate) answered: AtomicU64,
+    /// How the programs listened on each port.
+    pub(crate) ports: Ports,
+}
+
+impl Shared {
+    /// Zeroes.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub(crate) fn new() -> Result<&'static Self, Errno> {
+        // SAFETY: a mapping of our own, which is never unmapped; zeroes are valid for atomics, and a page is aligned for all.
+        unsafe {
+            let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+            let at = libc::mmap(ptr::null_mut(), size_of::<Self>(), access, kind, -1, 0);
+            if at == libc::MAP_FAILED { Err(ffi::errno()) } else { Ok(&*at.cast::<Self>()) }
+        }
+    }
+}

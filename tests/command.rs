@@ -122,6 +122,13 @@ pub(crate) fn run() -> Command {
     command
 }
 
+/// The same where the library alone is to be judged.
+pub(crate) fn run_by_library() -> Command {
+    let mut command = run();
+    command.arg("--by=library");
+    command
+}
+
 fn five_errors() -> PathBuf {
     root().join("tests/fixtures/errors/five_errors.toml")
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use libtest_mimic::Trial;
 
-use crate::command::{compile, copy, install, outcome, run, script, write};
+use crate::command::{compile, copy, install, outcome, run_by_library as run, script, write};
 use crate::support::{library, plain, root, scratch, sockopt, test, test_with};
 
 #[allow(dead_code, reason = "the command uses the rest")]
@@ -658,7 +658,12 @@ impl Open {
     fn run(&self, option: &str, line: &str, program: &str) -> (Option<i32>, String, String) {
         let path = self.0.join(program).display().to_string();
         let mut command = plain(self.0.join("sockopt"));
-        command.current_dir(&self.0).env("PATH", crate::support::search_path()).args(["run", "--nodelay=true", option]);
+        command.current_dir(&self.0).env("PATH", crate::support::search_path()).args([
+            "run",
+            "--by=library",
+            "--nodelay=true",
+            option,
+        ]);
         outcome(command.args(line.split(' ').map(|word| word.replace('~', " ").replace('%', &path))))
     }
 

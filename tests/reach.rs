@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use libtest_mimic::Trial;
 
-use crate::command::{outcome, run, write};
+use crate::command::{outcome, run_by_library as run, write};
 use crate::executables::{build, shared};
 use crate::support::{find, library, plain, root, scratch, test_with};
 

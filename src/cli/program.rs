@@ -362,7 +362,8 @@ impl Program {
             return Verdict::cannot(
                 format!("{who} {how}: {name} is started without the library"),
                 format!("put sockopt run behind {who}: {who} ... sockopt run ... -- PROGRAM"),
-            );
+            )
+            .for_supervisor();
         }
         if let Some(verdict) = self.wrappers.iter().find_map(|wrapper| self.stopped_by(wrapper, library)) {
             return verdict;
@@ -406,9 +407,11 @@ impl Program {
                 .for_supervisor()
             }
             Some(verdict) => verdict,
-            None => self
-                .unreadable(&name, library)
-                .unwrap_or_else(|| self.within_reach(&name, image, self.beside_libc(&name, image, library))),
+            None => self.unreadable(&name, library).unwrap_or_else(|| {
+                let verdict = self.beside_libc(&name, image, library);
+                let ends = verdict.outlook == Outlook::Cannot;
+                self.within_reach(&name, image, if ends { verdict.for_supervisor() } else { verdict })
+            }),
         }
     }
 

@@ -84,7 +84,11 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     if is_supervised && let Ok(target) = &target {
         let (rules, loaded) = (compiled.rules.clone().unwrap_or_default(), args::loaded(&variables));
         match supervise(target, loaded, rules) {
-            Ok(done) => (ready, verdict) = (Some(done), Some(target.supervised())),
+            Ok(done) => {
+                let why = verdict.filter(|verdict| verdict.is_for_supervisor).map(|verdict| verdict.why);
+                let says = why.map(|why| Verdict::works(format!("{why}; the supervisor sets its options")));
+                (ready, verdict) = (Some(done), Some(says.unwrap_or_else(|| target.supervised())));
+            }
             Err(why) => {
                 // Neither reaches it: for the library the reason stays as it was.
                 let verdict = verdict.get_or_insert_with(|| Verdict::cannot(why.why.clone(), ""));

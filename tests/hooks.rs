@@ -21,10 +21,24 @@ const PEERS: &str = "[[rule]]\nlisten = [\":4000\"]\nfrom = [\"127.0.0.2\"]\nuse
 type Named = Vec<(&'static str, Script)>;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let mut trials = Vec::new();
-    let mut add = |group: &str, name: &str, script: Script| {
-        trials.push(test_with(NEEDS, format!("hooks::{group}: {name}"), move || drop(script.check())));
-    };
+    let check = |(name, script): (String, Script)| test_with(NEEDS, name, move || drop(script.check()));
+    let mut trials: Vec<Trial> =
+        scripts().into_iter().map(|(name, script)| check((format!("hooks::{name}"), script))).collect();
+    for (name, run) in traced() {
+        trials.push(test_with(STRACE, format!("hooks::strace: {name}"), run));
+    }
+    for first in ["early", "ours"] {
+        let name = format!("hooks::constructor: it connects, {first} listed last");
+        trials.push(test_with(NEEDS, name, move || constructor(first == "early")));
+    }
+    trials.push(test_with(&["namespaces", "strace", "curl"], "hooks::strace: curl, nothing configured", curl));
+    trials
+}
+
+/// Every script that is compared, by the name of its test.
+pub(crate) fn scripts() -> Vec<(String, Script)> {
+    let mut all = Vec::new();
+    let mut add = |group: &str, name: &str, script: Script| all.push((format!("{group}: {name}"), script));
     for (group, scripts) in [
         ("connect", connect()),
         ("unspecified", unspecified()),
@@ -39,15 +53,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     for (group, scripts) in [("pointers", pointers()), ("arguments", arguments())] {
         scripts.into_iter().for_each(|(name, script)| add(group, &name, script));
     }
-    for (name, run) in traced() {
-        trials.push(test_with(STRACE, format!("hooks::strace: {name}"), run));
-    }
-    for first in ["early", "ours"] {
-        let name = format!("hooks::constructor: it connects, {first} listed last");
-        trials.push(test_with(NEEDS, name, move || constructor(first == "early")));
-    }
-    trials.push(test_with(&["namespaces", "strace", "curl"], "hooks::strace: curl, nothing configured", curl));
-    trials
+    all
 }
 
 /// A client of 127.0.0.1:4000, with calls before and after its connect.

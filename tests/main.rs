@@ -33,6 +33,7 @@ mod script;
 mod sequences;
 mod show;
 mod situations;
+mod supervise;
 mod support;
 mod time_wait;
 mod unasked;
@@ -77,6 +78,7 @@ fn main() {
         sequences::trials(),
         show::trials(),
         situations::trials(),
+        supervise::trials(),
         time_wait::trials(),
         unasked::trials(),
     ]

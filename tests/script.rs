@@ -75,6 +75,18 @@ impl Script {
         self
     }
 
+    /// Under the supervisor, with the program linked statically.
+    fn run_supervised(&self) -> (String, String) {
+        let mut command = support::plain("unshare");
+        command.arg("-Urn").arg(support::probe("readback")).args(&self.before).arg("env");
+        command.arg(support::sockopt()).args(["run", "--by=supervisor", "--"]);
+        self.environment.iter().for_each(|(name, value)| {
+            command.env(name, value);
+        });
+        let probe = if self.probe.is_empty() { "calls" } else { self.probe };
+        finish(command.arg(support::static_probe(probe)).args(&self.calls))
+    }
+
     fn run(&self, wrapper: &[String], preload: bool, program: &[String]) -> (String, String) {
         let mut command = support::plain("unshare");
         command.arg("-Urn").arg(support::probe("readback")).args(&self.before).args(wrapper);
@@ -101,9 +113,17 @@ impl Script {
 
     /// Runs it both ways and compares; gives what was printed under the library.
     pub(crate) fn check(&self) -> String {
-        let (plain, said) = self.run(&[], false, &self.words());
-        assert_eq!(said, "", "without the library");
-        let (preloaded, said) = self.run(&[], true, &self.words());
+        self.compare(self.run(&[], true, &self.words()))
+    }
+
+    /// The same under the supervisor.
+    pub(crate) fn check_supervised(&self) -> String {
+        self.compare(self.run_supervised())
+    }
+
+    fn compare(&self, (preloaded, said): (String, String)) -> String {
+        let (plain, nothing) = self.run(&[], false, &self.words());
+        assert_eq!(nothing, "", "without the library");
         let context = || format!("{self:#?}\nwithout the library:\n{plain}\nunder it:\n{preloaded}{said}");
         let is_look = |line: &&str| line.starts_with("@look") || line.starts_with("@ended");
         let answers = |text: &str| text.lines().filter(|line| !is_look(line)).map(str::to_owned).collect::<Vec<_>>();

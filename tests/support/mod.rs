@@ -64,20 +64,34 @@ pub(crate) fn preloaded(program: impl AsRef<OsStr>) -> Command {
 
 /// A probe: `tests/probes/NAME.c`, compiled once.
 pub(crate) fn probe(name: &str) -> PathBuf {
+    compiled(name, name, &[])
+}
+
+/// The same, linked statically: no loader puts a library into it.
+pub(crate) fn static_probe(name: &str) -> PathBuf {
+    compiled(name, &format!("{name}-static"), &["-static"])
+}
+
+fn compiled(name: &str, as_name: &str, options: &[&str]) -> PathBuf {
     static BUILT: OnceLock<Mutex<HashMap<String, PathBuf>>> = OnceLock::new();
     let mut built = lock(BUILT.get_or_init(Mutex::default));
-    if let Some(path) = built.get(name) {
+    if let Some(path) = built.get(as_name) {
         return path.clone();
     }
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("probes");
     fs::create_dir_all(&folder).expect("a folder for probes");
-    let path = folder.join(name);
+    let path = folder.join(as_name);
     let source = root().join("tests/probes").join(format!("{name}.c"));
-    let compiler =
-        Command::new("cc").args(["-O1", "-g", "-Wall", "-Werror", "-pthread", "-o"]).arg(&path).arg(&source).output();
+    let compiler = Command::new("cc")
+        .args(["-O1", "-g", "-Wall", "-Werror", "-pthread"])
+        .args(options)
+        .arg("-o")
+        .arg(&path)
+        .arg(&source)
+        .output();
     let compiler = compiler.expect("cc is installed: Rust links with it");
     assert!(compiler.status.success(), "{}: {}", source.display(), String::from_utf8_lossy(&compiler.stderr));
-    built.insert(name.to_owned(), path.clone());
+    built.insert(as_name.to_owned(), path.clone());
     path
 }
 

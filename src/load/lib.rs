@@ -12,7 +12,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use policy::variables::{self, Level, PREFIX};
-use policy::{Configuration, Process, Source, matcher};
+use policy::{Configuration, Process, Rules, Source, matcher};
 use socket::Errno;
 
 /// The file that is read where no variable names one.
@@ -49,6 +49,20 @@ impl Loaded {
         !self.failures.is_empty()
             || self.configuration.document.is_some()
             || self.configuration.variables.iter().any(|v| variables::is_option(&v.name) && !v.text.trim().is_empty())
+    }
+
+    /// What came of it, in a line.
+    #[must_use]
+    pub fn summary(&self, rules: &Rules) -> String {
+        let name = self.configuration.document.as_ref().map_or("no file", |source| source.name.as_str());
+        let of_environment = self.configuration.variables.iter().any(|variable| variables::is_option(&variable.name));
+        let environment = match (of_environment, rules.has_shortcuts()) {
+            (false, _) => "",
+            (true, true) => ", options from the environment",
+            (true, false) => ", options from the environment (not for this process)",
+        };
+        let (all, here) = (rules.rule_count(), rules.rules().count());
+        format!("configuration: {name}: {all} rules, {here} for this process{environment}")
     }
 
     /// Whether rules look at the process, so that [`this_process`] is worth its price.

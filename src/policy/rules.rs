@@ -427,6 +427,12 @@ impl Rules {
         set
     }
 
+    /// Whether some rule is for the sockets that a listener accepts from some peers, and not for the listener.
+    #[must_use]
+    pub fn decides_for_each_peer(&self) -> bool {
+        self.rules().any(|rule| rule.direction == Direction::Accepted)
+    }
+
     /// Whether the address of the listener matters to an accepted socket.
     #[must_use]
     pub fn asks_for_listener(&self) -> bool {

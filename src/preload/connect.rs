@@ -9,9 +9,8 @@ use std::ffi::c_int;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use libc::{sockaddr, socklen_t};
-use policy::plan::Plan;
-use policy::timers::syn_retries_for;
-use policy::{Bypass, Connection, Endpoint, Enforce, Key, Phase, Phases, Setting, Value};
+use policy::{Bypass, Connection, Key, Phase, Phases, Setting};
+use socket::connecting::{self, Finish, Limit, afterwards, limit_syns, running_limit};
 use socket::memory::{Near, Place};
 use socket::standing::local_endpoint;
 use socket::{Address, enact, ffi};
@@ -26,19 +25,7 @@ const CONNECT: Phases = Phases::of(&[Phase::Connect, Phase::Datagram]);
 const CONNECTED: Phases = Phases::of(&[Phase::Connected]);
 
 /// A socket that has a time for connecting.
-#[derive(Clone, Copy)]
-pub(crate) struct Connecting {
-    peer: Endpoint,
-    plan: Plan<'static>,
-    /// The time, milliseconds.
-    limit: c_int,
-    /// What the socket is to have when it has connected.
-    afterwards: &'static Setting,
-    /// The user timeout that the program has set itself and that comes back, milliseconds; 0 where there is none.
-    own: c_int,
-    /// Whether the time was left on it by a connect before this one.
-    is_running: bool,
-}
+pub(crate) type Connecting = connecting::Connecting<'static>;
 
 /// Before connect.
 pub(crate) fn before_connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> Option<Connecting> {
@@ -87,7 +74,7 @@ fn connect_to(
             }
         };
         let plan = runtime.plan(Connection::Outbound { peer }, CONNECT);
-        let limit = time_limit(runtime, fd, peer, plan);
+        let limit = Limit::of(fd, &runtime.rules, peer, plan);
         if matches!(limit, Limit::None) {
             end_of_limit(runtime, fd);
         }
@@ -123,70 +110,6 @@ fn connect_to(
     })
 }
 
-/// What the time for connecting is on a socket, before anything is set on it.
-#[derive(Clone, Copy)]
-enum Limit {
-    /// None, by the rule or by the kind of socket.
-    None,
-    /// The program's own user timeout, which is no longer.
-    Own,
-    /// The rule's.
-    Rule(Connecting),
-    /// The same, and it runs already.
-    Running(Connecting),
-}
-
-impl Limit {
-    fn connecting(self) -> Option<Connecting> {
-        match self {
-            Self::Rule(connecting) | Self::Running(connecting) => Some(connecting),
-            Self::None | Self::Own => None,
-        }
-    }
-
-    fn is_left_out(self) -> bool {
-        matches!(self, Self::Own)
-    }
-
-    fn is_running(self) -> bool {
-        matches!(self, Self::Running(_))
-    }
-}
-
-fn time_limit(runtime: &Runtime, fd: c_int, peer: Endpoint, plan: Plan<'static>) -> Limit {
-    let (Some(limit), Some(afterwards)) = (limit_of(plan), afterwards(plan)) else { return Limit::None };
-    // Multipath TCP has no user timeout; neither has what is not TCP.
-    let Ok(current) = ffi::get_int(fd, afterwards.level, afterwards.name) else { return Limit::None };
-    let is_running = current == limit;
-    let connecting = |own| Connecting { peer, plan, limit, afterwards, own, is_running };
-    if is_running {
-        return Limit::Running(connecting(0));
-    }
-    // Only what the program has left is filled in.
-    let is_own = current != 0 && !runtime.rules.is_time_for_connecting(current);
-    if plan.enforce() == Enforce::Fill && is_own {
-        return Limit::Own;
-    }
-    // The rule has a user timeout of its own, or the program has none: another rule's time is left over from another connect.
-    if afterwards.key != Key::ConnectTimeout || !is_own {
-        return Limit::Rule(connecting(0));
-    }
-    if current <= limit { Limit::Own } else { Limit::Rule(connecting(current)) }
-}
-
-/// The user timeout while connecting, milliseconds.
-fn limit_of(plan: Plan<'_>) -> Option<c_int> {
-    let time = plan.at(TCP).settings().find(|setting| setting.key == Key::ConnectTimeout)?;
-    match time.value {
-        Value::Int(milliseconds) => Some(milliseconds),
-        _ => None,
-    }
-}
-
-fn afterwards(plan: Plan<'_>) -> Option<&Setting> {
-    plan.at(CONNECTED).settings().next()
-}
-
 /// After connect, whatever came of it: the socket gets the user timeout that it is to have from here on, unless it is
 /// still connecting and the program will ask how that ended.
 #[inline]
@@ -216,15 +139,6 @@ fn connect_returned(fd: c_int, connecting: &Connecting, result: i64) {
     }
 }
 
-/// Bounds the time for connecting by the number of SYNs (TCP_SYNCNT).
-fn limit_syns(fd: c_int, limit: c_int) {
-    let retries = syn_retries_for(limit.unsigned_abs().into()) as c_int;
-    let current = ffi::get_int(fd, libc::SOL_TCP, libc::TCP_SYNCNT);
-    if current.is_ok_and(|current| retries < current) {
-        let _ = ffi::set(fd, libc::SOL_TCP, libc::TCP_SYNCNT, &retries);
-    }
-}
-
 /// On how many sockets a time for connecting was left and not taken back since: at least, also those that were closed so.
 /// Where it is 0 nothing is asked of any socket.
 static LEFT: AtomicUsize = AtomicUsize::new(0);
@@ -242,7 +156,7 @@ fn one_is_back() {
 /// Before a socket is used for something else than the connect that it has a time for: one that failed, and nobody asked how,
 /// or that was undone (AF_UNSPEC).
 pub(crate) fn end_of_limit(runtime: &Runtime, fd: c_int) {
-    if has_left_limits() && running_limit(runtime, fd).is_some() && ffi::is_closed(fd) {
+    if has_left_limits() && running_limit(fd, &runtime.rules).is_some() && ffi::is_closed(fd) {
         let _ = ffi::set(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0);
         one_is_back();
     }
@@ -251,18 +165,13 @@ pub(crate) fn end_of_limit(runtime: &Runtime, fd: c_int) {
 /// Sets the user timeout that a connection is to have, unless the program has set another meanwhile; whether it did.
 fn finish(runtime: &Runtime, fd: c_int, connecting: &Connecting) -> bool {
     fault::point("connected");
-    let Connecting { peer, ref plan, limit, afterwards, own, .. } = *connecting;
-    if ffi::get_int(fd, afterwards.level, afterwards.name) != Ok(limit) {
-        return false;
-    }
-    if own > 0 {
-        let _ = ffi::set(fd, afterwards.level, afterwards.name, &own);
-    } else {
-        if plan.enforce() == Enforce::Fill {
-            // It is filled in if it fits the keepalive that the socket has by now.
-            let _ = ffi::set(fd, afterwards.level, afterwards.name, &0);
+    match connecting.finish(fd) {
+        Finish::Changed => return false,
+        Finish::Back => {}
+        Finish::Make(afterwards) => {
+            let Connecting { peer, plan, .. } = connecting;
+            apply_settings(runtime, fd, &plan.decision(), None, [afterwards].into_iter(), "connected", *peer);
         }
-        apply_settings(runtime, fd, &plan.decision(), None, [afterwards].into_iter(), "connected", peer);
     }
     true
 }
@@ -286,7 +195,7 @@ pub(crate) fn after_so_error(fd: c_int) {
 
 #[cold]
 fn error_was_asked(runtime: &'static Runtime, fd: c_int) {
-    let Some(limit) = running_limit(runtime, fd) else { return };
+    let Some(limit) = running_limit(fd, &runtime.rules) else { return };
     let peer = match ffi::connected_peer(fd) {
         // It failed; the socket may be connected once more.
         Err(_) if ffi::is_closed(fd) => ffi::peer_address(fd),
@@ -306,15 +215,4 @@ fn error_was_asked(runtime: &'static Runtime, fd: c_int) {
     if is_back {
         one_is_back();
     }
-}
-
-/// A socket's user timeout, if it is some rule's time for connecting.
-fn running_limit(runtime: &Runtime, fd: c_int) -> Option<c_int> {
-    let current = ffi::get_int(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT).ok()?;
-    runtime.rules.is_time_for_connecting(current).then_some(current)
-}
-
-/// Whether a socket's user timeout is that for connecting, and it has not connected yet.
-pub(crate) fn is_connecting(runtime: &Runtime, fd: c_int) -> bool {
-    running_limit(runtime, fd).is_some() && ffi::connected_peer(fd).is_err()
 }

@@ -7,11 +7,11 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use libc::{sockaddr, socklen_t};
-use policy::catalog::TCP_USER_TIMEOUT;
 use policy::enforce::is_of_keepalive;
 use policy::rules::Inheritance;
 use policy::variables::Level;
-use policy::{Connection, Decision, Endpoint, Enforce, Phase, Phases, Setting, Value, constants};
+use policy::{Connection, Decision, Endpoint, Enforce, Phase, Phases, Setting, constants};
+use socket::connecting::is_connecting;
 use socket::describe::{is_accepted_tcp, kind};
 use socket::enact::{Enactment, Made, probed};
 use socket::fill;
@@ -307,7 +307,7 @@ fn enforce_here(
     // The rule's value in place of the program's: mostly it is there already, but the socket may have come by exec, or
     // the kernel may refuse the rule's value, and then the program's call is the program's.
     // While it connects, the user timeout is another one; the rule's comes when the connection stands.
-    let is_for_later = setting.phases.contains(Phase::Connected) && connect::is_connecting(runtime, fd);
+    let is_for_later = setting.phases.contains(Phase::Connected) && is_connecting(fd, &runtime.rules);
     if !is_for_later && set(fd, setting) != Outcome::Done {
         return false;
     }
@@ -342,14 +342,8 @@ pub(crate) fn keepalive_was_set(fd: c_int, level: c_int, name: c_int) {
 #[cold]
 fn keepalive_was_chosen(runtime: &Runtime, fd: c_int) {
     fault::point("keepalive");
-    let current = ffi::get_int(fd, TCP_USER_TIMEOUT.level, TCP_USER_TIMEOUT.name);
-    let Some(current) = current.ok().filter(|current| runtime.rules.is_computed_timeout(*current)) else { return };
-    let Some((connection, phases)) = connection_of(runtime, fd) else { return };
-    let plan = runtime.plan(connection, phases);
-    let is_it = |setting: &&Setting| setting.computed_from.is_some() && setting.value == Value::Int(current);
-    let mut settings = plan.settings().filter(|_| plan.enforce() == Enforce::Fill);
-    let Some(setting) = settings.find(is_it) else { return };
-    if fill::is_out_of_place(fd, setting) && ffi::set(fd, setting.level, setting.name, &0).is_ok() {
+    let plan = || connection_of(runtime, fd).map(|(connection, phases)| runtime.plan(connection, phases));
+    if let Some(setting) = fill::take_back(fd, &runtime.rules, plan) {
         log::info(format_args!(
             "setsockopt fd {fd}: {setting} is taken back: the program has chosen its own keepalive"
         ));

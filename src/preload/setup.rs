@@ -470,14 +470,5 @@ fn compile_into(found: &'static Found, kept: Memory, lines: &mut Lines) -> Optio
 
 /// One line per configuration that was loaded.
 fn add_summary(found: &Found, rules: &Rules, lines: &mut Lines) {
-    let name = found.loaded.configuration.document.as_ref().map_or("no file", |source| source.name.as_str());
-    let of_environment =
-        found.loaded.configuration.variables.iter().any(|variable| variables::is_option(&variable.name));
-    let environment = match (of_environment, rules.has_shortcuts()) {
-        (false, _) => "",
-        (true, true) => ", options from the environment",
-        (true, false) => ", options from the environment (not for this process)",
-    };
-    let (all, here) = (rules.rule_count(), rules.rules().count());
-    lines.info(format_args!("configuration: {name}: {all} rules, {here} for this process{environment}"));
+    lines.info(format_args!("{}", found.loaded.summary(rules)));
 }

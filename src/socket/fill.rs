@@ -1,10 +1,11 @@
 //! What a program has left at the system's default on a socket (`enforce = "fill"`): asked of the kernel, one getsockopt for
 //! each option, and one for the keepalive as a whole.
 
-use policy::Setting;
-use policy::catalog::{Key, SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL};
+use policy::catalog::{Key, SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_USER_TIMEOUT};
 use policy::constants::SOL_IPV6;
 use policy::enforce::{Probing, SO_BUF_LOCK, Untouched, is_of_keepalive};
+use policy::plan::Plan;
+use policy::{Enforce, Rules, Setting, Value};
 
 use crate::describe::{Kind, kind};
 use crate::errno::Errno;
@@ -164,10 +165,21 @@ fn fits_keepalive(fd: i32, setting: &Setting) -> Result<bool, Errno> {
     Ok(setting.fits(Probing { time, interval }))
 }
 
-/// Whether a user timeout that was computed from the rule's keepalive must not stand (any more): the socket has another
-/// keepalive, beside which it would end a living connection.
-#[must_use]
-pub fn is_out_of_place(fd: i32, setting: &Setting) -> bool {
+/// Takes a user timeout back that was computed from a rule's keepalive, where the program has chosen another keepalive, beside
+/// which it would end a living connection: which it was.
+pub fn take_back<'a>(fd: i32, rules: &Rules, plan: impl FnOnce() -> Option<Plan<'a>>) -> Option<&'a Setting> {
+    let current = ffi::get_int(fd, TCP_USER_TIMEOUT.level, TCP_USER_TIMEOUT.name).ok()?;
+    if !rules.is_computed_timeout(current) {
+        return None;
+    }
+    let plan = plan().filter(|plan| plan.enforce() == Enforce::Fill)?;
+    let is_it = |setting: &&Setting| setting.computed_from.is_some() && setting.value == Value::Int(current);
+    let setting = plan.settings().find(is_it)?;
+    (is_out_of_place(fd, setting) && ffi::set(fd, setting.level, setting.name, &0).is_ok()).then_some(setting)
+}
+
+/// Whether it must not stand (any more).
+fn is_out_of_place(fd: i32, setting: &Setting) -> bool {
     setting.computed_from.is_some()
         && is_kept_alive(fd) == Ok(true)
         && fits_keepalive(fd, setting).is_ok_and(|fits| !fits)

@@ -5,6 +5,7 @@
 //! [`current`], which only the command uses, and what says so.
 
 pub mod address;
+pub mod connecting;
 pub mod current;
 pub mod describe;
 pub mod enact;

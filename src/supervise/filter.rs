@@ -43,6 +43,8 @@ pub(crate) const EQUAL: u16 = 0x15;
 pub(crate) const AT_LEAST: u16 = 0x35;
 /// The same, if it has one of the operand's bits.
 pub(crate) const ANY_BIT: u16 = 0x45;
+/// Goes on as many instructions later as the operand says.
+pub(crate) const ALWAYS: u16 = 0x05;
 /// Ends with the operand as answer.
 pub(crate) const RETURN: u16 = 0x06;
 
@@ -52,11 +54,11 @@ pub(crate) const ALLOW: u32 = 0x7fff_0000;
 pub(crate) const NOTIFY: u32 = 0x7fc0_0000;
 
 // linux/seccomp.h, struct seccomp_data.
-const NUMBER: u32 = 0;
-const MACHINE: u32 = 4;
+pub(crate) const NUMBER: u32 = 0;
+pub(crate) const MACHINE: u32 = 4;
 
 /// Where the lower half of an argument lies.
-const fn argument(index: u32) -> u32 {
+pub(crate) const fn argument(index: u32) -> u32 {
     let half = if cfg!(target_endian = "little") { 0 } else { 4 };
     16 + 8 * index + half
 }
@@ -75,9 +77,9 @@ pub(crate) const THIS_MACHINE: u32 = 0;
 const X32: u32 = 0x4000_0000;
 
 /// `sizeof(struct sockaddr_un)`, which C programs pass for every UNIX socket.
-const UNIX: u32 = 110;
+pub(crate) const UNIX: u32 = 110;
 /// `sizeof(struct sockaddr_in)`: what is shorter, the kernel refuses.
-const SHORTEST: u32 = 16;
+pub(crate) const SHORTEST: u32 = 16;
 
 /// What programs set on a socket that they have just accepted: by that the supervisor learns of it. Go sets both, always.
 pub(crate) const AFTER_ACCEPT: [(i32, i32); 2] =
@@ -203,8 +205,6 @@ impl Assembler {
     /// A block that is left out if a comparison comes out so. A jump of a comparison reaches 255 instructions; a longer one goes by
     /// an instruction of its own.
     fn jump(&mut self, code: u16, operand: u32, leaves_out: bool, block: impl FnOnce(&mut Self)) {
-        /// Goes on as many instructions later as the operand says.
-        const ALWAYS: u16 = 0x05;
         let mut inner = Self::default();
         block(&mut inner);
         let length = inner.0.len();

@@ -18,13 +18,39 @@ use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
 use load::Loaded;
-use policy::{Rules, compile_for_every_process};
+use policy::{Phase, Phases, Rules, compile_for_every_process};
 use socket::Errno;
 
 use crate::filter::Needs;
 use crate::log::Log;
 pub use crate::processes::Ready;
 use crate::worker::{Active, Policy, Worker};
+
+/// Numbers of the kernel's that stand in this crate, by their names in its headers: for a test.
+pub const NUMBERS: &[(&str, u64)] = &[
+    ("SECCOMP_IOCTL_NOTIF_RECV", sys::RECEIVE as u64),
+    ("SECCOMP_IOCTL_NOTIF_SEND", sys::SEND as u64),
+    ("SECCOMP_IOCTL_NOTIF_ID_VALID", sys::IS_VALID as u64),
+    ("SECCOMP_RET_ALLOW", filter::ALLOW as u64),
+    ("SECCOMP_RET_USER_NOTIF", filter::NOTIFY as u64),
+    ("sizeof(struct seccomp_notif)", notification::WORDS as u64 * 8),
+    #[cfg(target_arch = "x86_64")]
+    ("AUDIT_ARCH_X86_64", filter::THIS_MACHINE as u64),
+    #[cfg(target_arch = "aarch64")]
+    ("AUDIT_ARCH_AARCH64", filter::THIS_MACHINE as u64),
+    ("BPF_LD | BPF_W | BPF_ABS", filter::LOAD as u64),
+    ("BPF_JMP | BPF_JEQ | BPF_K", filter::EQUAL as u64),
+    ("BPF_JMP | BPF_JGE | BPF_K", filter::AT_LEAST as u64),
+    ("BPF_JMP | BPF_JSET | BPF_K", filter::ANY_BIT as u64),
+    ("BPF_JMP | BPF_JA", filter::ALWAYS as u64),
+    ("BPF_RET | BPF_K", filter::RETURN as u64),
+    ("sizeof(struct sockaddr_un)", filter::UNIX as u64),
+    ("sizeof(struct sockaddr_in)", filter::SHORTEST as u64),
+    ("MSG_FASTOPEN", notification::MSG_FASTOPEN as u64),
+    ("offsetof(struct seccomp_data, nr)", filter::NUMBER as u64),
+    ("offsetof(struct seccomp_data, arch)", filter::MACHINE as u64),
+    ("offsetof(struct seccomp_data, args[3])", filter::argument(3) as u64),
+];
 
 /// What a supervisor does when it starts, and may not be able to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +127,7 @@ pub fn start(loaded: Loaded, rules: Rules) -> Result<Ready, Refusal> {
     let at = |errno: Errno| Refusal::new(Step::Start, errno);
     let file = loaded.log_file.as_ref().and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
     let log = Log::new(loaded.level, file);
+    let summary = loaded.summary(&rules);
     let (needs, policy) = if loaded.asks_for_process() {
         let every = compile_for_every_process(&loaded.configuration).unwrap_or_default();
         (Needs::of(&every), Policy::ByProcess { configuration: loaded.configuration, known: HashMap::new() })
@@ -108,13 +135,22 @@ pub fn start(loaded: Loaded, rules: Rules) -> Result<Ready, Refusal> {
         (Needs::of(&rules), Policy::One(Rc::new(Active::new(rules))))
     };
     let shared = sys::Shared::new().map_err(at)?;
-    processes::start(&needs, Worker { policy, log, shared })
+    processes::start(&needs, Worker { policy, log, shared, connecting: Vec::new() }, summary)
 }
 
 /// What rules ask for that a supervisor cannot do, a sentence each.
 #[must_use]
 pub fn what_it_cannot(rules: &Rules) -> Vec<String> {
     let mut lost = Vec::new();
+    let sets_on_accepted = Phases::of(&[Phase::AcceptAlways]);
+    if rules.decides_for_each_peer() || rules.phases().intersects(sets_on_accepted) {
+        lost.push(
+            "accepted sockets get what is not inherited (rules with from, linger, receive_timeout, send_timeout, quickack) when the \
+             program first sets TCP_NODELAY or SO_KEEPALIVE on them, as every Go program does; under the supervisor a program that \
+             sets neither does not get it"
+                .to_owned(),
+        );
+    }
     for rule in rules.rules() {
         let hosts: Vec<&str> = rule.hosts().filter_map(policy::matcher::Pattern::host).collect();
         if !hosts.is_empty() {

@@ -104,6 +104,9 @@ impl Log {
     /// Nobody is told where no process has it any more: then there is nobody who would read it.
     fn to_stderr(&self, process: i32, bytes: &[u8]) -> bool {
         let Some(is) = self.stderr else { return true };
+        if ffi::process_id() == self.program {
+            return line::write_to_stderr(is, bytes);
+        }
         [process, self.program].into_iter().any(|process| {
             let copy = ffi::pidfd_open(process, Task::Process)
                 .and_then(|process| ffi::pidfd_getfd(process.as_fd(), line::STDERR));

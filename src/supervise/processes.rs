@@ -133,15 +133,17 @@ fn install(filter: &[Instruction]) -> Result<OwnedFd, Errno> {
 }
 
 /// A supervisor that waits for the program.
-#[derive(Debug)]
 pub struct Ready {
     socket: OwnedFd,
     guardian: i32,
     filter: Vec<Instruction>,
+    /// What the supervisor has as well, for what is to be done by this process itself.
+    worker: Worker,
+    summary: String,
 }
 
 /// Starts a supervisor and tries it out.
-pub(crate) fn start(needs: &Needs, worker: Worker) -> Result<Ready, Refusal> {
+pub(crate) fn start(needs: &Needs, worker: Worker, summary: String) -> Result<Ready, Refusal> {
     let at = |step: Step| move |errno: Errno| Refusal::new(step, errno);
     let sizes = sys::sizes().map_err(at(Step::Seccomp))?;
     if sizes != (size_of::<libc::seccomp_notif>() as u16, size_of::<libc::seccomp_notif_resp>() as u16) {
@@ -165,7 +167,7 @@ pub(crate) fn start(needs: &Needs, worker: Worker) -> Result<Ready, Refusal> {
     drop(theirs);
     let ready = match receive(socket.as_fd()) {
         Ok(Some((Message { kind: HELLO, number: guardian, .. }, _))) => {
-            Ready { socket, guardian, filter: needs.filter() }
+            Ready { socket, guardian, filter: needs.filter(), worker, summary }
         }
         other => return Err(Refusal::new(Step::Start, other.err().unwrap_or(Errno(libc::EPIPE)))),
     };
@@ -231,7 +233,9 @@ impl Ready {
     ///
     /// # Errors
     /// Where it cannot be. If the step is [`Step::HandOver`], nothing works any more that is told of.
-    pub fn enter(self) -> Result<(), Refusal> {
+    pub fn enter(mut self) -> Result<(), Refusal> {
+        self.worker.say(&self.summary);
+        self.worker.prepare_inherited();
         sys::let_look_in(self.guardian);
         let listener = install(&self.filter).map_err(|errno| Refusal::new(Step::Seccomp, errno))?;
         let handed_over = send(self.socket.as_fd(), Message::new(REAL), Some(listener.as_fd()))
@@ -369,10 +373,13 @@ fn guard(listener: &OwnedFd, mut worker: Worker) -> ! {
                 // Becomes the guardian of another one.
                 End::Guardian => {
                     sys::rename(c"sockopt-guard");
+                    // The next worker has them: it is a copy of this one.
                     guard(listener, worker)
                 }
             }
         };
+        // The worker has its copies; nothing of a program's is held twice.
+        worker.connecting.clear();
         let is_over = wait_for_either(listener.as_fd(), child);
         if is_over {
             // It ends by itself, unless it was stopped. Nobody else would wait for it.
@@ -386,7 +393,7 @@ fn guard(listener: &OwnedFd, mut worker: Worker) -> ! {
         in_a_row = if shared.answered.load(Relaxed) == answered { in_a_row + 1 } else { 0 };
     }
     // Without options from here on, rather than not at all.
-    while next(listener.as_fd(), None, shared) {
+    while next(listener.as_fd(), None, shared, None) == Next::Call {
         take_over(listener.as_fd(), shared);
     }
     ffi::exit_now(0)
@@ -413,32 +420,50 @@ fn wait_for_either(listener: BorrowedFd<'_>, worker: i32) -> bool {
     listener.revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
-/// Takes the next call; false where none will come any more.
-fn next(listener: BorrowedFd<'_>, guardian: Option<BorrowedFd<'_>>, shared: &Shared) -> bool {
+/// What comes next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// A call, which was taken.
+    Call,
+    /// Nothing for so long.
+    Nothing,
+    /// No call any more, or no guardian.
+    End,
+}
+
+/// Takes the next call.
+fn next(
+    listener: BorrowedFd<'_>,
+    guardian: Option<BorrowedFd<'_>>,
+    shared: &Shared,
+    at_most: Option<Duration>,
+) -> Next {
+    let time = at_most.and_then(|time| Timespec::try_from(time).ok());
+    // Without a guardian the same twice.
+    let other = PollFd::from_borrowed_fd(guardian.unwrap_or(listener), PollFlags::IN);
+    let mut both = [PollFd::from_borrowed_fd(listener, PollFlags::IN), other];
+    let listened = if guardian.is_some() { 2 } else { 1 };
     loop {
-        let mut both = vec![PollFd::from_borrowed_fd(listener, PollFlags::IN)];
-        both.extend(guardian.map(|guardian| PollFd::from_borrowed_fd(guardian, PollFlags::IN)));
-        match poll(&mut both, None) {
+        match poll(both.get_mut(..listened).unwrap_or_default(), time.as_ref()) {
+            Ok(0) => return Next::Nothing,
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
-            Err(_) => return false,
+            Err(_) => return Next::End,
         }
-        let found = both.first().map_or(PollFlags::empty(), |found| found.revents());
-        if found.contains(PollFlags::IN) {
+        let [ours, other] = &both;
+        if ours.revents().contains(PollFlags::IN) {
             match sys::receive(listener, &shared.call) {
-                Ok(()) => return true,
+                Ok(()) => return Next::Call,
                 // It waits no more, or a signal came.
                 Err(Errno(libc::ENOENT | libc::EINTR)) => {
                     clear(&shared.call);
                     continue;
                 }
-                Err(_) => return false,
+                Err(_) => return Next::End,
             }
         }
-        if found.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
-            || both.len() > 1 && !both[1].revents().is_empty()
-        {
-            return false;
+        if !ours.revents().is_empty() || (guardian.is_some() && !other.revents().is_empty()) {
+            return Next::End;
         }
     }
 }
@@ -447,12 +472,20 @@ fn next(listener: BorrowedFd<'_>, guardian: Option<BorrowedFd<'_>>, shared: &Sha
 fn work(listener: &OwnedFd, worker: &mut Worker, guardian: i32) -> End {
     let shared = worker.shared;
     let guardian = ffi::pidfd_open(guardian, Task::Process).ok();
-    while next(listener.as_fd(), guardian.as_ref().map(OwnedFd::as_fd), shared) {
-        let call = taken(&shared.call);
-        let answer = worker.answer(listener.as_fd(), &call);
-        let _ = sys::send(listener.as_fd(), call.id, answer);
-        clear(&shared.call);
-        shared.answered.fetch_add(1, Relaxed);
+    let mut at_most = worker.look_at_connecting();
+    loop {
+        match next(listener.as_fd(), guardian.as_ref().map(OwnedFd::as_fd), shared, at_most) {
+            Next::Call => {
+                let call = taken(&shared.call);
+                let answer = worker.answer(listener.as_fd(), &call);
+                let _ = sys::send(listener.as_fd(), call.id, answer);
+                clear(&shared.call);
+                shared.answered.fetch_add(1, Relaxed);
+            }
+            Next::Nothing => {}
+            Next::End => break,
+        }
+        at_most = worker.look_at_connecting();
     }
     let is_over = is_ready(listener.as_fd(), PollFlags::empty(), Some(Duration::ZERO));
     if is_over { End::Programs } else { End::Guardian }

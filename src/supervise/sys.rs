@@ -79,6 +79,8 @@ pub(crate) enum Answer {
     Continue,
     /// It is over, with this result.
     Result(i64),
+    /// It is over, with this error.
+    Error(Errno),
 }
 
 /// Answers.
@@ -86,11 +88,12 @@ pub(crate) enum Answer {
 /// # Errors
 /// ENOENT where the call waits no more.
 pub(crate) fn send(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> Result<(), Errno> {
-    let (val, flags) = match answer {
-        Answer::Continue => (0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
-        Answer::Result(value) => (value, 0),
+    let (val, error, flags) = match answer {
+        Answer::Continue => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+        Answer::Result(value) => (value, 0, 0),
+        Answer::Error(errno) => (0, -errno.0, 0),
     };
-    let response = libc::seccomp_notif_resp { id, val, error: 0, flags };
+    let response = libc::seccomp_notif_resp { id, val, error, flags };
     // SAFETY: the kernel reads one structure.
     let result = unsafe { libc::ioctl(listener.as_raw_fd(), SEND as libc::Ioctl, &raw const response) };
     checked(result.into()).map(drop)

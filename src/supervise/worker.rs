@@ -7,19 +7,22 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
+use policy::enforce::is_of_keepalive;
 use policy::plan::Plan;
 use policy::rules::Inheritance;
 use policy::variables::Level;
 use policy::{
-    Configuration, Connection, Decision, Endpoint, Enforce, HostSet, Phase, Phases, Rules, Setting, compile_alone,
+    Configuration, Connection, Decision, Endpoint, Enforce, HostSet, Key, Phase, Phases, Rules, Setting, compile_alone,
     constants,
 };
+use socket::connecting::{Connecting, Finish, Limit, afterwards, is_connecting, limit_syns};
 use socket::describe::kind;
 use socket::enact::{self, Enactment, Made};
 use socket::ffi::Task;
-use socket::fill::AsNew;
-use socket::setting::{Outcome, set};
+use socket::fill::{self, AsNew};
+use socket::setting::{Outcome, is_in_force, set};
 use socket::standing::{self, local_endpoint};
 use socket::{Address, Errno, Kind, address, ffi};
 
@@ -87,7 +90,26 @@ pub(crate) struct Worker {
     pub(crate) policy: Policy,
     pub(crate) log: Log,
     pub(crate) shared: &'static Shared,
+    /// Sockets that have a time for connecting.
+    pub(crate) connecting: Vec<Held>,
 }
+
+/// A copy of a socket that is being connected: nobody tells when that is done.
+pub(crate) struct Held {
+    copy: OwnedFd,
+    since: Instant,
+    active: Rc<Active>,
+    peer: Endpoint,
+    /// As in [`Connecting`].
+    limit: i32,
+    own: i32,
+    /// The thread and its descriptor, for messages.
+    thread: i32,
+    fd: i32,
+}
+
+/// So many sockets are held at most; others have their number of SYNs limited, which is not as exact.
+const MOST_HELD: usize = 4_096;
 
 const CONNECT: Phases = Phases::of(&[Phase::Connect, Phase::Datagram]);
 
@@ -100,6 +122,19 @@ struct Waiting<'a> {
     name: &'static str,
     /// The program's descriptor.
     fd: i32,
+}
+
+/// Which call is made on which descriptor by which thread, for messages.
+type At = (&'static str, i32, i32);
+
+impl Held {
+    /// Whether the connection stands, or there will be none.
+    fn is_over(&self) -> bool {
+        /// By then the program has gone on with its call.
+        const BEGINS_WITHIN: Duration = Duration::from_millis(200);
+        let fd = self.copy.as_raw_fd();
+        ffi::connected_peer(fd).is_ok() || ffi::is_closed(fd) && self.since.elapsed() > BEGINS_WITHIN
+    }
 }
 
 impl Worker {
@@ -123,11 +158,17 @@ impl Worker {
         };
         let waiting = Waiting { listener, call, name, fd: call.int(0) };
         match kind {
-            Call::Connect => self.connect(&active, waiting, self.address(call, call.place(1), call.int(2))?),
-            Call::SendTo => self.connect(&active, waiting, self.address(call, call.place(4), call.int(5))?),
+            Call::Connect => self.connect(&active, waiting, self.address(call, call.place(1), call.int(2))?, None),
+            Call::SendTo => {
+                let address = self.address(call, call.place(4), call.int(5))?;
+                self.connect(&active, waiting, address, Some(call.int(3)))
+            }
+            // No message, no connection.
+            Call::SendMmsg if call.int(2) == 0 => None,
             Call::SendMsg | Call::SendMmsg => {
                 let (place, length) = self.header(call, call.place(1))?;
-                self.connect(&active, waiting, self.address(call, place, length)?)
+                let flags = call.int(if kind == Call::SendMsg { 2 } else { 3 });
+                self.connect(&active, waiting, self.address(call, place, length)?, Some(flags))
             }
             Call::Bind => self.bind(&active, waiting, self.address(call, call.place(1), call.int(2))?),
             Call::Listen => self.listen(&active, waiting),
@@ -194,7 +235,14 @@ impl Worker {
         self.log.say(Level::Debug, waiting.call.thread, format_args!("{name} fd {fd}{text}"));
     }
 
-    fn connect(&self, active: &Active, waiting: Waiting<'_>, address: Address) -> Option<Answer> {
+    /// Before a call that connects; `flags` are those of a send that goes on to send in the same call.
+    fn connect(
+        &mut self,
+        active: &Rc<Active>,
+        waiting: Waiting<'_>,
+        address: Address,
+        flags: Option<i32>,
+    ) -> Option<Answer> {
         let given = match address.endpoint() {
             Ok(given) => given,
             Err(reason) => {
@@ -216,13 +264,67 @@ impl Worker {
             return None;
         }
         let copy = copy.or_else(|| self.copy(waiting))?;
-        match enact::before_connect(copy.as_raw_fd(), plan, |fd| kind(fd).ok()) {
+        let fd = copy.as_raw_fd();
+        let limit = Limit::of(fd, &active.rules, peer, plan);
+        let may_send_on = flags.is_some_and(|flags| flags & libc::MSG_DONTWAIT == 0);
+        let sends_on = may_send_on && matches!(limit, Limit::Rule(_)) && !ffi::is_non_blocking(fd);
+        let cannot_hold = limit.connecting().is_some() && self.connecting.len() >= MOST_HELD;
+        let is_by_syns = sends_on || cannot_hold;
+        let plan = if is_by_syns || limit.is_left_out() { plan.without(Key::ConnectTimeout) } else { plan };
+        match enact::before_connect(fd, plan, |fd| kind(fd).ok()) {
             Ok((plan, first)) => {
-                self.make(active, waiting, copy.as_fd(), (&plan.decision(), first), plan.settings(), peer)
+                let to = (&plan.decision(), first);
+                self.make(active, waiting, copy.as_fd(), to, plan.settings(), peer);
+                let connecting = limit.connecting().filter(|_| plan.at(Phases::of(&[Phase::Connect])) == plan)?;
+                if !is_by_syns {
+                    self.hold(active, waiting, copy, &connecting);
+                    return None;
+                }
+                // The call may last long after the connection stands: a time for connecting would end it then.
+                if connecting.own == 0 {
+                    let afterwards = [connecting.afterwards].into_iter();
+                    self.make(active, waiting, copy.as_fd(), (&plan.decision(), None), afterwards, peer);
+                }
+                limit_syns(fd, connecting.limit);
             }
             Err(reason) => self.debug(waiting, format_args!(" {peer}: left alone: {reason}")),
         }
         None
+    }
+
+    /// Holds a copy until the connection stands. Is it held already, the connect is repeated to see whether it is done.
+    fn hold(&mut self, active: &Rc<Active>, waiting: Waiting<'_>, copy: OwnedFd, connecting: &Connecting<'_>) {
+        let Connecting { peer, limit, own, is_running, .. } = *connecting;
+        let thread = waiting.call.thread;
+        let is_same = |held: &Held| (held.thread, held.fd, held.peer) == (thread, waiting.fd, peer);
+        if !(is_running && self.connecting.iter().any(is_same)) {
+            let (since, active) = (Instant::now(), Rc::clone(active));
+            self.connecting.push(Held { copy, since, active, peer, limit, own, thread, fd: waiting.fd });
+        }
+    }
+
+    /// Looks which connections stand by now, or never will; how long it may take until the next time, if there is one.
+    pub(crate) fn look_at_connecting(&mut self) -> Option<Duration> {
+        if self.connecting.is_empty() {
+            return None;
+        }
+        let (over, on): (Vec<Held>, Vec<Held>) =
+            std::mem::take(&mut self.connecting).into_iter().partition(Held::is_over);
+        self.connecting = on;
+        for held in over {
+            let plan = held.active.plan(Connection::Outbound { peer: held.peer }, CONNECT);
+            let Some(afterwards) = afterwards(plan) else { continue };
+            let Held { peer, limit, own, .. } = held;
+            let connecting = Connecting { peer, plan, limit, afterwards, own, is_running: true };
+            if let Finish::Make(setting) = connecting.finish(held.copy.as_raw_fd()) {
+                let at = ("connected", held.fd, held.thread);
+                let to = (&plan.decision(), None);
+                self.make_at(&held.active, at, held.copy.as_fd(), to, [setting].into_iter(), peer);
+            }
+        }
+        let is_young = |held: &Held| held.since.elapsed() < Duration::from_millis(100);
+        (!self.connecting.is_empty())
+            .then(|| Duration::from_millis(if self.connecting.iter().any(is_young) { 5 } else { 50 }))
     }
 
     fn bind(&self, active: &Active, waiting: Waiting<'_>, address: Address) -> Option<Answer> {
@@ -247,19 +349,65 @@ impl Worker {
         let copy = self.copy(waiting)?;
         let kind = kind(copy.as_raw_fd()).ok();
         let local = local_endpoint(copy.as_raw_fd());
-        let (Some(Kind::Tcp | Kind::Mptcp), Some(local)) = (kind, local) else { return None };
+        let (Some(Kind::Tcp | Kind::Mptcp), Some(mut local)) = (kind, local) else { return None };
+        let mut answer = None;
+        if local.port() == 0 {
+            // The port is chosen by the call itself: it is made here, on the same socket, and the options follow.
+            let backlog = waiting.call.int(1);
+            match rustix::net::listen(&copy, backlog) {
+                Ok(()) => answer = Some(Answer::Result(0)),
+                Err(error) => return Some(Answer::Error(Errno(error.raw_os_error()))),
+            }
+            local = local_endpoint(copy.as_raw_fd()).unwrap_or(local);
+        }
+        self.prepare_listener(active, ("listen", waiting.fd, waiting.call.thread), copy.as_fd(), local);
+        answer
+    }
+
+    fn prepare_listener(&self, active: &Active, at: At, listener: BorrowedFd<'_>, local: Endpoint) {
+        let (call, fd, thread) = at;
         let plan = active.plan(Connection::Listening { local }, Phases::of(&[Phase::Listen]));
+        let debug = |text: std::fmt::Arguments<'_>| {
+            self.log.say(Level::Debug, thread, format_args!("{call} fd {fd} {local}: {text}"));
+        };
         match plan.bypass() {
             None => {
-                self.make(active, waiting, copy.as_fd(), (&plan.decision(), None), plan.settings(), local);
+                self.make_at(active, at, listener, (&plan.decision(), None), plan.settings(), local);
                 if plan.inheritance() == Inheritance::None {
-                    self.debug(waiting, format_args!(" {local}: decided for each accepted socket"));
+                    debug(format_args!("decided for each accepted socket"));
                 }
             }
-            Some(reason) => self.debug(waiting, format_args!(" {local}: left alone: {reason}")),
+            Some(reason) => debug(format_args!("left alone: {reason}")),
         }
         self.shared.ports.remember(local);
-        None
+    }
+
+    /// Says what is configured.
+    pub(crate) fn say(&self, summary: &str) {
+        self.log.say(Level::Info, ffi::process_id(), format_args!("{summary}"));
+    }
+
+    /// Gives the listeners their options that this process has before it becomes the program, and hands on.
+    pub(crate) fn prepare_inherited(&mut self) {
+        let thread = ffi::process_id();
+        let Some(active) = self.policy.of(thread).filter(|active| active.rules.phases().intersects(Phases::INBOUND))
+        else {
+            return;
+        };
+        let own = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+        let numbers: Vec<i32> = own.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        let Ok(this) = ffi::pidfd_open(thread, Task::Process) else { return };
+        for fd in numbers {
+            let Ok(copy) = ffi::pidfd_getfd(this.as_fd(), fd) else { continue };
+            let is_listener = ffi::get_int(copy.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == Ok(1);
+            let is_tcp = || matches!(kind(copy.as_raw_fd()), Ok(Kind::Tcp | Kind::Mptcp));
+            if is_listener
+                && is_tcp()
+                && let Some(local) = local_endpoint(copy.as_raw_fd())
+            {
+                self.prepare_listener(&active, ("inherited listener", fd, thread), copy.as_fd(), local);
+            }
+        }
     }
 
     fn set(&self, active: &Active, waiting: Waiting<'_>) -> Option<Answer> {
@@ -273,6 +421,9 @@ impl Worker {
             self.accepted(active, waiting, copy.as_fd(), connection);
         }
         let plan = active.plan(connection, phases);
+        if is_of_keepalive(level, name) && active.rules.fills_computed_timeouts() {
+            return self.chosen(active, waiting, copy.as_fd(), plan);
+        }
         let setting = plan.enforced(level, name)?;
         // The kernel reads so much of the value; what it would refuse for want of it, it shall refuse.
         let (length, read) = (waiting.call.int(4), setting.bytes_read());
@@ -281,8 +432,10 @@ impl Worker {
         if usize::try_from(length).ok()? < read || self.read(waiting.call, waiting.call.place(3), value)? < read {
             return None;
         }
+        // While it connects, the user timeout is another one; the rule's comes when the connection stands.
+        let is_for_later = setting.phases.contains(Phase::Connected) && is_connecting(fd, &active.rules);
         // What the kernel does not take from the rule is the program's to set.
-        if set(fd, setting) != Outcome::Done {
+        if !is_for_later && set(fd, setting) != Outcome::Done {
             return None;
         }
         let (fd, decision) = (waiting.fd, plan.decision());
@@ -302,17 +455,54 @@ impl Worker {
         Some(Answer::Result(0))
     }
 
+    /// The program chooses a keepalive where only the rest is filled in: the call is made here, on the same socket, since a user
+    /// timeout that went with the rule's may have to be taken back afterwards.
+    fn chosen(&self, active: &Active, waiting: Waiting<'_>, copy: BorrowedFd<'_>, plan: Plan<'_>) -> Option<Answer> {
+        let (level, name) = (waiting.call.int(1), waiting.call.int(2));
+        let fd = copy.as_raw_fd();
+        let mut value = [0; 4];
+        if plan.enforce() != Enforce::Fill || waiting.call.int(4) < 4 {
+            return None;
+        }
+        let read = self.read(waiting.call, waiting.call.place(3), &mut value)?;
+        if read < value.len() {
+            return None;
+        }
+        if let Err(errno) = ffi::set_bytes(fd, level, name, &value) {
+            return Some(Answer::Error(errno));
+        }
+        if let Some(setting) = fill::take_back(fd, &active.rules, || Some(plan)) {
+            let fd = waiting.fd;
+            let text =
+                format_args!("setsockopt fd {fd}: {setting} is taken back: the program has chosen its own keepalive");
+            self.log.say(Level::Info, waiting.call.thread, text);
+        }
+        Some(Answer::Result(0))
+    }
+
     /// What an accepted socket does not have from its listener, set when the program first sets something on it.
     fn accepted(&self, active: &Active, waiting: Waiting<'_>, copy: BorrowedFd<'_>, connection: Connection) {
         let Connection::Inbound { local, peer } = connection else { return };
         let inheritance = active.plan(Connection::Listening { local }, Phases::NONE).inheritance();
-        let plan = active.plan(connection, inheritance.phases());
-        // Who has the last word has it from its first call on.
-        let is_later = plan.enforce() == Enforce::Never
-            && AFTER_ACCEPT.first() == Some(&(waiting.call.int(1), waiting.call.int(2)));
-        if plan.bypass().is_none() && !is_later {
+        let phases = if inheritance == Inheritance::Full { Phases::ACCEPTED } else { inheritance.phases() };
+        let plan = active.plan(connection, phases);
+        let option = (waiting.call.int(1), waiting.call.int(2));
+        let settles = match plan.enforce() {
+            Enforce::Always => true,
+            // Who has the last word has it from its first call on.
+            Enforce::Never => AFTER_ACCEPT.last() == Some(&option) && inheritance != Inheritance::Full,
+            Enforce::Fill => inheritance != Inheritance::Full,
+        };
+        if plan.bypass().is_some() || !settles {
+            return;
+        }
+        // Mostly all of it is there already, from the listener or from the call before.
+        let fd = copy.as_raw_fd();
+        let is_missing = |setting: &&Setting| plan.enforce() != Enforce::Always || is_in_force(fd, setting) != Ok(true);
+        let missing = plan.settings().filter(is_missing);
+        if missing.clone().next().is_some() {
             let waiting = Waiting { name: "accept", ..waiting };
-            self.make(active, waiting, copy, (&plan.decision(), None), plan.in_order(), peer);
+            self.make(active, waiting, copy, (&plan.decision(), None), missing, peer);
         }
     }
 
@@ -322,15 +512,30 @@ impl Worker {
         active: &Active,
         waiting: Waiting<'_>,
         copy: BorrowedFd<'_>,
+        by: (&Decision<'_>, Option<&'a Setting>),
+        settings: impl Iterator<Item = &'a Setting> + Clone,
+        endpoint: Endpoint,
+    ) {
+        let at = (waiting.name, waiting.fd, waiting.call.thread);
+        self.make_at(active, at, copy, by, settings, endpoint);
+    }
+
+    fn make_at<'a>(
+        &self,
+        active: &Active,
+        (call, fd, thread): At,
+        copy: BorrowedFd<'_>,
         (decision, first): (&Decision<'_>, Option<&'a Setting>),
         settings: impl Iterator<Item = &'a Setting> + Clone,
         endpoint: Endpoint,
     ) {
-        let Waiting { name: call, fd, .. } = waiting;
+        let debug = |text: std::fmt::Arguments<'_>| {
+            self.log.say(Level::Debug, thread, format_args!("{call} fd {fd} {endpoint}: {decision}:{text}"));
+        };
         let warn = |setting: &Setting, text: std::fmt::Arguments<'_>| {
             if active.warned.get(setting.id as usize).is_none_or(|warned| !warned.replace(true)) {
                 let text = format_args!("{call} fd {fd} {endpoint}: {decision}: {setting} {text}");
-                self.log.say(Level::Warn, waiting.call.thread, text);
+                self.log.say(Level::Warn, thread, text);
             }
         };
         let (mut made, mut chosen) = (Made::default(), Made::default());
@@ -349,12 +554,9 @@ impl Worker {
         }
         match (made.count, chosen.count) {
             (0, 0) => {}
-            (_, 0) => self.debug(waiting, format_args!(" {endpoint}: {decision}:{made}")),
-            (0, _) => {
-                self.debug(waiting, format_args!(" {endpoint}: {decision}: left to the program:{}", chosen.keys()));
-            }
-            _ => self
-                .debug(waiting, format_args!(" {endpoint}: {decision}:{made}; left to the program:{}", chosen.keys())),
+            (_, 0) => debug(format_args!("{made}")),
+            (0, _) => debug(format_args!(" left to the program:{}", chosen.keys())),
+            _ => debug(format_args!("{made}; left to the program:{}", chosen.keys())),
         }
     }
 }

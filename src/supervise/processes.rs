@@ -13,7 +13,7 @@ use std::mem::{MaybeUninit, forget};
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
@@ -358,24 +358,39 @@ enum End {
 
 /// Watches over workers, one after the other, until no program is left.
 fn guard(listener: &OwnedFd, mut worker: Worker) -> ! {
-    /// Workers that ended at once, one after the other: then it is no accident.
+    /// Workers that ended before they had answered a call, one after the other: then it is no accident.
     const MOST_IN_A_ROW: u32 = 10;
     let shared = worker.shared;
     let mut in_a_row = 0;
     let guardian = ffi::process_id();
-    while in_a_row < MOST_IN_A_ROW {
+    loop {
         let answered = shared.answered.load(Relaxed);
-        let Ok(side) = sys::fork() else { break };
-        let Side::Parent(child) = side else {
-            sys::rename(c"sockopt-work");
-            match work(listener, &mut worker, guardian) {
-                End::Programs => ffi::exit_now(0),
-                // Becomes the guardian of another one.
-                End::Guardian => {
-                    sys::rename(c"sockopt-guard");
-                    // The next worker has them: it is a copy of this one.
-                    guard(listener, worker)
+        let side = if in_a_row < MOST_IN_A_ROW { sys::fork() } else { Err(Errno(libc::EAGAIN)) };
+        let child = match side {
+            Ok(Side::Parent(child)) => child,
+            Ok(Side::Child) => {
+                sys::rename(c"sockopt-work");
+                match work(listener, &mut worker, guardian) {
+                    End::Programs => ffi::exit_now(0),
+                    End::Guardian => {
+                        sys::rename(c"sockopt-guard");
+                        // The next worker is a copy of this one.
+                        guard(listener, worker)
+                    }
                 }
+            }
+            Err(_) => {
+                // For a while without options, rather than not at all.
+                let until = Instant::now() + PAUSE;
+                while let Some(left) = until.checked_duration_since(Instant::now()) {
+                    match next(listener.as_fd(), None, shared, Some(left)) {
+                        Next::Call => take_over(listener.as_fd(), shared),
+                        Next::Nothing => {}
+                        Next::End => ffi::exit_now(0),
+                    }
+                }
+                in_a_row = 0;
+                continue;
             }
         };
         // The worker has its copies; nothing of a program's is held twice.
@@ -392,12 +407,10 @@ fn guard(listener: &OwnedFd, mut worker: Worker) -> ! {
         take_over(listener.as_fd(), shared);
         in_a_row = if shared.answered.load(Relaxed) == answered { in_a_row + 1 } else { 0 };
     }
-    // Without options from here on, rather than not at all.
-    while next(listener.as_fd(), None, shared, None) == Next::Call {
-        take_over(listener.as_fd(), shared);
-    }
-    ffi::exit_now(0)
 }
+
+/// How long the guardian does without a worker where there can be none.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Lets the call go on that a worker had taken.
 fn take_over(listener: BorrowedFd<'_>, shared: &Shared) {

@@ -1,0 +1,129 @@
+/* A program of its own: what it is told of itself and of its sockets. Linked statically by the tests. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static struct sockaddr_in local(int port) {
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    return at;
+}
+
+static int get(int fd, int level, int name) {
+    int value = -1;
+    socklen_t length = sizeof value;
+    getsockopt(fd, level, name, &value, &length);
+    return value;
+}
+
+static int dial(int port) {
+    struct sockaddr_in to = local(port);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (connect(fd, (void *)&to, sizeof to) == 0) return fd;
+    close(fd);
+    return -1;
+}
+
+static void show(int fd) {
+    printf("keepalive %d %d user_timeout %d\n", get(fd, SOL_SOCKET, SO_KEEPALIVE), get(fd, IPPROTO_TCP, TCP_KEEPIDLE),
+           get(fd, IPPROTO_TCP, TCP_USER_TIMEOUT));
+    fflush(stdout);
+}
+
+/* So many connections, one after the other: errors, and those without the option. */
+static void many(int port, int count) {
+    int errors = 0, without = 0;
+    for (int i = 0; i < count; i++) {
+        int fd = dial(port);
+        if (fd < 0) {
+            if (errors++ == 0) printf("%s\n", strerror(errno));
+            continue;
+        }
+        without += get(fd, IPPROTO_TCP, TCP_USER_TIMEOUT) == 0;
+        close(fd);
+    }
+    printf("errors %d without %d\n", errors, without);
+}
+
+static int port_of_threads;
+static void *in_thread(void *nothing) {
+    (void)nothing;
+    int fd = dial(port_of_threads);
+    show(fd);
+    close(fd);
+    return NULL;
+}
+
+static void nothing(int signal) { (void)signal; }
+
+int main(int count, char **words) {
+    const char *what = count > 1 ? words[1] : "";
+    int port = count > 2 ? atoi(words[2]) : 0, number = count > 3 ? atoi(words[3]) : 0;
+    if (!strcmp(what, "self")) {
+        int waited = waitpid(-1, NULL, 0);
+        printf("pid %d parent %d group %d session %d wait %d %s\n", getpid(), getppid(), getpgrp(), getsid(0), waited,
+               strerror(errno));
+        printf("no_new_privs %d\n", prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0));
+        return 7;
+    } else if (!strcmp(what, "dial")) {
+        int fd = dial(port);
+        if (fd < 0) return perror("connect"), 1;
+        show(fd);
+        int off = 0, seconds = 3600;
+        int first = setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &off, sizeof off);
+        int second = setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof seconds);
+        printf("own %d %d\n", first, second);
+        show(fd);
+    } else if (!strcmp(what, "many")) {
+        many(port, number);
+    } else if (!strcmp(what, "signals")) {
+        /* A handler a thousand times a second, that restarts calls. */
+        struct sigaction action = {.sa_handler = nothing, .sa_flags = SA_RESTART};
+        sigaction(SIGALRM, &action, NULL);
+        struct itimerval often = {{0, 1000}, {0, 1000}};
+        setitimer(ITIMER_REAL, &often, NULL);
+        many(port, number);
+    } else if (!strcmp(what, "threads")) {
+        port_of_threads = port;
+        for (int i = 0; i < number; i++) {
+            pthread_t thread;
+            pthread_create(&thread, NULL, in_thread, NULL);
+            pthread_join(thread, NULL);
+        }
+    } else if (!strcmp(what, "child")) {
+        /* Over fork and exec. */
+        if (fork() == 0) execl(words[0], words[0], "dial", words[2], NULL);
+        int status = 0;
+        wait(&status);
+        return WEXITSTATUS(status);
+    } else if (!strcmp(what, "hidden")) {
+        /* Nobody but root may look into it. */
+        prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+        show(dial(port));
+    } else if (!strcmp(what, "sleep")) {
+        printf("ready\n");
+        fflush(stdout);
+        pause();
+    } else if (!strcmp(what, "stages")) {
+        /* A connection for each line on standard input. */
+        for (char line[16]; fgets(line, sizeof line, stdin);) {
+            int fd = dial(port);
+            if (fd < 0) printf("%s\n", strerror(errno)), fflush(stdout);
+            else show(fd), close(fd);
+        }
+    } else if (!strcmp(what, "refuse")) {
+        return 2;
+    }
+    return 0;
+}

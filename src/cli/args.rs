@@ -176,7 +176,7 @@ fn run() -> Command {
              app.jar",
             exit::section(&[
                 (exit::OK, "with --dry-run: the program could be started"),
-                (exit::CANNOT_WORK, "the library is missing, or cannot take effect in the program"),
+                (exit::CANNOT_WORK, "neither the library nor the supervisor can take effect in the program"),
                 (exit::USAGE, "wrong usage"),
                 (exit::CONFIGURATION, "the configuration has errors"),
                 (exit::CANNOT_START, "the program was found and cannot be started"),

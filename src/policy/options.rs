@@ -126,20 +126,21 @@ impl BitOr for Phases {
 
 /// The IP versions whose packets a socket sends: an option of one version means nothing for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Family {
     /// IPv4 packets, from an AF_INET socket or from an AF_INET6 one with a mapped address.
-    V4,
+    V4 = 1,
     /// IPv6 packets.
-    V6,
+    V6 = 2,
     /// Either: a listener on `::`, or an option that is the same for both.
-    Any,
+    Any = 3,
 }
 
 impl Family {
     /// Whether an option for `self` concerns a socket of `other`.
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {
-        self == other || self == Self::Any || other == Self::Any
+        self as u8 & other as u8 != 0
     }
 }
 

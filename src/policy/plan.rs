@@ -35,14 +35,15 @@ impl Inheritance {
 }
 
 /// The settings for one socket at some phases of its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Plan<'a> {
     decision: Decision<'a>,
     is_accepted: bool,
     family: Family,
     phases: Phases,
     inheritance: Inheritance,
-    without: Option<Key>,
+    /// `connect_timeout` is not set.
+    leaves_limit: bool,
 }
 
 impl Rules {
@@ -55,7 +56,7 @@ impl Rules {
             _ => Inheritance::Full,
         };
         let is_accepted = matches!(connection, Connection::Inbound { .. });
-        Plan { decision, is_accepted, family: Family::of(&connection), phases, inheritance, without: None }
+        Plan { decision, is_accepted, family: Family::of(&connection), phases, inheritance, leaves_limit: false }
     }
 }
 
@@ -78,16 +79,22 @@ impl<'a> Plan<'a> {
         self.inheritance
     }
 
+    /// When they are set.
+    #[must_use]
+    pub fn phases(&self) -> Phases {
+        self.phases
+    }
+
     /// The same rule's settings for the same socket at other phases.
     #[must_use]
     pub fn at(self, phases: Phases) -> Self {
         Self { phases, ..self }
     }
 
-    /// The same but for what one key sets.
+    /// The same without `connect_timeout`: the program bounds the time for connecting itself.
     #[must_use]
-    pub fn without(self, key: Key) -> Self {
-        Self { without: Some(key), ..self }
+    pub fn without_limit(self) -> Self {
+        Self { leaves_limit: true, ..self }
     }
 
     /// Why there is nothing to set, if so.
@@ -98,17 +105,16 @@ impl<'a> Plan<'a> {
 
     /// The settings, in the catalogue's order.
     pub fn settings(&self) -> impl Iterator<Item = &'a Setting> + Clone + use<'a> {
-        let Self { phases, inheritance, without, .. } = *self;
+        let Self { phases, inheritance, leaves_limit, .. } = *self;
         // What is bound may send packets of either: IP's options count on an IPv6 socket too.
         let family = if phases.contains(Phase::Bind) { Family::Any } else { self.family };
         // For some clients another rule is meant, and what they inherit could not be taken back: only what a listener alone has.
-        let is_withheld =
-            move |setting: &Setting| inheritance == Inheritance::None && setting.phases.intersects(Phases::ACCEPTED);
+        let withheld = if inheritance == Inheritance::None { Phases::ACCEPTED } else { Phases::NONE };
         let is_due = move |setting: &&Setting| {
             setting.phases.intersects(phases)
+                && !setting.phases.intersects(withheld)
                 && setting.family.overlaps(family)
-                && Some(setting.key) != without
-                && !is_withheld(setting)
+                && !(leaves_limit && setting.key == Key::ConnectTimeout)
         };
         self.decision.profile().at(phases).iter().filter(is_due)
     }
@@ -124,6 +130,7 @@ impl<'a> Plan<'a> {
     /// The setting that is made first, because it is at the same time the question whether the socket is TCP, which costs no call
     /// of its own so: the first of TCP's, which all other sockets refuse. None where a socket is asked before anything is set.
     #[must_use]
+    #[inline]
     pub fn probe(&self) -> Option<&'a Setting> {
         let asks = self.phases.intersects(Phases::BEFORE_KIND)
             && match self.enforce() {

@@ -79,11 +79,11 @@ fn connect_to(
             end_of_limit(runtime, fd);
         }
         let sends_on = may_send_on && matches!(limit, Limit::Rule(_)) && !ffi::is_non_blocking(fd);
-        let plan = if sends_on || limit.is_left_out() { plan.without(Key::ConnectTimeout) } else { plan };
+        let plan = if sends_on || limit.is_left_out() { plan.without_limit() } else { plan };
         match enact::before_connect(fd, plan, kind_of) {
             Ok((plan, first)) => {
                 apply_settings(runtime, fd, &plan.decision(), first, plan.settings(), call, peer);
-                let connecting = limit.connecting().filter(|_| plan.at(TCP) == plan)?;
+                let connecting = limit.connecting().filter(|_| plan.phases() == TCP)?;
                 if !sends_on {
                     return Some(connecting);
                 }

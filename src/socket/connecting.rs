@@ -43,6 +43,9 @@ impl<'a> Limit<'a> {
     /// That of a socket which is about to connect, by a plan for whatever connects.
     #[must_use]
     pub fn of(fd: i32, rules: &Rules, peer: Endpoint, plan: Plan<'a>) -> Self {
+        if !rules.phases().contains(Phase::Connected) {
+            return Self::None;
+        }
         let (Some(limit), Some(afterwards)) = (limit_of(plan), afterwards(plan)) else { return Self::None };
         // Multipath TCP has no user timeout; neither has what is not TCP.
         let Ok(current) = ffi::get_int(fd, afterwards.level, afterwards.name) else { return Self::None };

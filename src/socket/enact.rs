@@ -41,11 +41,12 @@ impl Enactment {
 
     /// Makes one.
     #[must_use]
+    #[inline]
     pub fn make(&self, setting: &Setting) -> Outcome {
         match self.left {
-            _ if !self.makes(setting) => Outcome::LeftToProgram,
-            Some(_) => fill::fill_in(self.fd, setting),
             None => setting::set(self.fd, setting),
+            Some(left) if left.has(setting) => fill::fill_in(self.fd, setting),
+            Some(_) => Outcome::LeftToProgram,
         }
     }
 }
@@ -55,6 +56,7 @@ impl Enactment {
 ///
 /// # Errors
 /// Why nothing is set.
+#[inline]
 pub fn before_connect<'a>(
     fd: i32,
     plan: Plan<'a>,
@@ -73,7 +75,7 @@ pub fn before_connect<'a>(
         Kind::Other => return Err(Bypass::NotTcp),
     };
     // A connect that is repeated, to see whether it is done: the program has had the last word since.
-    if plan.enforce() != Enforce::Always && plan == as_tcp && ffi::peer_address(fd).is_ok() {
+    if plan.enforce() != Enforce::Always && plan.phases() == as_tcp.phases() && ffi::peer_address(fd).is_ok() {
         return Err(Bypass::NothingToSet);
     }
     plan.bypass().map_or(Ok((plan, None)), Err)

@@ -14,7 +14,7 @@ use policy::plan::Plan;
 use policy::rules::Inheritance;
 use policy::variables::Level;
 use policy::{
-    Configuration, Connection, Decision, Endpoint, Enforce, HostSet, Key, Phase, Phases, Rules, Setting, compile_alone,
+    Configuration, Connection, Decision, Endpoint, Enforce, HostSet, Phase, Phases, Rules, Setting, compile_alone,
     constants,
 };
 use socket::connecting::{Connecting, Finish, Limit, afterwards, is_connecting, limit_syns};
@@ -270,12 +270,12 @@ impl Worker {
         let sends_on = may_send_on && matches!(limit, Limit::Rule(_)) && !ffi::is_non_blocking(fd);
         let cannot_hold = limit.connecting().is_some() && self.connecting.len() >= MOST_HELD;
         let is_by_syns = sends_on || cannot_hold;
-        let plan = if is_by_syns || limit.is_left_out() { plan.without(Key::ConnectTimeout) } else { plan };
+        let plan = if is_by_syns || limit.is_left_out() { plan.without_limit() } else { plan };
         match enact::before_connect(fd, plan, |fd| kind(fd).ok()) {
             Ok((plan, first)) => {
                 let to = (&plan.decision(), first);
                 self.make(active, waiting, copy.as_fd(), to, plan.settings(), peer);
-                let connecting = limit.connecting().filter(|_| plan.at(Phases::of(&[Phase::Connect])) == plan)?;
+                let connecting = limit.connecting().filter(|_| plan.phases() == Phases::of(&[Phase::Connect]))?;
                 if !is_by_syns {
                     self.hold(active, waiting, copy, &connecting);
                     return None;

@@ -25,15 +25,17 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("house::the_reference_configuration_has_every_key", the_reference_configuration_has_every_key),
         test("house::the_reference_configuration_can_be_switched_on", the_reference_configuration_can_be_switched_on),
         test("house::every_configuration_file_compiles", every_configuration_file_compiles),
-        test("house::the_readme_names_every_key", the_readme_names_every_key),
-        test("house::the_readme_names_every_variable", the_readme_names_every_variable),
+        test("house::the_documents_name_every_key", the_documents_name_every_key),
+        test("house::the_documents_name_every_variable", the_documents_name_every_variable),
         test("house::the_wrapper_knows_every_option", the_wrapper_knows_every_option),
-        test("house::the_readme_names_every_hook", the_readme_names_every_hook),
-        test("house::configurations_in_the_readme_compile", configurations_in_the_readme_compile),
+        test("house::the_documents_name_every_hook", the_documents_name_every_hook),
+        test("house::configurations_in_the_documents_compile", configurations_in_the_documents_compile),
+        test("house::the_readme_is_short", the_readme_is_short),
+        test("house::links_lead_somewhere", links_lead_somewhere),
     ]
 }
 
-/// Where `unsafe` is allowed; src/README.md says why there.
+/// Where `unsafe` is allowed; docs/design.md names them.
 const MAY_BE_UNSAFE: [&str; 11] = [
     "src/preload/elf.rs",
     "src/preload/hooks.rs",
@@ -47,6 +49,11 @@ const MAY_BE_UNSAFE: [&str; 11] = [
     "src/socket/signal.rs",
     "src/supervise/sys.rs",
 ];
+
+/// Where every key and variable stands.
+const REFERENCE: &str = "docs/configuration.md";
+/// Where every hook stands, and every file that may be unsafe.
+const DESIGN: &str = "docs/design.md";
 
 /// What libsockopt.so interposes.
 const HOOKS: [&str; 22] = [
@@ -176,10 +183,10 @@ fn unsafe_stands_in_few_files() {
         }
     }
     assert_eq!(found, BTreeSet::from(MAY_BE_UNSAFE.map(str::to_owned)));
-    let reasons = read("src/README.md");
+    let reasons = read(DESIGN);
     for file in MAY_BE_UNSAFE {
         let name = format!("`{}`", file.trim_start_matches("src/"));
-        assert!(reasons.contains(&name), "src/README.md does not say that {name} is unsafe");
+        assert!(reasons.contains(&name), "{DESIGN} does not say that {name} is unsafe");
     }
 }
 
@@ -384,18 +391,18 @@ fn missing_in(text: &str, names: impl IntoIterator<Item = String>) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-fn the_readme_names_every_key() {
-    let missing = missing_in(&read("README.md"), CATALOG.iter().map(|entry| entry.key.name().to_owned()));
-    assert_eq!(missing, "", "README.md does not name these keys");
+fn the_documents_name_every_key() {
+    let missing = missing_in(&read(REFERENCE), CATALOG.iter().map(|entry| entry.key.name().to_owned()));
+    assert_eq!(missing, "", "{REFERENCE} does not name these keys");
 }
 
-fn the_readme_names_every_variable() {
-    let readme = read("README.md");
+fn the_documents_name_every_variable() {
+    let reference = read(REFERENCE);
     // With or without an example of its value.
     let names = variables::CONTROL.iter().map(|name| format!("{}{name}", variables::PREFIX));
     let missing: Vec<String> =
-        names.filter(|name| !["`", "="].iter().any(|end| readme.contains(&format!("`{name}{end}")))).collect();
-    assert!(missing.is_empty(), "README.md does not name {}", missing.join(", "));
+        names.filter(|name| !["`", "="].iter().any(|end| reference.contains(&format!("`{name}{end}")))).collect();
+    assert!(missing.is_empty(), "{REFERENCE} does not name {}", missing.join(", "));
 }
 
 /// The wrapper for containers asks whether anything is configured, by each variable.
@@ -409,18 +416,76 @@ fn the_wrapper_knows_every_option() {
     assert!(missing.is_empty(), "sockopt-entrypoint does not know {}", missing.join(", "));
 }
 
-fn the_readme_names_every_hook() {
-    let missing = missing_in(&read("README.md"), HOOKS.map(str::to_owned));
-    assert_eq!(missing, "", "README.md does not name these hooks");
+fn the_documents_name_every_hook() {
+    let missing = missing_in(&read(DESIGN), HOOKS.map(str::to_owned));
+    assert_eq!(missing, "", "{DESIGN} does not name these hooks");
 }
 
-fn configurations_in_the_readme_compile() {
-    let readme = read("README.md");
-    let mut blocks = 0;
-    for (index, block) in readme.split("\n```toml\n").enumerate().skip(1) {
-        let toml = block.split("\n```").next().unwrap_or_default();
-        assert_eq!(problems(&format!("README.md, TOML block {index}"), format!("{toml}\n")), "");
-        blocks += 1;
+/// README.md and what it leads to, wherever it lies.
+fn documents() -> Vec<String> {
+    let folders = ["docs", "examples", "tests", "benches"].into_iter();
+    let mut found: Vec<String> = folders.flat_map(|folder| files(folder, "md")).collect();
+    found.extend(["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(str::to_owned));
+    found
+}
+
+fn configurations_in_the_documents_compile() {
+    for document in ["README.md", REFERENCE] {
+        let text = read(document);
+        let mut blocks = 0;
+        for (index, block) in text.split("\n```toml\n").enumerate().skip(1) {
+            let toml = block.split("\n```").next().unwrap_or_default();
+            assert_eq!(problems(&format!("{document}, TOML block {index}"), format!("{toml}\n")), "");
+            blocks += 1;
+        }
+        assert!(blocks > 0, "{document} shows no configuration");
     }
-    assert!(blocks > 0, "README.md shows no configuration");
+}
+
+/// A new user reads it to the end. Seen to fail: the one before had 585 lines.
+fn the_readme_is_short() {
+    let lines = read("README.md").lines().count();
+    assert!(lines <= 160, "README.md has {lines} lines: what is beyond a first acquaintance belongs in docs/");
+}
+
+/// The text of a document outside of its blocks of code.
+fn prose(text: &str) -> String {
+    text.split("```").step_by(2).collect()
+}
+
+/// As GitHub makes the anchor of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase().replace(' ', "-");
+    kept.chars().filter(|&c| c.is_alphanumeric() || c == '-' || c == '_').collect()
+}
+
+/// Every relative link in a document leads to a file, and to a heading in it where it names one. Seen to fail with a letter
+/// changed in a link, and in an anchor.
+fn links_lead_somewhere() {
+    let mut wrong = Vec::new();
+    let mut followed = 0;
+    for document in documents() {
+        let text = prose(&read(&document));
+        for piece in text.split("](").skip(1) {
+            let link = piece.split(')').next().unwrap_or_default();
+            if link.contains("://") {
+                continue;
+            }
+            followed += 1;
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let here = Path::new(&document);
+            let target = if file.is_empty() { here.to_owned() } else { here.with_file_name(file) };
+            let exists = root().join(&target).exists();
+            let has_heading = || {
+                let text = prose(&read(&target));
+                let mut headings = text.lines().filter(|line| line.starts_with('#'));
+                headings.any(|line| anchor(line.trim_start_matches('#')) == heading)
+            };
+            if !exists || (!heading.is_empty() && !has_heading()) {
+                wrong.push(format!("{document}: {link}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "these links lead nowhere:\n{}", wrong.join("\n"));
+    assert!(followed > 30, "only {followed} links were found");
 }

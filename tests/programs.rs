@@ -18,7 +18,7 @@ use libtest_mimic::Trial;
 use crate::support::lab::{Lab, Options, PATIENCE, Place::Here, Running, Socket, State, java_arguments, needs};
 use crate::support::{MORE_USERS, library, scratch, sockopt, test, test_with, text};
 
-/// A program in the table of README.md.
+/// A program in the table of docs/programs.md.
 struct Entry {
     /// Of its test.
     name: &'static str,

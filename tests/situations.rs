@@ -439,9 +439,9 @@ fn environments(tests: &mut Tests) {
 }
 
 /// Filters that end the process at any system call but those that it makes without the library, and those that
-/// README.md lists.
+/// docs/design.md lists.
 fn filters(tests: &mut Tests) {
-    // Fail with process_vm_readv(2) in `is_readable`, and with a name less in the README's list.
+    // Fail with process_vm_readv(2) in `is_readable`, and with a name less in the document's list.
     for (name, before, steps, is_loaded) in [
         ("seccomp from exec on", "only LIST exec", "", false),
         ("seccomp from exec on: thread", "only LIST exec", "thread", false),
@@ -479,7 +479,7 @@ fn plain_calls(before: &str, steps: &str) -> BTreeSet<i64> {
     calls
 }
 
-/// The numbers of the system calls that README.md lists for a filter: all, or those after loading.
+/// The numbers of the system calls that docs/design.md lists for a filter: all, or those after loading.
 fn documented(is_loaded: bool) -> Vec<i64> {
     const NUMBERS: [(&str, i64); 26] = [
         ("fcntl", libc::SYS_fcntl),
@@ -512,10 +512,10 @@ fn documented(is_loaded: bool) -> Vec<i64> {
         ("read", libc::SYS_read),
         ("readlink", libc::SYS_readlink),
     ];
-    let readme = fs::read_to_string(support::root().join("README.md")).expect("README.md");
-    let (_, list) = readme.split_once("For a seccomp filter").expect("the list of system calls");
-    let (list, _) = list.split_once("The whole design").expect("its end");
-    let (later, loading) = list.split_once("loaded,").expect("what is called while it is loaded");
+    let design = fs::read_to_string(support::root().join("docs/design.md")).expect("docs/design.md");
+    let (_, list) = design.split_once("For a seccomp filter").expect("the list of system calls");
+    let (list, _) = list.split_once("\n## ").expect("its end");
+    let (later, loading) = list.split_once("While the library is loaded").expect("what is called while it is loaded");
     let number = |name: &str| NUMBERS.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name}")).1;
     let text = if is_loaded { later.to_owned() } else { format!("{later}{loading}") };
     // Every other piece between backquotes is a name; a new piece would be one as well.

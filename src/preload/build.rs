@@ -1,5 +1,5 @@
 //! Links `libsockopt.so` so that it loads in every C library from glibc 2.17 and musl 1.2 on and needs libc alone.
-//! A missing tool costs portability, not the build. src/README.md has the reasons.
+//! A missing tool costs portability, not the build. docs/design.md has the reasons.
 
 use std::env;
 use std::fs;

@@ -2,7 +2,7 @@
 //!
 //! Each hook is `extern "C-unwind"`, calls the real function exactly once with the program's own arguments, outside
 //! of any `catch_unwind` and with nothing alive that has a destructor: pthread_cancel unwinds through here.
-//! What is not interposed, and why, stands in src/README.md.
+//! What is not interposed, and why, stands in docs/design.md.
 #![expect(unsafe_code, reason = "exported symbols, and calls through to the real functions")]
 
 use std::ffi::{c_char, c_int, c_uint, c_void};

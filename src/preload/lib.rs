@@ -1,7 +1,7 @@
 //! `libsockopt.so`: sets socket options from outside, in a program that nobody changes (LD_PRELOAD, ld.so(8)).
 //!
 //! A hook runs along one straight line: `hooks` → `intercept` (is this of interest? which rule?) → `socket` (set)
-//! → `log` → the real function, exactly once. See src/README.md for what a hook may and may not do.
+//! → `log` → the real function, exactly once. See docs/design.md for what a hook may and may not do.
 
 mod arena;
 mod connect;

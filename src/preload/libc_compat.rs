@@ -1,4 +1,4 @@
-//! What not every glibc has in its libc.so.6: so that one library loads in all of them (src/README.md).
+//! What not every glibc has in its libc.so.6: so that one library loads in all of them (docs/design.md).
 //!
 //! Assembly gives the symbols their names: what Rust exports by name would be seen by the program as well.
 #![expect(unsafe_code, reason = "symbols for the linker, and functions that only the loader knows")]

@@ -1,5 +1,5 @@
 //! What a program loads with RTLD_DEEPBIND, dlopen(3): its calls find libc's functions before any preload library's. Here
-//! they are led to the hooks, once it is loaded. src/README.md says why so.
+//! they are led to the hooks, once it is loaded. docs/design.md says why so.
 #![expect(unsafe_code, reason = "exported symbols, and the tables by which other objects call")]
 
 use std::arch::naked_asm;

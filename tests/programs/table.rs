@@ -1,4 +1,4 @@
-//! The table of programs in README.md: what the tests of the entries found. `UPDATE_EXPECTED=1` writes the rows of
+//! docs/programs.md: what the tests of the entries found. `UPDATE_EXPECTED=1` writes the rows of
 //! those that ran and passed; otherwise each test checks that its row stands there. Versions, and what a program sets
 //! by itself, are of the last update. Seen to fail with a word changed in a row, and with a row's name changed.
 
@@ -53,8 +53,8 @@ pub(super) fn found(program: &'static str, version: &str, does: &str, without: &
         cells.len() == 7 && [cells[1], cells[3], cells[4]] == [program, &role, does]
     };
     assert!(
-        rows(&readme()).iter().any(|row| is_it(&row)),
-        "README.md has no row for {program:?} as {role:?} that does {does:?}: `UPDATE_EXPECTED=1 cargo test --test \
+        rows(&page()).iter().any(|row| is_it(&row)),
+        "docs/programs.md has no row for {program:?} as {role:?} that does {does:?}: `UPDATE_EXPECTED=1 cargo test --test \
         tests -- programs::` writes it"
     );
 }
@@ -85,13 +85,14 @@ fn version_of(command: &str) -> String {
     version.unwrap_or_else(|| panic!("{command} says no version: {said}")).to_owned()
 }
 
-fn readme() -> String {
-    fs::read_to_string(root().join("README.md")).expect("README.md")
+fn page() -> String {
+    fs::read_to_string(root().join("docs/programs.md")).expect("docs/programs.md")
 }
 
 /// The table's rows as they stand.
-fn rows(readme: &str) -> Vec<String> {
-    let table = readme.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END)).expect("README.md has the marks").0;
+fn rows(page: &str) -> Vec<String> {
+    let table =
+        page.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END)).expect("docs/programs.md has the marks").0;
     table.strip_prefix(HEAD).unwrap_or_default().lines().map(|line| format!("{line}\n")).collect()
 }
 
@@ -102,7 +103,7 @@ fn program_of(row: &str) -> &str {
 /// The table lists these, in this order, and no other.
 pub(super) fn check(programs: &[&str]) {
     if env::var_os("UPDATE_EXPECTED").is_none() {
-        let rows = rows(&readme());
+        let rows = rows(&page());
         assert_eq!(rows.iter().map(|row| program_of(row)).collect::<Vec<_>>(), programs);
     }
 }
@@ -113,12 +114,13 @@ pub(super) fn write(programs: &[&str]) {
     if found.is_empty() {
         return;
     }
-    let readme = readme();
-    let before = rows(&readme);
+    let page = page();
+    let before = rows(&page);
     let old = |program: &str| before.iter().find(|row| program_of(row) == program).cloned();
     let table: String =
         programs.iter().filter_map(|program| found.get(program).cloned().or_else(|| old(program))).collect();
-    let (head, rest) = readme.split_once(BEGIN).expect("README.md has the marks");
-    let (_, tail) = rest.split_once(END).expect("README.md has the marks");
-    fs::write(root().join("README.md"), [head, BEGIN, HEAD, &table, END, tail].concat()).expect("README.md");
+    let (head, rest) = page.split_once(BEGIN).expect("docs/programs.md has the marks");
+    let (_, tail) = rest.split_once(END).expect("docs/programs.md has the marks");
+    fs::write(root().join("docs/programs.md"), [head, BEGIN, HEAD, &table, END, tail].concat())
+        .expect("docs/programs.md");
 }

@@ -189,7 +189,7 @@ fn asyncio() {
 
 /// HAProxy 2.6 gives an upload up when our RST comes before it has passed everything on: of 100 uploads of 1 B to 10 MB to a
 /// slow reader 5 to 10 do not come whole or end with an error, nearly all of them larger than 64 KiB, once one of 18
-/// bytes. With `linger = "reset"` it is 93 of them. README.md names it.
+/// bytes. With `linger = "reset"` it is 93 of them. docs/limits.md names it.
 fn haproxy_loses() {
     let plain = Uploads::go(Way::Haproxy, &[], &[], 7, "0.001");
     assert!(plain.is_clean() && plain.left == COUNT, "{plain:?}");
@@ -209,7 +209,7 @@ fn haproxy_loses() {
             return;
         }
     }
-    panic!("nothing is lost any more: README.md says so");
+    panic!("nothing is lost any more: docs/limits.md says so");
 }
 
 /// The proxy itself under the library. It closes when the server has, so that even a reset loses nothing here; the test is that

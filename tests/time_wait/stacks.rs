@@ -133,5 +133,5 @@ fn slirp_loses() {
             return;
         }
     }
-    panic!("nothing is lost any more: README.md says so");
+    panic!("nothing is lost any more: docs/limits.md says so");
 }

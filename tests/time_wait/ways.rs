@@ -105,7 +105,7 @@ const SENDS: &str = "
 import socket, sys
 socket.create_connection((sys.argv[1], 8001)).sendall(b'all of it')";
 
-/// What a peer is told that polls: an error and the end, beside what is left to read. That is a limit, which the README names.
+/// What a peer is told that polls: an error and the end, beside what is left to read. That is a limit, which docs/limits.md names.
 /// Seen to fail: with 0 in place of -1, where both cases are the same.
 fn peer_that_polls() {
     let lab = Lab::with_link();

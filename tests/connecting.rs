@@ -142,7 +142,7 @@ fn blocking() {
             )
         }),
         // A call that goes on to send has SYNs for its time.
-        (ALONE, 3.07, {
+        (ALONE, 3.03, {
             format!(
                 "socket s inet stream\nclock\nsendto s fastopen+nosignal {to} = -1 ETIMEDOUT\nclock\n\
                  @look s TCP_USER_TIMEOUT=0 TCP_SYNCNT=1"
@@ -541,20 +541,20 @@ fn fast_open() {
     let begins = &*format!("connect s {to} = -1 EINPROGRESS");
     let no_time = "TCP_USER_TIMEOUT=0 TCP_SYNCNT=1";
     let cases = [
-        (&lab, by_rule("2s", ""), 3.07, blocking("", no_time)),
-        (&lab, by_rule("2s", ""), 3.07, polled("", connects, no_time)),
+        (&lab, by_rule("2s", ""), 3.03, blocking("", no_time)),
+        (&lab, by_rule("2s", ""), 3.03, polled("", connects, no_time)),
         (&lab, by_rule("5s", ""), 7.13, blocking("", "TCP_USER_TIMEOUT=0 TCP_SYNCNT=2")),
         (&lab, by_rule("2s", DEAD), 7.13, blocking("", "TCP_USER_TIMEOUT=14000 TCP_SYNCNT=1")),
         (&lab, by_rule("2s", DEAD), 7.13, polled("", connects, "TCP_USER_TIMEOUT=14000 TCP_SYNCNT=1")),
-        (&lab, alone("2s"), 3.07, blocking(own, no_time)),
-        (&lab, alone("2s"), 3.07, polled("", sends, no_time)),
-        (&lab, alone("2s"), 3.07, {
+        (&lab, alone("2s"), 3.03, blocking(own, no_time)),
+        (&lab, alone("2s"), 3.03, polled("", sends, no_time)),
+        (&lab, alone("2s"), 3.03, {
             format!(
                 "socket s inet stream\nclock\nsendto s fastopen+nosignal {to} = -1 ETIMEDOUT\nclock\n@look s {no_time}"
             )
         }),
         // Fewer SYNs than the time has room for, by the rule.
-        (&lab, by_rule("20s", "syn_retries = 1"), 3.07, blocking("", no_time)),
+        (&lab, by_rule("20s", "syn_retries = 1"), 3.03, blocking("", no_time)),
         // Nothing of Fast Open without a cookie.
         (&without, by_rule("2s", DEAD), 2.0, {
             format!(

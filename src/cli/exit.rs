@@ -16,8 +16,8 @@ pub(crate) use launch::program::{CANNOT_START, NOT_FOUND};
 
 /// Every code, for the help of the command as a whole: each subcommand lists its own.
 pub(crate) const ALL: [(u8, &str); 6] = [
-    (OK, "all is well"),
-    (CANNOT_WORK, "it cannot be done; SUBCOMMAND --help says what that is for each"),
+    (OK, "success"),
+    (CANNOT_WORK, "failed; see SUBCOMMAND --help"),
     (USAGE, "wrong usage"),
     (CONFIGURATION, "the configuration has errors"),
     (CANNOT_START, "run: the program was found and cannot be started"),

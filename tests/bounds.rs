@@ -62,7 +62,7 @@ const SOUND: &[Shape] = &[
     ("many_addresses", ["[[rule]]\nto=[", "\"{a}\",", "]\nttl=5"]),
     ("many_hosts", ["[[rule]]\nto=[", "\"h{n}.example\",", "]\nttl=5"]),
     ("many_processes", ["[[rule]]\nprocess=[", "\"*a{n}\",", "]\nttl=5"]),
-    ("many_different_options", ["", "[[rule]]\nraw=[{level=6,name={n},value=1}]\n", ""]),
+    ("many_different_options", ["", "[[rule]]\nraw=[{level=7,name={n},value=1}]\n", ""]),
     ("times_one_below_the_other", ["", "[[rule]]\nuser_timeout=\"1{n}ms\"\n[[rule]]\nconnect_timeout=\"90s\"\n", ""]),
     ("keys_that_look_like_hosts", ["", "# auto='x' [\n", ""]),
 ];

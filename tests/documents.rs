@@ -320,13 +320,14 @@ fn schema_is_committed() {
 }
 
 /// Errors that follow from other keys, or from arithmetic: no schema sees them.
-const BEYOND_A_SCHEMA: [&str; 6] = [
+const BEYOND_A_SCHEMA: [&str; 7] = [
     "auto_broken_by_a_rule",
     "auto_too_long",
     "auto_with_half_a_keepalive",
     "auto_without_keepalive",
     "defer_accept",
     "never_set",
+    "raw_shapes",
 ];
 
 /// Every unit, and every form of an address.

@@ -173,6 +173,32 @@ pub(crate) const BEFORE_BIND: [(i32, i32); 9] = [
     (SOL_IPV6, number("IPV6_TRANSPARENT")),
 ];
 
+/// What the kernel reads from the value of an option that is known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// An int, of whose bytes a text would be taken.
+    Number,
+    /// A name; of an int its bytes.
+    Text,
+    /// Either.
+    Any,
+    /// More than one int, and the key that sets it.
+    Structure(Option<&'static str>),
+}
+
+/// None for an option that is not known here.
+pub(crate) fn shape(level: i32, number: i32) -> Option<Shape> {
+    Some(match option_name(level, number)? {
+        "SO_LINGER" => Shape::Structure(Some("linger")),
+        "SO_RCVTIMEO" => Shape::Structure(Some("receive_timeout")),
+        "SO_SNDTIMEO" => Shape::Structure(Some("send_timeout")),
+        "SO_TXTIME" => Shape::Structure(None),
+        "SO_BINDTODEVICE" | "TCP_CONGESTION" => Shape::Text,
+        "IP_OPTIONS" => Shape::Any,
+        _ => Shape::Number,
+    })
+}
+
 /// The number of an option that this crate itself names: a typing error fails the build.
 pub(crate) const fn number(name: &str) -> i32 {
     let mut row = 0;

@@ -582,6 +582,12 @@ impl<'p> Reader<'p> {
             },
         );
         let form = Form::Toml(value.get_ref());
+        if let (Some(level), Some(name)) = (level, name)
+            && let Some((message, help)) = wrong_shape(level, name, form)
+        {
+            self.error(Code::WrongType, value.span(), message, help);
+            return None;
+        }
         let value = match (form.boolean(), form.text()) {
             (Some(on), _) => Value::Int(i32::from(on)),
             (None, Some(text)) if text.len() <= 255 && !text.contains('\0') => Value::Text(text.into()),
@@ -650,6 +656,29 @@ impl Malformed {
             Self::NotWhole => format!("{key} = \"{text}\" is not a whole number"),
             Self::UnknownUnit | Self::NotANumber | Self::TooLarge => format!("{key} = \"{text}\" is not {what}"),
         }
+    }
+}
+
+/// What is wrong with a value of `raw` that the kernel would take for something else than it says, or refuse.
+fn wrong_shape(level: i32, number: i32, form: Form<'_>) -> Option<(String, String)> {
+    let shape = constants::shape(level, number)?;
+    let name = constants::option_name(level, number)?;
+    match (shape, form.text()) {
+        (constants::Shape::Structure(key), _) => Some((
+            format!("{name} takes a structure, which raw cannot write"),
+            key.map_or_else(|| "leave it out".to_owned(), |key| format!("use the key \"{key}\"")),
+        )),
+        (constants::Shape::Number, Some(text)) => Some((
+            format!("{name} takes a number, not \"{text}\""),
+            match text.parse::<u32>() {
+                Ok(number) => format!("without quotes: value = {number}"),
+                Err(_) => "the kernel would take the bytes of the text for one".to_owned(),
+            },
+        )),
+        (constants::Shape::Text, None) => {
+            Some((format!("{name} takes a name, not {form}"), "accepted: a text in quotes".to_owned()))
+        }
+        _ => None,
     }
 }
 

@@ -12,7 +12,7 @@ use object::{Endianness, FileKind, ReadCache, ReadRef};
 
 /// What becomes of the library in a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outlook {
+pub(crate) enum Outlook {
     /// It takes effect.
     Works,
     /// It takes effect in a part of what is started.
@@ -23,61 +23,45 @@ pub enum Outlook {
     Cannot,
 }
 
-/// By which way socket options get into a program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backend {
-    /// LD_PRELOAD: the loader puts libsockopt.so into it.
-    Library,
-    /// The kernel tells a process beside it of its calls.
-    Supervisor,
-}
-
 /// The outlook in a plain sentence, and what to do instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    /// What becomes of it.
-    pub outlook: Outlook,
-    /// Why, a sentence.
-    pub why: String,
-    /// What would work.
-    pub instead: Option<String>,
-    /// By which way the options get in, if the outlook is one.
-    pub backend: Backend,
+pub(crate) struct Verdict {
+    pub(crate) outlook: Outlook,
+    pub(crate) why: String,
+    pub(crate) instead: Option<String>,
+    /// Whether the supervisor reaches what the library does not.
+    pub(crate) is_for_supervisor: bool,
 }
 
 /// How the sentence ends that says so.
-pub const TAKES_EFFECT: &str = ": the library takes effect in it";
+pub(crate) const TAKES_EFFECT: &str = ": the library takes effect in it";
 
 impl Verdict {
-    /// It takes effect.
-    pub fn works(why: String) -> Self {
-        Self { outlook: Outlook::Works, why, instead: None, backend: Backend::Library }
+    pub(crate) fn works(why: String) -> Self {
+        Self { outlook: Outlook::Works, why, instead: None, is_for_supervisor: false }
     }
 
-    /// It has no effect.
-    pub fn cannot(why: String, instead: impl Into<String>) -> Self {
-        Self { outlook: Outlook::Cannot, why, instead: Some(instead.into()), backend: Backend::Library }
+    pub(crate) fn cannot(why: String, instead: impl Into<String>) -> Self {
+        Self { outlook: Outlook::Cannot, why, instead: Some(instead.into()), is_for_supervisor: false }
     }
 
-    /// It has an effect in a part.
-    pub fn partly(why: String, instead: impl Into<String>) -> Self {
-        Self { outlook: Outlook::Partly, why, instead: Some(instead.into()), backend: Backend::Library }
+    pub(crate) fn partly(why: String, instead: impl Into<String>) -> Self {
+        Self { outlook: Outlook::Partly, why, instead: Some(instead.into()), is_for_supervisor: false }
     }
 
     /// The same, and the supervisor reaches it.
-    pub fn for_supervisor(self) -> Self {
-        Self { backend: Backend::Supervisor, ..self }
+    pub(crate) fn for_supervisor(self) -> Self {
+        Self { is_for_supervisor: true, ..self }
     }
 
-    /// It is not known.
-    pub fn unknown(why: String) -> Self {
-        Self { outlook: Outlook::Unknown, why, instead: None, backend: Backend::Library }
+    pub(crate) fn unknown(why: String) -> Self {
+        Self { outlook: Outlook::Unknown, why, instead: None, is_for_supervisor: false }
     }
 }
 
 /// The machine that a file is for: files of different ones cannot be put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Architecture {
+pub(crate) struct Architecture {
     machine: elf::Machine,
     bits: u8,
     is_little_endian: bool,
@@ -101,34 +85,31 @@ impl std::fmt::Display for Architecture {
 
 /// Which libc a loader belongs to, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Libc {
-    /// The GNU C library.
+pub(crate) enum Libc {
     Glibc,
-    /// musl.
     Musl,
 }
 
 /// What an ELF file says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Image {
-    /// For which machine.
-    pub architecture: Architecture,
+pub(crate) struct Image {
+    pub(crate) architecture: Architecture,
     /// Its loader, PT_INTERP.
-    pub loader: Option<Vec<u8>>,
+    pub(crate) loader: Option<Vec<u8>>,
     /// Whether it is a shared library or loader, with a name of its own (DT_SONAME).
     is_library: bool,
     /// The section or note that Go's linker leaves.
     is_go: bool,
     /// Libraries that it names, DT_NEEDED.
-    pub needed: Vec<String>,
+    pub(crate) needed: Vec<String>,
     /// Folders to look for these in, DT_RPATH or DT_RUNPATH, separated by colons; None if that cannot be read.
-    pub search: Option<String>,
+    pub(crate) search: Option<String>,
     /// Whether these are DT_RPATH's.
-    pub is_rpath: bool,
+    pub(crate) is_rpath: bool,
     /// Versions of other files' symbols that it needs: (file, version).
-    pub needs: Vec<(String, String)>,
+    pub(crate) needs: Vec<(String, String)>,
     /// Versions of symbols that it defines.
-    pub versions: BTreeSet<String>,
+    pub(crate) versions: BTreeSet<String>,
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -137,7 +118,7 @@ fn text(bytes: &[u8]) -> String {
 
 impl Image {
     /// None if it is no ELF file, or none that could be started or loaded.
-    pub fn read<'data, R: ReadRef<'data>>(image: R) -> Option<Self> {
+    pub(crate) fn read<'data, R: ReadRef<'data>>(image: R) -> Option<Self> {
         match FileKind::parse(image).ok()? {
             FileKind::Elf32 => Self::read_as::<elf::FileHeader32<Endianness>, R>(image),
             FileKind::Elf64 => Self::read_as::<elf::FileHeader64<Endianness>, R>(image),
@@ -189,28 +170,28 @@ impl Image {
     }
 
     /// Whether a loader can load it: it has no loader of its own.
-    pub fn is_shared_library(&self) -> bool {
+    pub(crate) fn is_shared_library(&self) -> bool {
         self.is_library || (self.loader.is_none() && self.search.is_some())
     }
 
     /// Whether nothing is loaded into it.
-    pub fn is_static(&self) -> bool {
+    pub(crate) fn is_static(&self) -> bool {
         self.loader.is_none() && !self.is_library
     }
 
     /// Whether it makes its system calls itself, or has nobody who would load a library.
-    pub fn is_past_every_library(&self) -> bool {
+    pub(crate) fn is_past_every_library(&self) -> bool {
         self.is_go || self.is_static()
     }
 
     /// Whether it has the same system calls as this command.
-    pub fn is_for_this_machine(&self) -> bool {
+    pub(crate) fn is_for_this_machine(&self) -> bool {
         let own = File::open("/proc/self/exe").ok().and_then(|file| Self::read(&ReadCache::new(file)));
         own.is_none_or(|own| own.architecture == self.architecture)
     }
 
     /// Which libc it runs with, by its loader's name.
-    pub fn libc(&self) -> Option<Libc> {
+    pub(crate) fn libc(&self) -> Option<Libc> {
         let name = self.loader.as_deref()?.rsplit(|byte| *byte == b'/').next()?;
         match name {
             _ if name.starts_with(b"ld-musl-") => Some(Libc::Musl),
@@ -223,7 +204,12 @@ impl Image {
     }
 
     /// Judges a program called `name` by its own file alone.
-    pub fn verdict(&self, name: &str, architecture: Architecture, calls_sockets: impl Fn() -> bool) -> Option<Verdict> {
+    pub(crate) fn verdict(
+        &self,
+        name: &str,
+        architecture: Architecture,
+        calls_sockets: impl Fn() -> bool,
+    ) -> Option<Verdict> {
         const WHAT_IT_STARTS: &str =
             "--force starts it as it is: dynamically linked programs that it starts have the library";
         if self.architecture != architecture {
@@ -302,7 +288,7 @@ fn versions<'data, E: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
 }
 
 /// The names of dynamic symbols: those that a file defines for others, or those that it must get from them.
-pub fn symbols<'data, R: ReadRef<'data>>(image: R, defined: bool) -> Option<BTreeSet<Cow<'data, str>>> {
+pub(crate) fn symbols<'data, R: ReadRef<'data>>(image: R, defined: bool) -> Option<BTreeSet<Cow<'data, str>>> {
     match FileKind::parse(image).ok()? {
         FileKind::Elf32 => symbols_as::<elf::FileHeader32<Endianness>, R>(image, defined),
         FileKind::Elf64 => symbols_as::<elf::FileHeader64<Endianness>, R>(image, defined),
@@ -325,7 +311,7 @@ fn symbols_as<'data, E: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
 }
 
 /// The names of dynamic symbols that a file gets from others, the weak ones among them.
-pub fn imports<'data, R: ReadRef<'data>>(image: R) -> Option<BTreeSet<Cow<'data, str>>> {
+pub(crate) fn imports<'data, R: ReadRef<'data>>(image: R) -> Option<BTreeSet<Cow<'data, str>>> {
     match FileKind::parse(image).ok()? {
         FileKind::Elf32 => imports_as::<elf::FileHeader32<Endianness>, R>(image),
         FileKind::Elf64 => imports_as::<elf::FileHeader64<Endianness>, R>(image),
@@ -348,7 +334,7 @@ fn imports_as<'data, E: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
 }
 
 /// Whether a file has the processor's instruction for a system call in its code.
-pub fn makes_system_calls<'data, R: ReadRef<'data>>(image: R) -> bool {
+pub(crate) fn makes_system_calls<'data, R: ReadRef<'data>>(image: R) -> bool {
     let Ok(FileKind::Elf64) = FileKind::parse(image) else { return false };
     let segments = || {
         let header = elf::FileHeader64::<Endianness>::parse(image).ok()?;
@@ -385,7 +371,7 @@ fn has_syscall(code: &[u8]) -> bool {
 }
 
 /// A version such as `GLIBC_2.34` by its parts.
-pub fn glibc_version(version: &str) -> Option<(u32, u32)> {
+pub(crate) fn glibc_version(version: &str) -> Option<(u32, u32)> {
     let (major, rest) = version.strip_prefix("GLIBC_")?.split_once('.')?;
     Some((major.parse().ok()?, rest.split('.').next()?.parse().ok()?))
 }

@@ -14,7 +14,7 @@ use crate::library::musls_folders;
 
 /// What the library sees of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reach {
+pub(crate) enum Reach {
     /// It calls a function that sets options.
     Calls,
     /// It calls none, but loads code while it runs, which may.
@@ -22,15 +22,9 @@ pub enum Reach {
     /// The same, and it has system calls of its own.
     LoadsOrMakes,
     /// It calls none, and has no system calls of its own either: it makes no connections. Whether it starts programs.
-    Nothing {
-        /// Whether it starts other programs.
-        starts: bool,
-    },
+    Nothing { starts: bool },
     /// It calls none, and has system calls of its own. Whether it starts programs.
-    Makes {
-        /// Whether it starts other programs.
-        starts: bool,
-    },
+    Makes { starts: bool },
     /// A library that it needs is not found, or cannot be read.
     Unknown(String),
 }
@@ -65,7 +59,7 @@ struct Found {
 }
 
 /// What the library sees of a program; `first` are the folders of LD_LIBRARY_PATH.
-pub fn reach(file: &Path, image: &Image, first: &[PathBuf]) -> Reach {
+pub(crate) fn reach(file: &Path, image: &Image, first: &[PathBuf]) -> Reach {
     let mut search = Search::new(image, first);
     let mut found = Found::default();
     let mut seen = HashSet::new();

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::fmt::{self, Write as _};
+use std::fs::File;
 use std::os::fd::AsFd;
 
 use policy::plain;
@@ -116,9 +117,20 @@ impl Log {
             }
             drop(copy);
             let is_written = line::write_to_stderr(is, bytes);
-            crate::processes::null_stderr();
+            null_stderr();
             is_written
         })
+    }
+}
+
+pub(crate) fn null() -> std::io::Result<File> {
+    File::options().read(true).write(true).open("/dev/null")
+}
+
+/// Gives back the copy of the program's standard error.
+fn null_stderr() {
+    if let Ok(null) = null() {
+        let _ = dup2_stderr(&null);
     }
 }
 

@@ -7,7 +7,6 @@
 //!                              └ fork ─> worker: answers the calls that wait
 //! ```
 
-use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::{MaybeUninit, forget};
 use std::net::UdpSocket;
@@ -25,6 +24,7 @@ use socket::ffi::{self, Task};
 use socket::{Address, Errno, Kind, describe};
 
 use crate::filter::{Instruction, Needs};
+use crate::log::null;
 use crate::notification::{Call, Notification, WORDS};
 use crate::sys::{self, Answer, Shared, Side};
 use crate::worker::Worker;
@@ -266,17 +266,6 @@ fn leave(socket: BorrowedFd<'_>) {
     }
     sys::close_range(kept + 1, u32::MAX);
     sys::rename(c"sockopt-guard");
-}
-
-fn null() -> std::io::Result<File> {
-    File::options().read(true).write(true).open("/dev/null")
-}
-
-/// Gives back the copy of the program's standard error.
-pub(crate) fn null_stderr() {
-    if let Ok(null) = null() {
-        let _ = rustix::stdio::dup2_stderr(&null);
-    }
 }
 
 /// The guardian from its beginning to its end.

@@ -551,14 +551,18 @@ fn run_errors_name_the_option() {
     let stderr =
         refused(run().args(["--dead-peer-timeout=15s", "--keepalive=60s,20s,4", "--to", ":443", "--to=bad:x"]));
     assert!(
-        stderr.contains("error[conflicting-keys]: --keepalive beside --dead-peer-timeout, which sets it\n"),
+        stderr.contains(
+            "error[conflicting-keys]: --keepalive conflicts with --dead-peer-timeout, which already sets it\n"
+        ),
         "{stderr}"
     );
     assert!(stderr.contains("--> --to:1:6\n") && !stderr.contains("SOCKOPT_"), "{stderr}");
     // What came by the environment keeps its name.
     let stderr = refused(run().env("SOCKOPT_DEAD_PEER_TIMEOUT", "15s").args(["--keepalive", "60s,20s,4"]));
     assert!(
-        stderr.contains("error[conflicting-keys]: --keepalive beside SOCKOPT_DEAD_PEER_TIMEOUT, which sets it\n"),
+        stderr.contains(
+            "error[conflicting-keys]: --keepalive conflicts with SOCKOPT_DEAD_PEER_TIMEOUT, which already sets it\n"
+        ),
         "{stderr}"
     );
     let stderr = refused(run().env("SOCKOPT_LOG_FILE", "here").args(["--log=info", "--nodelay=true"]));

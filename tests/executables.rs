@@ -13,11 +13,7 @@ use libtest_mimic::Trial;
 use crate::command::{compile, copy, install, outcome, run_by_library as run, script, write};
 use crate::support::{library, plain, root, scratch, sockopt, test, test_with};
 
-#[allow(dead_code, reason = "the command uses the rest")]
-#[path = "../src/cli/privilege.rs"]
-mod privilege;
-
-use privilege::{Caller, Capabilities, Elevation, Rights, elevation};
+use launch::privilege::{Caller, Capabilities, Elevation, Rights, elevation};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![

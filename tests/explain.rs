@@ -395,7 +395,7 @@ fn why_rules_do_not_match() {
     assert!(said.contains("note: rules with `process` do not match here: --process NAME says which it is\n"), "{said}");
     assert!(!explain(&["--all", "--process", "curl", "10.1.2.3:443"]).contains("note: rules with"));
     let said = explain(&["--all", "--process", "/usr/bin/java", "[2001:db8::1]:8099"]);
-    assert!(said.contains("yes: the first that matches counts"), "{said}");
+    assert!(said.contains("yes: the first that matches is used"), "{said}");
     let said = explain(&["--all", "--process", "java", "10.1.2.3"]);
     assert!(said.contains("note: no port is given: rules that name one do not match\n"), "{said}");
     let said = explain(&["--to", ":444", "--nodelay", "on", "10.1.2.3:443"]);

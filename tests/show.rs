@@ -528,7 +528,7 @@ fn without_permission() {
         let (code, stdout, stderr) = unprivileged(&["show", "python3*"]);
         assert_eq!(code, Some(0), "{stderr}");
         assert!(stdout.contains("127.0.0.1:8002") && !stdout.contains("127.0.0.1:8001"), "{stdout}");
-        assert!(stderr.starts_with("note: 1 more may not be looked into (EPERM): python3"), "{stderr}");
+        assert!(stderr.starts_with("note: 1 more process cannot be examined (EPERM): python3"), "{stderr}");
     }
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn command() -> Command {
 
 const EXIT_CODES: &str = "Exit status:
   0   done, or there was nothing to do
-  1   a process does not exist or may not be looked into, or all was refused
+  1   a process does not exist, access is denied, or every option was refused
   2   wrong usage
   78  the configuration has errors";
 

@@ -151,7 +151,7 @@ fn described(entry: &Entry, accepted: &str) -> String {
     let names = entry.kernel.iter().filter_map(|option| constants::option_name(option.level, option.name));
     let kernel: Vec<&str> = names.collect();
     let system = if entry.accepts == Accepts::Enforce { "" } else { "; system leaves it as it is" };
-    let set = match entry.phases.in_words() {
+    let set = match policy::set_at(entry.key) {
         none if none.is_empty() => String::new(),
         phases => format!(" Set at {phases}."),
     };
@@ -165,7 +165,7 @@ fn run() -> Command {
         .long_about(
             "Checks the configuration, judges whether the library can take effect in the program (and says why not: \
              setuid, file capabilities, another machine, another libc), puts libsockopt.so in front of what LD_PRELOAD \
-             has already, and becomes the program. Beside a program that no library can be loaded into (statically \
+             has already, and replaces itself with the program (exec). Ignored and blocked signals are inherited unchanged. Beside a program that no library can be loaded into (statically \
              linked, Go) it starts a supervisor, which the kernel tells of the program's calls.\n\nWithout any configuration, notices dead \
              peers within 60 s (dead_peer_timeout = \"60s\").",
         )
@@ -220,14 +220,14 @@ fn run() -> Command {
         ))
         .arg(switch(
             "strict",
-            "Let nothing run with a wrong configuration",
-            "Programs end before main, with status 78, if the library finds the configuration wrong, as when it changes \
-             later. [env: SOCKOPT_STRICT=1]",
+            "Refuse to start if the configuration is invalid",
+            "Programs end before main with status 78 if the library finds the configuration invalid, for example because it \
+             was changed later. [env: SOCKOPT_STRICT=1]",
         ))
         .arg(switch(
             "force",
             "Start the program in any case",
-            "Even if the library cannot take effect in it, which is a warning then.",
+            "Even if the library cannot take effect in it; that is then a warning.",
         ));
     // The first word that is no option is the program, and whatever follows belongs to it.
     with_shortcuts(command).arg(
@@ -311,8 +311,8 @@ fn check() -> Command {
     Command::new("check")
         .about("Check a configuration")
         .long_about(
-            "Reports every error of a configuration, each with its place and what would be right; if there is none, \
-             advice: what it does that may not be meant, with the figures of this machine.",
+            "Reports every error of a configuration, with its place and what would be right. If there is none, points out \
+             settings that probably do something unintended, with the figures for this kernel.",
         )
         .after_long_help(format!(
             "{}\n\nKinds of warnings and advice, for --allow:{}",

@@ -18,7 +18,7 @@ use crate::{args, exit, output};
 
 /// The exit codes of what only prints.
 pub(crate) const CODES: [(u8, &str); 3] =
-    [(exit::OK, "all is well"), (exit::CANNOT_WORK, "it could not be written"), (exit::USAGE, "wrong usage")];
+    [(exit::OK, "success"), (exit::CANNOT_WORK, "the output could not be written"), (exit::USAGE, "wrong usage")];
 
 /// The end of `sockopt --help`: sections of a heading with a colon and entries in two columns.
 pub(crate) fn after_help() -> String {

@@ -12,15 +12,12 @@ pub(crate) const NO_ADDRESS: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 /// The configuration has errors, EX_CONFIG.
 pub(crate) const CONFIGURATION: u8 = 78;
-/// The program was found and cannot be started.
-pub(crate) const CANNOT_START: u8 = 126;
-/// There is no such program.
-pub(crate) const NOT_FOUND: u8 = 127;
+pub(crate) use launch::program::{CANNOT_START, NOT_FOUND};
 
 /// Every code, for the help of the command as a whole: each subcommand lists its own.
 pub(crate) const ALL: [(u8, &str); 6] = [
-    (OK, "all is well"),
-    (CANNOT_WORK, "it cannot be done; SUBCOMMAND --help says what that is for each"),
+    (OK, "success"),
+    (CANNOT_WORK, "failed; see SUBCOMMAND --help"),
     (USAGE, "wrong usage"),
     (CONFIGURATION, "the configuration has errors"),
     (CANNOT_START, "run: the program was found and cannot be started"),

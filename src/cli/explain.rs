@@ -743,8 +743,8 @@ impl Found {
         let row = |(index, rule): (usize, &RuleLine)| {
             let verdict = match &rule.mismatch {
                 Some(mismatch) => format!("no: {mismatch}"),
-                None if index == counts => "yes: the first that matches counts".to_owned(),
-                None => "would match, and comes too late".to_owned(),
+                None if index == counts => "yes: the first that matches is used".to_owned(),
+                None => "would match, but an earlier rule wins".to_owned(),
             };
             [
                 rule.name.clone().unwrap_or_else(|| format!("rule {}", rule.number)),

@@ -5,23 +5,15 @@ mod apply;
 mod args;
 mod check;
 mod documents;
-mod executable;
 mod exit;
 mod explain;
-mod imports;
-mod library;
-mod named;
-mod neighbours;
 mod output;
-mod privilege;
 mod processes;
-mod program;
 mod run;
 mod schema;
 mod show;
 mod sysctl;
 mod table;
-mod wrapper;
 
 use std::process::ExitCode;
 

@@ -111,7 +111,12 @@ impl Selection {
                 found.failures.push(Failure::of(first, Refused::NotPermitted));
             }
             some => found.failures.push(Failure {
-                message: format!("{} more may not be looked into (EPERM): {}", some.len(), shortened(some)),
+                message: format!(
+                    "{} more process{} cannot be examined (EPERM): {}",
+                    some.len(),
+                    if some.len() == 1 { "" } else { "es" },
+                    shortened(some)
+                ),
                 help: None,
                 is_fatal: false,
             }),

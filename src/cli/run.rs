@@ -7,13 +7,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use clap::ArgMatches;
+use launch::{Backend, Library, Outlook, Program, Verdict, named, neighbours, program};
 use policy::error::digest;
 use policy::{Phases, Process, Rules, compile};
 use socket::{Errno, ffi};
 
-use crate::executable::{Outlook, Verdict};
-use crate::library::Library;
-use crate::{args, check, exit, named, neighbours, output, program};
+use crate::{args, check, exit, output};
 
 /// What is used where nothing is configured.
 const BUILT_IN: (&str, &str) = ("SOCKOPT_DEAD_PEER_TIMEOUT", "60s");
@@ -62,12 +61,12 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         variables
             .push(("SOCKOPT_CHECKED".into(), format!("{:x}", digest(&compiled.warnings, &compiled.sources)).into()));
     }
-    let by = By::of(matches);
+    let by = backend(matches);
     let library = match Library::find(matches.get_one::<OsString>("library").map(OsString::as_os_str)) {
         Ok(library) => Some(library),
         // No library would be of use.
-        Err(_) if by == Some(By::Supervisor) => None,
-        Err(_) if by.is_none() && target.as_ref().is_ok_and(program::Program::is_past_every_library) => None,
+        Err(_) if by == Some(Backend::Supervisor) => None,
+        Err(_) if by.is_none() && target.as_ref().is_ok_and(Program::is_past_every_library) => None,
         Err(why) => {
             output::error(&why, None);
             return exit::CANNOT_WORK;
@@ -76,8 +75,8 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     let is_forced = matches.get_flag("force");
     let judged = target.as_ref().ok().and_then(|target| Some(target.verdict(library.as_ref()?)));
     let is_supervised = match by {
-        Some(by) => by == By::Supervisor,
-        None => library.is_none() || judged.as_ref().is_some_and(|verdict| verdict.is_for_supervisor),
+        Some(by) => by == Backend::Supervisor,
+        None => library.is_none() || judged.as_ref().is_some_and(|verdict| verdict.backend == Backend::Supervisor),
     };
     let mut ready = None;
     let mut verdict = judged;
@@ -85,7 +84,7 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         let (rules, loaded) = (compiled.rules.clone().unwrap_or_default(), args::loaded(&variables));
         match supervise(target, loaded, rules) {
             Ok(done) => {
-                let why = verdict.filter(|verdict| verdict.is_for_supervisor).map(|verdict| verdict.why);
+                let why = verdict.filter(|verdict| verdict.backend == Backend::Supervisor).map(|verdict| verdict.why);
                 let says = why.map(|why| Verdict::works(format!("{why}; the supervisor sets its options")));
                 (ready, verdict) = (Some(done), Some(says.unwrap_or_else(|| target.supervised())));
             }
@@ -93,7 +92,7 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
                 // Neither reaches it: for the library the reason stays as it was.
                 let verdict = verdict.get_or_insert_with(|| Verdict::cannot(why.why.clone(), ""));
                 *verdict = Verdict { why: format!("{}; {}", verdict.why, why.why), ..verdict.clone() };
-                if by == Some(By::Supervisor) {
+                if by == Some(Backend::Supervisor) {
                     *verdict = why;
                 }
             }
@@ -105,7 +104,7 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         .map(|library| neighbours::with_library(&library.path, env::var_os("LD_PRELOAD").as_deref()));
     let wrappers = target.as_ref().map_or(&[][..], |target| &target.wrappers);
     let notes = list.as_ref().map(|list| neighbours::notes(list, wrappers)).unwrap_or_default();
-    let needed = target.as_ref().map_or(&[][..], program::Program::needed);
+    let needed = target.as_ref().map_or(&[][..], Program::needed);
     let sanitizer = neighbours::address_sanitizer(needed, env::var_os("ASAN_OPTIONS")).filter(|_| list.is_some());
     let own = list.map(|list| ("LD_PRELOAD".into(), list));
     variables.splice(0..0, own.into_iter().chain(sanitizer));
@@ -146,24 +145,16 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     start(&words, &variables)
 }
 
-/// Which way the options get into a program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum By {
-    Library,
-    Supervisor,
-}
-
-impl By {
-    fn of(matches: &ArgMatches) -> Option<Self> {
-        match matches.get_one::<String>("by")?.as_str() {
-            "supervisor" => Some(Self::Supervisor),
-            _ => Some(Self::Library),
-        }
+/// The way that was asked for.
+fn backend(matches: &ArgMatches) -> Option<Backend> {
+    match matches.get_one::<String>("by")?.as_str() {
+        "supervisor" => Some(Backend::Supervisor),
+        _ => Some(Backend::Library),
     }
 }
 
 /// Starts a supervisor for a program, and says what it cannot do; else why there is none.
-fn supervise(target: &program::Program, loaded: load::Loaded, rules: Rules) -> Result<supervise::Ready, Verdict> {
+fn supervise(target: &Program, loaded: load::Loaded, rules: Rules) -> Result<supervise::Ready, Verdict> {
     let verdict = target.supervised();
     if verdict.outlook == Outlook::Cannot {
         return Err(verdict);

@@ -95,7 +95,7 @@ fn schema() -> Value {
         "properties": {
             "defaults": table("Every TCP socket; a rule overlays it key by key.", options().collect(), doubled.to_vec()),
             "rule": {
-                "description": "The first rule that matches counts, and only that one.",
+                "description": "The first rule that matches is used, and no other.",
                 "type": "array",
                 "items": table(
                     "A rule: conditions, and the options of the sockets that meet all of them.",

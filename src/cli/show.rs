@@ -67,7 +67,7 @@ Columns:
 
 Exit status:
   0  shown
-  1  a process does not exist, or may not be looked into
+  1  a process does not exist, or access is denied
   2  wrong usage";
 
 pub(crate) fn show(matches: &ArgMatches) -> u8 {

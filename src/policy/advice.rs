@@ -204,7 +204,7 @@ impl Adviser<'_> {
                     "one lost probe {ends} a living connection: user_timeout is {user_timeout}, time + interval {sum} s"
                 );
                 let help = format!(
-                    "it is looked at when the second probe is due, {after_one} after the last packet; time + interval x probes is {all_probes} s"
+                    "the kernel checks user_timeout when the second probe is due, {after_one} after the last packet; time + interval x probes is {all_probes} s"
                 );
                 self.say(Code::OneProbe, effective, BOTH, message, help);
             } else if timers.user_timeout > all_probes * 1_000 {
@@ -212,12 +212,12 @@ impl Adviser<'_> {
                     "user_timeout is {user_timeout}, above time + interval x probes = {all_probes} s: an idle peer that vanished is noticed after {with} instead of {without}"
                 );
                 let help = format!(
-                    "beside user_timeout probes = {probes} has no effect, {given_up} go unanswered; \"auto\" is {all_probes} s"
+                    "with user_timeout set, probes = {probes} is ignored: the connection ends after {given_up} unanswered probes; \"auto\" is {all_probes} s"
                 );
                 self.say(Code::UselessProbes, effective, BOTH, message, help);
             } else if has_user_timeout && given_up < probes {
                 let message = format!(
-                    "probes = {probes} has no effect beside user_timeout = \"{user_timeout}\": an idle peer is given up after {given_up}, {with}"
+                    "with user_timeout = \"{user_timeout}\" set, probes = {probes} is ignored: the connection to an idle peer ends after {given_up} unanswered, {with}"
                 );
                 let help = format!(
                     "write probes = {given_up}, or user_timeout = \"auto\" for time + interval x probes = {all_probes} s"
@@ -294,7 +294,7 @@ impl Adviser<'_> {
             match (setting.key, &setting.value) {
                 (Key::UserTimeout, Value::Int(time @ 1..)) if setting.computed_from.is_none() => {
                     let message = format!(
-                        "user_timeout is {} beside enforce = \"fill\": it is also set beside a keepalive of the program's own, where one lost probe may end a living connection",
+                        "user_timeout is {} with enforce = \"fill\": it is also set if the program has its own keepalive, and one lost probe may then end a living connection",
                         DisplayNumber(u64::from(time.unsigned_abs()) * 1_000)
                     );
                     let help =
@@ -379,13 +379,14 @@ impl Adviser<'_> {
         }
         let last = names.pop().unwrap_or_default();
         let names = if names.is_empty() { last } else { format!("{} and {last}", names.join(", ")) };
-        let message = format!("{} never matches: all that it is for is matched by {names} before it", title(form));
-        let help = "the first rule that matches counts; put it before them, or take it out";
+        let (covers, them) = if by.len() == 1 { ("covers", "it") } else { ("cover", "them") };
+        let message = format!("{} can never match: {names} {covers} everything it matches", title(form));
+        let help = format!("the first rule that matches is used; move this one above {them}, or delete it");
         self.problems.report(Code::NeverMatches, 0, self.first_line(form), message, help);
     }
 
     fn not_compared(&mut self, form: &RuleForm) {
-        let message = "from here on no rule was held against those before it: there are too many";
+        let message = "from here on no rule was compared with the earlier ones: there are too many rules";
         self.problems.report(Code::NotCompared, 0, self.first_line(form), message, None);
     }
 

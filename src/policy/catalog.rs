@@ -162,7 +162,7 @@ pub const LONGEST_DEAD_PEER_TIMEOUT: u64 = 86_400_000_000;
 
 /// Keys that say the same in two ways: the first excludes the others, in one table or among the variables.
 pub(crate) const EXCLUSIVE: &[(Key, &[Key], &str)] = &[
-    (Key::DeadPeerTimeout, &[Key::Keepalive, Key::UserTimeout], "which sets it"),
+    (Key::DeadPeerTimeout, &[Key::Keepalive, Key::UserTimeout], "which already sets it"),
     (Key::TimeWait, &[Key::FinTimeout], "which is the same kernel option (TCP_LINGER2)"),
 ];
 

@@ -46,7 +46,7 @@ codes! {
     BadAddress Error "bad-address" "an address, a network, a host name or a port is malformed"
     EmptyCondition Error "empty-condition" "a condition is empty, so that the rule could never match"
     BadPattern Error "bad-pattern" "a name for process or command could never match"
-    MisplacedCondition Error "misplaced-condition" "a condition where it has no meaning, as `to` in [defaults]"
+    MisplacedCondition Error "misplaced-condition" "a condition where it has no meaning, as `to` in `[defaults]`"
     BothDirections Error "both-directions" "one rule has `to` as well as `listen` or `from`"
     ConflictingKeys Error "conflicting-keys" "two keys of one table set the same kernel option"
     NotHere Error "not-here" "an option that this rule's sockets cannot have"

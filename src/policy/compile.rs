@@ -226,7 +226,6 @@ impl Compiler<'_> {
         }
         let document = self.document;
         let shortcuts = with_shortcuts.then_some(&self.shortcuts.layer);
-        let accepts = matches!(direction, Direction::Listeners | Direction::Accepted);
         let effective = overlay(document, form, shortcuts);
         let keepalive = match effective.get(&Key::Keepalive).map(|(_, given)| &given.choice) {
             Some(Choice::Keepalive(keepalive)) => Some(*keepalive),
@@ -242,13 +241,10 @@ impl Compiler<'_> {
             _ => None,
         };
         for &(key, (origin, given)) in effective.iter() {
-            let mut phases = key.entry().phases;
+            let mut phases = phases_of(key, direction);
             if key == Key::UserTimeout && connect_timeout.is_some() {
                 // The same kernel option: this value's time comes when the connection stands.
                 phases = phases.without(Phase::Connect) | Phases::of(&[Phase::Connected]);
-            }
-            if key == Key::Linger && !accepts {
-                phases = Phases::of(&[Phase::Connect]);
             }
             match &given.choice {
                 Choice::System | Choice::Detect(_) | Choice::Refused => {}
@@ -330,14 +326,14 @@ impl Compiler<'_> {
         let (who, instead) = match direction {
             Direction::Outbound => (
                 "a rule with \"to\"",
-                "it belongs to listening sockets or to bind, before the destination is known: a rule with \"listen\", or [defaults]",
+                "it is set on listening sockets or at bind, before the destination is known: use a rule with \"listen\", or [defaults]",
             ),
             Direction::Listeners => {
-                ("a rule with \"listen\"", "it belongs to sockets that connect: a rule with \"to\", or [defaults]")
+                ("a rule with \"listen\"", "it is set on sockets that connect: use a rule with \"to\", or [defaults]")
             }
             Direction::Accepted => (
                 "a rule with \"from\"",
-                "who connects is known too late for it: a rule with \"listen\" or \"to\", or [defaults]",
+                "the client is known only after accept, too late for this option: use a rule with \"listen\" or \"to\", or [defaults]",
             ),
             Direction::Both => return,
         };
@@ -383,6 +379,27 @@ fn allowed(direction: Direction) -> Phases {
         Direction::Accepted => Phases::of(&[Accept, AcceptAlways]),
         Direction::Both => Phases::of(&[Connect, Connected, Datagram, Bind, Listen, Accept, AcceptAlways]),
     }
+}
+
+/// The phases at which a rule of this direction sets what a key stands for. Accepted sockets have a linger only from rules that
+/// are for them alone.
+fn phases_of(key: Key, direction: Direction) -> Phases {
+    let phases = key.entry().phases.and(allowed(direction));
+    let is_for_accepted = matches!(direction, Direction::Listeners | Direction::Accepted);
+    if key == Key::Linger && !is_for_accepted { phases.and(Phases::of(&[Phase::Connect])) } else { phases }
+}
+
+/// When a key's options are set, in words for people: by every rule, and by rules for accepted sockets alone.
+#[must_use]
+pub fn set_at(key: Key) -> String {
+    let always = phases_of(key, Direction::Both);
+    let mut words = always.in_words();
+    if !always.intersects(Phases::of(&[Phase::Listen, Phase::Accept]))
+        && phases_of(key, Direction::Listeners).intersects(Phases::of(&[Phase::Accept]))
+    {
+        words += "; on accepted sockets only by a rule with listen or from";
+    }
+    words
 }
 
 /// time + interval x probes, milliseconds.

@@ -196,10 +196,10 @@ impl<'a> LineCounter<'a> {
     }
 }
 
-/// A key at the top that belongs into a table, or is misspelt.
+/// A key at the top that belongs in a table, or is misspelt.
 fn misplaced(name: &str) -> String {
     if option_keys().any(|key| key == name) || CONDITIONS.contains(&name) {
-        return format!("{name} belongs into [defaults] or a [[rule]]");
+        return format!("{name} belongs in [defaults] or a [[rule]]");
     }
     match name {
         "rules" | "Rule" => "write [[rule]] for each rule".to_owned(),
@@ -215,8 +215,8 @@ fn defaults(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Layer {
             reader.error(
                 Code::MisplacedCondition,
                 name.span(),
-                format!("[defaults] has no {text}: it is for every TCP socket"),
-                "conditions belong into a [[rule]]",
+                format!("\"{text}\" is not allowed in [defaults], which applies to every TCP socket"),
+                "move it to a [[rule]]",
             );
             continue;
         }
@@ -293,8 +293,8 @@ fn exclude_duplicates(reader: &mut Reader<'_>, table: &DeTable<'_>) {
         }
         for other in *others {
             if let Some(span) = key_span(table, other.name()) {
-                let message = format!("{} beside {}, {why}", other.name(), first.name());
-                reader.error(Code::ConflictingKeys, span, message, "keep one of the two");
+                let message = format!("{} conflicts with {}, {why}", other.name(), first.name());
+                reader.error(Code::ConflictingKeys, span, message, "remove one of them");
             }
         }
     }

@@ -233,7 +233,7 @@ impl fmt::Display for Verdict {
             Self::Connecting => f.write_str("the handshake is not done"),
             Self::Closing => f.write_str("one side has closed"),
             Self::Closed => f.write_str("not connected"),
-            Self::Ok => f.write_str("nothing to be said against it"),
+            Self::Ok => f.write_str("no problem found"),
         }
     }
 }

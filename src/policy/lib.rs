@@ -40,7 +40,7 @@ pub mod variables;
 
 pub use catalog::{CATALOG, Entry, Key};
 pub use code::{Code, Severity};
-pub use compile::{Compiled, Configuration, Origin, compile, compile_alone, compile_for_every_process};
+pub use compile::{Compiled, Configuration, Origin, compile, compile_alone, compile_for_every_process, set_at};
 pub use connection::{Connection, Endpoint};
 pub use enforce::Enforce;
 pub use error::{Listed, Problem, Source};

@@ -15,7 +15,7 @@ pub(crate) fn slip(is_entry: IsEntry, text: &str, address: &str, ports: Option<&
         return told(
             format!("\"{text}\" is an exclusion, which a list of addresses does not have"),
             format!(
-                "put a rule for {excluded} before this one, with other options or none: the first that matches counts"
+                "put a rule for {excluded} before this one, with other options or none: the first that matches is used"
             ),
         );
     }

@@ -157,13 +157,13 @@ pub(crate) fn read(variables: &[Source], first: usize, problems: &mut Problems) 
     for (key, others, why) in EXCLUSIVE {
         let Some((_, one)) = given(*key) else { continue };
         for (index, other) in others.iter().filter_map(|other| given(*other)) {
-            let message = format!("{} beside {}, {why}", other.name, one.name);
+            let message = format!("{} conflicts with {}, {why}", other.name, one.name);
             problems.report(
                 Code::ConflictingKeys,
                 index,
                 0..other.text.len(),
                 message,
-                "keep one of the two".to_owned(),
+                "remove one of them".to_owned(),
             );
         }
     }

@@ -1,5 +1,5 @@
 //! Other libraries in LD_PRELOAD, beside which the order decides whether anything is set. The command knows the same
-//! (cli/neighbours.rs) and puts this library in its place; whoever sets LD_PRELOAD by hand is told.
+//! (launch/neighbours.rs) and puts this library in its place; whoever sets LD_PRELOAD by hand is told.
 
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 

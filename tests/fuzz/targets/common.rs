@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 use std::io::Cursor;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use launch::executable;
 use object::ReadCache;
 use policy::rules::{Inheritance, Rules};
 use policy::{
@@ -12,10 +13,6 @@ use policy::{
 };
 use socket::Address;
 use socket::memory::Place;
-
-#[allow(dead_code, reason = "the command uses the rest")]
-#[path = "../../../src/cli/executable.rs"]
-mod executable;
 
 /// A text as a configuration file.
 #[allow(dead_code, reason = "each target uses its own")]

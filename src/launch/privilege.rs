@@ -14,35 +14,45 @@ use rustix::process::{getegid, geteuid, getgid, getuid};
 
 /// Who starts a program.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Caller {
-    pub(crate) user: u32,
-    pub(crate) effective_user: u32,
-    pub(crate) group: u32,
-    pub(crate) effective_group: u32,
+pub struct Caller {
+    /// Its real user id.
+    pub user: u32,
+    /// The user id that counts for its rights.
+    pub effective_user: u32,
+    /// Its real group id.
+    pub group: u32,
+    /// The group id that counts for its rights.
+    pub effective_group: u32,
     /// prctl(2), PR_SET_NO_NEW_PRIVS.
-    pub(crate) no_new_privileges: bool,
+    pub no_new_privileges: bool,
     /// Its capabilities, capabilities(7), and those that a file may still give it.
-    pub(crate) permitted: u64,
-    pub(crate) inheritable: u64,
-    pub(crate) bounding: u64,
+    pub permitted: u64,
+    /// Kept over exec, capabilities(7).
+    pub inheritable: u64,
+    /// Never gained beyond these, capabilities(7).
+    pub bounding: u64,
 }
 
 /// What a program's file says of rights.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rights {
-    pub(crate) owner: u32,
-    pub(crate) group: u32,
-    pub(crate) mode: u32,
+pub struct Rights {
+    /// The file's user id.
+    pub owner: u32,
+    /// The file's group id.
+    pub group: u32,
+    /// Its mode, inode(7).
+    pub mode: u32,
     /// Mounted so that what follows does not count, mount(8), or owned by nobody that this user namespace knows.
-    pub(crate) nosuid: bool,
+    pub nosuid: bool,
     /// Of another user namespace, user_namespaces(7): its set-id bits do not count.
-    pub(crate) is_unmapped: bool,
-    pub(crate) capabilities: Option<Capabilities>,
+    pub is_unmapped: bool,
+    /// What setcap(8) has given it.
+    pub capabilities: Option<Capabilities>,
 }
 
 /// The file's capabilities, capabilities(7), xattr security.capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Capabilities {
+pub struct Capabilities {
     effective: bool,
     permitted: u64,
     inheritable: u64,
@@ -50,7 +60,7 @@ pub(crate) struct Capabilities {
 
 /// Why the loader will not preload anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Elevation {
+pub enum Elevation {
     /// It is setuid, to this user.
     User(u32),
     /// It is setgid, to this group.
@@ -66,7 +76,7 @@ const S_ISGID: u32 = 0o2000;
 const S_IXGRP: u32 = 0o0010;
 
 /// What the kernel will tell the loader.
-pub(crate) fn elevation(caller: Caller, file: Rights) -> Option<Elevation> {
+pub fn elevation(caller: Caller, file: Rights) -> Option<Elevation> {
     let counts = !file.nosuid && !caller.no_new_privileges && !file.is_unmapped;
     // Setgid without the group's execute bit once meant mandatory locking.
     let is_setgid = counts && file.mode & (S_ISGID | S_IXGRP) == S_ISGID | S_IXGRP;
@@ -91,13 +101,13 @@ pub(crate) fn elevation(caller: Caller, file: Rights) -> Option<Elevation> {
 
 impl Caller {
     /// Whether it may have its calls filtered and still start programs that get rights by their files (seccomp(2)).
-    pub(crate) fn may_filter_with_rights(self) -> bool {
+    pub fn may_filter_with_rights(self) -> bool {
         const CAP_SYS_ADMIN: u32 = 21;
         self.permitted >> CAP_SYS_ADMIN & 1 != 0
     }
 
     /// This process.
-    pub(crate) fn this() -> Self {
+    pub fn this() -> Self {
         // Its first line is the name that the command was started by.
         let status = String::from_utf8_lossy(&fs::read("/proc/self/status").unwrap_or_default()).into_owned();
         let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
@@ -117,12 +127,12 @@ impl Caller {
 
 impl Rights {
     /// Whether they may be more than those of who starts it, whoever that is.
-    pub(crate) fn may_elevate(&self) -> bool {
+    pub fn may_elevate(&self) -> bool {
         self.mode & (S_ISUID | S_ISGID) != 0 || self.capabilities.is_some()
     }
 
     /// Those of a file.
-    pub(crate) fn of(file: &Path) -> Option<Self> {
+    pub fn of(file: &Path) -> Option<Self> {
         let metadata = fs::metadata(file).ok()?;
         let nosuid = statvfs(file).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::NOSUID));
         let mut value = [0; 64];
@@ -142,7 +152,7 @@ impl Rights {
 
 /// Whether a user, by name or number, may read a file, as far as the owners and modes on the way to it tell; a group's
 /// rights do not count.
-pub(crate) fn may_read(user: &OsStr, file: &Path) -> bool {
+pub fn may_read(user: &OsStr, file: &Path) -> bool {
     // USER:GROUP and USER.GROUP (chroot, gosu) name both.
     let user = user.as_bytes().split(|byte| *byte == b':').next().unwrap_or_default();
     let id = std::str::from_utf8(user).ok().and_then(|user| user.parse::<u32>().ok()).or_else(|| {
@@ -174,7 +184,7 @@ fn is_mapped(map: &str, id: u32) -> bool {
 
 impl Capabilities {
     /// struct vfs_cap_data, linux/capability.h: little-endian words, of which the third form has one more.
-    pub(crate) fn read(value: &[u8]) -> Option<Self> {
+    pub fn read(value: &[u8]) -> Option<Self> {
         const REVISION_2: u32 = 0x0200_0000;
         const EFFECTIVE: u32 = 1;
         let word = |index: usize| -> Option<u32> {

@@ -12,7 +12,7 @@ use crate::program::{self, Program};
 const MOST: usize = 32;
 
 /// What is to be said of the first of them that the library does not reach.
-pub(crate) fn beyond_reach(program: &Program, library: &Library) -> Option<String> {
+pub fn beyond_reach(program: &Program, library: &Library) -> Option<String> {
     let is_known =
         |word: &OsStr| word == program.file || program.script.as_deref().is_some_and(|script| word == script);
     let words = program.words.get(1..)?;

@@ -23,10 +23,11 @@ const PREFIX: &str = match option_env!("SOCKOPT_PREFIX") {
 
 /// The library that was found.
 #[derive(Debug)]
-pub(crate) struct Library {
+pub struct Library {
     /// Absolute.
-    pub(crate) path: PathBuf,
-    pub(crate) image: Image,
+    pub path: PathBuf,
+    /// What its file says.
+    pub image: Image,
 }
 
 impl Library {
@@ -34,7 +35,7 @@ impl Library {
     ///
     /// # Errors
     /// Where it was looked for, or why it cannot be preloaded.
-    pub(crate) fn find(named: Option<&OsStr>) -> Result<Self, String> {
+    pub fn find(named: Option<&OsStr>) -> Result<Self, String> {
         let variable = env::var_os("SOCKOPT_LIBRARY").filter(|path| !path.is_empty());
         let candidates = match (named, variable) {
             (Some(path), _) => vec![std::path::absolute(path).unwrap_or_else(|_| path.into())],
@@ -66,7 +67,7 @@ impl Library {
     }
 
     /// In a program with glibc's loader: `folders` are those where that looks first, if they are known.
-    pub(crate) fn beside_glibc(&self, name: &str, folders: Option<&[PathBuf]>, loader: &Path) -> Verdict {
+    pub fn beside_glibc(&self, name: &str, folders: Option<&[PathBuf]>, loader: &Path) -> Verdict {
         let needs = &self.image.needed;
         if let Some(musl) = needs.iter().find(|file| file.starts_with("libc.musl-") || *file == "libc.so") {
             return Verdict::cannot(
@@ -122,7 +123,7 @@ impl Library {
     }
 
     /// In a program with musl's loader, which is its libc.
-    pub(crate) fn beside_musl(&self, name: &str, loader: &Path) -> Verdict {
+    pub fn beside_musl(&self, name: &str, loader: &Path) -> Verdict {
         let cannot = |what: &str| {
             Verdict::cannot(
                 format!(
@@ -170,7 +171,7 @@ fn is_part_of_musl(file: &str) -> bool {
 }
 
 /// Where musl's loader looks: the folders in etc/ld-musl-ARCH.path beside its lib, or three.
-pub(crate) fn musls_folders(loader: &Path) -> Vec<PathBuf> {
+pub fn musls_folders(loader: &Path) -> Vec<PathBuf> {
     let list = || {
         let name = Path::new(loader.file_name()?).file_stem()?.to_str()?;
         let file = loader.parent()?.parent()?.join("etc").join(format!("{}.path", name.trim_end_matches(".so")));

@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// What a wrapper makes of its arguments.
 #[derive(Debug)]
-pub(crate) enum Call {
+pub enum Call {
     /// It starts this.
     Starts(Start),
     /// It starts nothing that is named: it prints, or works on processes that run already.
@@ -20,26 +20,27 @@ pub(crate) enum Call {
 
 /// A program that is started by a wrapper.
 #[derive(Debug, Default)]
-pub(crate) struct Start {
-    pub(crate) command: Vec<OsString>,
+pub struct Start {
+    /// What it starts, with its arguments.
+    pub command: Vec<OsString>,
     /// Where it is looked for, if the wrapper changes that.
-    pub(crate) path: Option<OsString>,
+    pub path: Option<OsString>,
     /// How the wrapper takes LD_PRELOAD away.
-    pub(crate) cleared: Option<&'static str>,
+    pub cleared: Option<&'static str>,
     /// The user that it is started as.
-    pub(crate) user: Option<OsString>,
+    pub user: Option<OsString>,
     /// Whether the rights of who starts it are others than those of who starts the wrapper.
-    pub(crate) has_other_rights: bool,
+    pub has_other_rights: bool,
     /// prctl(2), PR_SET_NO_NEW_PRIVS.
-    pub(crate) no_new_privileges: bool,
+    pub no_new_privileges: bool,
     /// The folder that becomes its root.
-    pub(crate) root: Option<OsString>,
+    pub root: Option<OsString>,
     /// Whether it is started in another folder.
     is_elsewhere: bool,
 }
 
 /// What execvp(3) takes where there is no PATH.
-pub(crate) const DEFAULT_PATH: &str = "/bin:/usr/bin";
+pub const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// How an option, or a word before the program, bears on what is started.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -201,7 +202,7 @@ const NOT_FOLLOWED: &[&str] = &[
 ];
 
 /// Whether a wrapper of this name is a script.
-pub(crate) fn is_script(words: &[OsString]) -> bool {
+pub fn is_script(words: &[OsString]) -> bool {
     const SCRIPTS: &[&str] = &[
         "eatmydata",
         "fakechroot",
@@ -220,7 +221,7 @@ pub(crate) fn is_script(words: &[OsString]) -> bool {
 }
 
 /// What a command line starts, if its first word is a wrapper.
-pub(crate) fn read(words: &[OsString]) -> Option<Call> {
+pub fn read(words: &[OsString]) -> Option<Call> {
     let (first, arguments) = words.split_first()?;
     let name = Path::new(first).file_name()?.to_str()?;
     if matches!(name, "busybox" | "toybox") && !arguments.is_empty() {
@@ -555,7 +556,7 @@ fn setarch(name: &str, arguments: &[OsString]) -> Option<Call> {
 }
 
 /// What a shell starts in the end, if its text is one plain command: `sh -c "exec program argument"`.
-pub(crate) fn of_shell(words: &[OsString]) -> Option<Vec<OsString>> {
+pub fn of_shell(words: &[OsString]) -> Option<Vec<OsString>> {
     const OPTIONS: &[u8] = b"ceux";
     /// What a shell does itself.
     const OWN: &[&str] = &[

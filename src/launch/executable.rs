@@ -12,7 +12,7 @@ use object::{Endianness, FileKind, ReadCache, ReadRef};
 
 /// What becomes of the library in a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outlook {
+pub enum Outlook {
     /// It takes effect.
     Works,
     /// It takes effect in a part of what is started.
@@ -23,45 +23,61 @@ pub(crate) enum Outlook {
     Cannot,
 }
 
+/// By which way socket options get into a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// LD_PRELOAD: the loader puts libsockopt.so into it.
+    Library,
+    /// The kernel tells a process beside it of its calls.
+    Supervisor,
+}
+
 /// The outlook in a plain sentence, and what to do instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Verdict {
-    pub(crate) outlook: Outlook,
-    pub(crate) why: String,
-    pub(crate) instead: Option<String>,
-    /// Whether the supervisor reaches what the library does not.
-    pub(crate) is_for_supervisor: bool,
+pub struct Verdict {
+    /// What becomes of it.
+    pub outlook: Outlook,
+    /// Why, a sentence.
+    pub why: String,
+    /// What would work.
+    pub instead: Option<String>,
+    /// By which way the options get in, if the outlook is one.
+    pub backend: Backend,
 }
 
 /// How the sentence ends that says so.
-pub(crate) const TAKES_EFFECT: &str = ": the library takes effect in it";
+pub const TAKES_EFFECT: &str = ": the library takes effect in it";
 
 impl Verdict {
-    pub(crate) fn works(why: String) -> Self {
-        Self { outlook: Outlook::Works, why, instead: None, is_for_supervisor: false }
+    /// It takes effect.
+    pub fn works(why: String) -> Self {
+        Self { outlook: Outlook::Works, why, instead: None, backend: Backend::Library }
     }
 
-    pub(crate) fn cannot(why: String, instead: impl Into<String>) -> Self {
-        Self { outlook: Outlook::Cannot, why, instead: Some(instead.into()), is_for_supervisor: false }
+    /// It has no effect.
+    pub fn cannot(why: String, instead: impl Into<String>) -> Self {
+        Self { outlook: Outlook::Cannot, why, instead: Some(instead.into()), backend: Backend::Library }
     }
 
-    pub(crate) fn partly(why: String, instead: impl Into<String>) -> Self {
-        Self { outlook: Outlook::Partly, why, instead: Some(instead.into()), is_for_supervisor: false }
+    /// It has an effect in a part.
+    pub fn partly(why: String, instead: impl Into<String>) -> Self {
+        Self { outlook: Outlook::Partly, why, instead: Some(instead.into()), backend: Backend::Library }
     }
 
     /// The same, and the supervisor reaches it.
-    pub(crate) fn for_supervisor(self) -> Self {
-        Self { is_for_supervisor: true, ..self }
+    pub fn for_supervisor(self) -> Self {
+        Self { backend: Backend::Supervisor, ..self }
     }
 
-    pub(crate) fn unknown(why: String) -> Self {
-        Self { outlook: Outlook::Unknown, why, instead: None, is_for_supervisor: false }
+    /// It is not known.
+    pub fn unknown(why: String) -> Self {
+        Self { outlook: Outlook::Unknown, why, instead: None, backend: Backend::Library }
     }
 }
 
 /// The machine that a file is for: files of different ones cannot be put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Architecture {
+pub struct Architecture {
     machine: elf::Machine,
     bits: u8,
     is_little_endian: bool,
@@ -85,31 +101,34 @@ impl std::fmt::Display for Architecture {
 
 /// Which libc a loader belongs to, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Libc {
+pub enum Libc {
+    /// The GNU C library.
     Glibc,
+    /// musl.
     Musl,
 }
 
 /// What an ELF file says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Image {
-    pub(crate) architecture: Architecture,
+pub struct Image {
+    /// For which machine.
+    pub architecture: Architecture,
     /// Its loader, PT_INTERP.
-    pub(crate) loader: Option<Vec<u8>>,
+    pub loader: Option<Vec<u8>>,
     /// Whether it is a shared library or loader, with a name of its own (DT_SONAME).
     is_library: bool,
     /// The section or note that Go's linker leaves.
     is_go: bool,
     /// Libraries that it names, DT_NEEDED.
-    pub(crate) needed: Vec<String>,
+    pub needed: Vec<String>,
     /// Folders to look for these in, DT_RPATH or DT_RUNPATH, separated by colons; None if that cannot be read.
-    pub(crate) search: Option<String>,
+    pub search: Option<String>,
     /// Whether these are DT_RPATH's.
-    pub(crate) is_rpath: bool,
+    pub is_rpath: bool,
     /// Versions of other files' symbols that it needs: (file, version).
-    pub(crate) needs: Vec<(String, String)>,
+    pub needs: Vec<(String, String)>,
     /// Versions of symbols that it defines.
-    pub(crate) versions: BTreeSet<String>,
+    pub versions: BTreeSet<String>,
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -118,7 +137,7 @@ fn text(bytes: &[u8]) -> String {
 
 impl Image {
     /// None if it is no ELF file, or none that could be started or loaded.
-    pub(crate) fn read<'data, R: ReadRef<'data>>(image: R) -> Option<Self> {
+    pub fn read<'data, R: ReadRef<'data>>(image: R) -> Option<Self> {
         match FileKind::parse(image).ok()? {
             FileKind::Elf32 => Self::read_as::<elf::FileHeader32<Endianness>, R>(image),
             FileKind::Elf64 => Self::read_as::<elf::FileHeader64<Endianness>, R>(image),
@@ -170,28 +189,28 @@ impl Image {
     }
 
     /// Whether a loader can load it: it has no loader of its own.
-    pub(crate) fn is_shared_library(&self) -> bool {
+    pub fn is_shared_library(&self) -> bool {
         self.is_library || (self.loader.is_none() && self.search.is_some())
     }
 
     /// Whether nothing is loaded into it.
-    pub(crate) fn is_static(&self) -> bool {
+    pub fn is_static(&self) -> bool {
         self.loader.is_none() && !self.is_library
     }
 
     /// Whether it makes its system calls itself, or has nobody who would load a library.
-    pub(crate) fn is_past_every_library(&self) -> bool {
+    pub fn is_past_every_library(&self) -> bool {
         self.is_go || self.is_static()
     }
 
     /// Whether it has the same system calls as this command.
-    pub(crate) fn is_for_this_machine(&self) -> bool {
+    pub fn is_for_this_machine(&self) -> bool {
         let own = File::open("/proc/self/exe").ok().and_then(|file| Self::read(&ReadCache::new(file)));
         own.is_none_or(|own| own.architecture == self.architecture)
     }
 
     /// Which libc it runs with, by its loader's name.
-    pub(crate) fn libc(&self) -> Option<Libc> {
+    pub fn libc(&self) -> Option<Libc> {
         let name = self.loader.as_deref()?.rsplit(|byte| *byte == b'/').next()?;
         match name {
             _ if name.starts_with(b"ld-musl-") => Some(Libc::Musl),
@@ -204,12 +223,7 @@ impl Image {
     }
 
     /// Judges a program called `name` by its own file alone.
-    pub(crate) fn verdict(
-        &self,
-        name: &str,
-        architecture: Architecture,
-        calls_sockets: impl Fn() -> bool,
-    ) -> Option<Verdict> {
+    pub fn verdict(&self, name: &str, architecture: Architecture, calls_sockets: impl Fn() -> bool) -> Option<Verdict> {
         const WHAT_IT_STARTS: &str =
             "--force starts it as it is: dynamically linked programs that it starts have the library";
         if self.architecture != architecture {
@@ -288,7 +302,7 @@ fn versions<'data, E: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
 }
 
 /// The names of dynamic symbols: those that a file defines for others, or those that it must get from them.
-pub(crate) fn symbols<'data, R: ReadRef<'data>>(image: R, defined: bool) -> Option<BTreeSet<Cow<'data, str>>> {
+pub fn symbols<'data, R: ReadRef<'data>>(image: R, defined: bool) -> Option<BTreeSet<Cow<'data, str>>> {
     match FileKind::parse(image).ok()? {
         FileKind::Elf32 => symbols_as::<elf::FileHeader32<Endianness>, R>(image, defined),
         FileKind::Elf64 => symbols_as::<elf::FileHeader64<Endianness>, R>(image, defined),
@@ -311,7 +325,7 @@ fn symbols_as<'data, E: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
 }
 
 /// The names of dynamic symbols that a file gets from others, the weak ones among them.
-pub(crate) fn imports<'data, R: ReadRef<'data>>(image: R) -> Option<BTreeSet<Cow<'data, str>>> {
+pub fn imports<'data, R: ReadRef<'data>>(image: R) -> Option<BTreeSet<Cow<'data, str>>> {
     match FileKind::parse(image).ok()? {
         FileKind::Elf32 => imports_as::<elf::FileHeader32<Endianness>, R>(image),
         FileKind::Elf64 => imports_as::<elf::FileHeader64<Endianness>, R>(image),
@@ -334,7 +348,7 @@ fn imports_as<'data, E: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
 }
 
 /// Whether a file has the processor's instruction for a system call in its code.
-pub(crate) fn makes_system_calls<'data, R: ReadRef<'data>>(image: R) -> bool {
+pub fn makes_system_calls<'data, R: ReadRef<'data>>(image: R) -> bool {
     let Ok(FileKind::Elf64) = FileKind::parse(image) else { return false };
     let segments = || {
         let header = elf::FileHeader64::<Endianness>::parse(image).ok()?;
@@ -371,7 +385,7 @@ fn has_syscall(code: &[u8]) -> bool {
 }
 
 /// A version such as `GLIBC_2.34` by its parts.
-pub(crate) fn glibc_version(version: &str) -> Option<(u32, u32)> {
+pub fn glibc_version(version: &str) -> Option<(u32, u32)> {
     let (major, rest) = version.strip_prefix("GLIBC_")?.split_once('.')?;
     Some((major.parse().ok()?, rest.split('.').next()?.parse().ok()?))
 }

@@ -14,23 +14,27 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 
 use crate::executable::{self, Image, Libc, Outlook, TAKES_EFFECT, Verdict};
-use crate::exit;
 use crate::imports::{self, Reach};
 use crate::library::Library;
 use crate::privilege::{self, Caller, Elevation, Rights, elevation};
 use crate::wrapper::{self, Call};
 
+/// Exit code, as env(1) has it: the program was found and cannot be started.
+pub const CANNOT_START: u8 = 126;
+/// Exit code, as env(1) has it: there is no such program.
+pub const NOT_FOUND: u8 = 127;
+
 /// What a command line comes to.
 #[derive(Debug)]
-pub(crate) struct Program {
+pub struct Program {
     /// The file that is executed in the end: for a script, its interpreter.
-    pub(crate) file: PathBuf,
+    pub file: PathBuf,
     /// The arguments that it gets, from the name that it is started by.
-    pub(crate) words: Vec<OsString>,
+    pub words: Vec<OsString>,
     /// The script that named it, if any.
-    pub(crate) script: Option<PathBuf>,
+    pub script: Option<PathBuf>,
     /// The programs that start it, in their order.
-    pub(crate) wrappers: Vec<PathBuf>,
+    pub wrappers: Vec<PathBuf>,
     /// The wrapper that takes LD_PRELOAD away, and how.
     cleared: Option<(String, &'static str)>,
     /// As which user it is started, if not as this one.
@@ -61,10 +65,13 @@ enum End {
 
 /// Why nothing can be started, with the exit code of env(1).
 #[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) code: u8,
-    pub(crate) why: String,
-    pub(crate) help: Option<String>,
+pub struct Failure {
+    /// The exit code that a start would have.
+    pub code: u8,
+    /// Why.
+    pub why: String,
+    /// What would help.
+    pub help: Option<String>,
 }
 
 /// Scripts whose interpreter is a script: the kernel follows five (fs/exec.c), wrappers start anew.
@@ -105,9 +112,9 @@ fn head(file: &Path) -> Head {
 }
 
 /// Finds a program as execvp(3) does, in folders separated by colons of which an empty one is the current.
-pub(crate) fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
+pub fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
     let cannot = |code, why: &str| Failure { code, why: format!("{}: {why}", program.display()), help: None };
-    let denied = || cannot(exit::CANNOT_START, "Permission denied");
+    let denied = || cannot(CANNOT_START, "Permission denied");
     let check = |file: &Path| match (file.metadata(), accessat(CWD, file, Access::EXEC_OK, AtFlags::EACCESS)) {
         // Another answer may be a container's, whose seccomp filter does not know the call.
         (Ok(found), access) if found.is_file() && access != Err(Errno::ACCESS) => Ok(()),
@@ -117,8 +124,8 @@ pub(crate) fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
     if program.as_bytes().contains(&b'/') {
         return match check(Path::new(program)) {
             Ok(()) => Ok(program.into()),
-            Err(ErrorKind::NotFound) => Err(cannot(exit::NOT_FOUND, "no such program")),
-            Err(ErrorKind::NotADirectory) => Err(cannot(exit::CANNOT_START, "Not a directory")),
+            Err(ErrorKind::NotFound) => Err(cannot(NOT_FOUND, "no such program")),
+            Err(ErrorKind::NotADirectory) => Err(cannot(CANNOT_START, "Not a directory")),
             Err(_) => Err(denied()),
         };
     }
@@ -130,7 +137,7 @@ pub(crate) fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
             Err(why) => was_denied |= !matches!(why, ErrorKind::NotFound | ErrorKind::NotADirectory),
         }
     }
-    Err(if was_denied { denied() } else { cannot(exit::NOT_FOUND, "no such program") })
+    Err(if was_denied { denied() } else { cannot(NOT_FOUND, "no such program") })
 }
 
 fn path_of_environment() -> OsString {
@@ -138,7 +145,7 @@ fn path_of_environment() -> OsString {
 }
 
 /// Follows a command line to the file that is executed in the end.
-pub(crate) fn resolve(words: &[OsString]) -> Result<Program, Failure> {
+pub fn resolve(words: &[OsString]) -> Result<Program, Failure> {
     let mut path = path_of_environment();
     let file = find(words.first().map_or(OsStr::new(""), OsString::as_os_str), &path)?;
     let mut program = Program::new(file, words);
@@ -183,7 +190,7 @@ fn interpreter_at(script: &Path, interpreter: &OsStr) -> Result<PathBuf, Failure
         if interpreter.as_bytes().contains(&b'/') { interpreter.into() } else { Path::new(".").join(interpreter) };
     find(path.as_os_str(), OsStr::new("")).map_err(|failure| Failure {
         why: match failure.code {
-            exit::NOT_FOUND => {
+            NOT_FOUND => {
                 format!("{}: its interpreter {} does not exist", script.display(), interpreter.display())
             }
             _ => format!("{}: its interpreter {} may not be executed", script.display(), interpreter.display()),
@@ -203,7 +210,7 @@ fn program_at(file: &Path) -> Result<End, Failure> {
         && !loader.exists()
     {
         return Err(Failure {
-            code: exit::NOT_FOUND,
+            code: NOT_FOUND,
             why: format!("{}: its loader {} does not exist", file.display(), loader.display()),
             help: Some(format!("it is built for {}, and for another system or libc than this", image.architecture)),
         });
@@ -302,7 +309,7 @@ impl Program {
     }
 
     /// The libraries that it names.
-    pub(crate) fn needed(&self) -> &[String] {
+    pub fn needed(&self) -> &[String] {
         if let End::Program(image) = &self.end { &image.needed } else { &[] }
     }
 
@@ -316,12 +323,12 @@ impl Program {
     }
 
     /// Whether no library can be loaded into it, whichever.
-    pub(crate) fn is_past_every_library(&self) -> bool {
+    pub fn is_past_every_library(&self) -> bool {
         matches!(&self.end, End::Program(image) if image.is_past_every_library())
     }
 
     /// What keeps the supervisor from it, if anything does.
-    pub(crate) fn supervised(&self) -> Verdict {
+    pub fn supervised(&self) -> Verdict {
         let name = self.name();
         match &self.end {
             End::WithoutLibrary(why, instead) => return Verdict::cannot((*why).to_owned(), *instead),
@@ -356,7 +363,7 @@ impl Program {
     }
 
     /// What becomes of the library in it.
-    pub(crate) fn verdict(&self, library: &Library) -> Verdict {
+    pub fn verdict(&self, library: &Library) -> Verdict {
         let name = self.name();
         if let Some((who, how)) = &self.cleared {
             return Verdict::cannot(

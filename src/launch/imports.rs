@@ -14,7 +14,7 @@ use crate::library::musls_folders;
 
 /// What the library sees of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Reach {
+pub enum Reach {
     /// It calls a function that sets options.
     Calls,
     /// It calls none, but loads code while it runs, which may.
@@ -22,9 +22,15 @@ pub(crate) enum Reach {
     /// The same, and it has system calls of its own.
     LoadsOrMakes,
     /// It calls none, and has no system calls of its own either: it makes no connections. Whether it starts programs.
-    Nothing { starts: bool },
+    Nothing {
+        /// Whether it starts other programs.
+        starts: bool,
+    },
     /// It calls none, and has system calls of its own. Whether it starts programs.
-    Makes { starts: bool },
+    Makes {
+        /// Whether it starts other programs.
+        starts: bool,
+    },
     /// A library that it needs is not found, or cannot be read.
     Unknown(String),
 }
@@ -59,7 +65,7 @@ struct Found {
 }
 
 /// What the library sees of a program; `first` are the folders of LD_LIBRARY_PATH.
-pub(crate) fn reach(file: &Path, image: &Image, first: &[PathBuf]) -> Reach {
+pub fn reach(file: &Path, image: &Image, first: &[PathBuf]) -> Reach {
     let mut search = Search::new(image, first);
     let mut found = Found::default();
     let mut seen = HashSet::new();

@@ -62,7 +62,7 @@ fn known(entry: &[u8]) -> Option<&'static Neighbour> {
 
 /// LD_PRELOAD with the library where it works: in front of what is there already, unless that must come first. What is
 /// there under the library's name is the library.
-pub(crate) fn with_library(library: &Path, existing: Option<&OsStr>) -> OsString {
+pub fn with_library(library: &Path, existing: Option<&OsStr>) -> OsString {
     let ours = library.as_os_str().as_bytes();
     let entries: Vec<&[u8]> = entries(existing);
     let is_ours = |entry: &&[u8]| *entry == ours || base_name(entry) == NAME;
@@ -91,7 +91,7 @@ fn entries(list: Option<&OsStr>) -> Vec<&[u8]> {
 }
 
 /// What is to be known of the others in the list, and of those that wrappers preload.
-pub(crate) fn notes(list: &OsStr, wrappers: &[PathBuf]) -> Vec<&'static str> {
+pub fn notes(list: &OsStr, wrappers: &[PathBuf]) -> Vec<&'static str> {
     let preloading = wrappers.iter().filter_map(|wrapper| {
         let name = wrapper.file_name()?.as_bytes();
         name.starts_with(b"proxychains").then_some(&b"libproxychains"[..])
@@ -107,7 +107,7 @@ pub(crate) fn notes(list: &OsStr, wrappers: &[PathBuf]) -> Vec<&'static str> {
 
 /// The variable that AddressSanitizer reads, with what lets it start behind other libraries, if the program's own files ask
 /// for its runtime; it is not enough to put that in front, since every program that is started then would have it.
-pub(crate) fn address_sanitizer(needed: &[String], options: Option<OsString>) -> Option<(String, OsString)> {
+pub fn address_sanitizer(needed: &[String], options: Option<OsString>) -> Option<(String, OsString)> {
     const VARIABLE: &str = "ASAN_OPTIONS";
     const SETTING: &str = "verify_asan_link_order=0";
     let is_runtime = |name: &String| name.starts_with("libasan.so") || name.starts_with("libclang_rt.asan");

@@ -1,0 +1,16 @@
+//! Judges a program before it is started: by which way socket options get into it, whether they take effect there, and why not.
+//!
+//! Nothing is started here, and nothing is written. Files are read as far as their headers and tables go.
+
+pub mod executable;
+pub mod imports;
+pub mod library;
+pub mod named;
+pub mod neighbours;
+pub mod privilege;
+pub mod program;
+pub mod wrapper;
+
+pub use executable::{Backend, Outlook, Verdict};
+pub use library::Library;
+pub use program::Program;

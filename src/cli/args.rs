@@ -7,6 +7,7 @@ use policy::variables::{Level, PREFIX};
 use policy::{CATALOG, Code, Entry, Key, Severity, constants};
 use std::ffi::OsString;
 
+use crate::pages::PAGES;
 use crate::{documents, exit, output};
 
 pub(crate) fn command() -> Command {
@@ -270,25 +271,27 @@ fn man() -> Command {
     Command::new("man")
         .about("Print a manual page")
         .long_about(
-            "Prints the manual page of sockopt or of one of its subcommands in roff, or writes all of them into a folder \
-             such as /usr/local/share/man/man1. On a terminal, man(1) shows the page.",
+            "Prints a manual page in roff: that of sockopt, of a subcommand, of the file (sockopt.toml) or of the library \
+             (libsockopt). Or writes all of them below a folder such as /usr/local/share/man, into man1, man5 and man7. On a terminal, man(1) shows the page.",
         )
         .after_long_help(exit::section(&documents::CODES))
         .arg(
-            Arg::new("subcommand")
-                .value_name("SUBCOMMAND")
-                .help("The subcommand; without it, sockopt itself")
-                .value_parser(PossibleValuesParser::new(SUBCOMMANDS))
+            Arg::new("page")
+                .value_name("PAGE")
+                .help("A subcommand, sockopt.toml or libsockopt; without it, sockopt itself")
+                .value_parser(PossibleValuesParser::new(
+                    SUBCOMMANDS.into_iter().chain(PAGES.iter().map(|page| page.name)),
+                ))
                 .hide_possible_values(true),
         )
         .arg(
             Arg::new("out")
                 .long("out")
                 .value_name("FOLDER")
-                .help("Write every page into this folder")
+                .help("Write every page below this folder")
                 .value_hint(ValueHint::DirPath)
                 .value_parser(value_parser!(OsString))
-                .conflicts_with("subcommand"),
+                .conflicts_with("page"),
         )
 }
 

@@ -14,6 +14,7 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 use load::DEFAULT_FILE;
 
+use crate::pages::PAGES;
 use crate::{args, exit, output};
 
 /// The exit codes of what only prints.
@@ -123,9 +124,12 @@ pub(crate) fn man(matches: &ArgMatches) -> u8 {
     if let Some(folder) = matches.get_one::<OsString>("out").map(Path::new) {
         return written(write_pages(&command, folder), &folder.display().to_string());
     }
-    let named = matches.get_one::<String>("subcommand").and_then(|name| command.find_subcommand(name));
-    let page = named.unwrap_or(&command);
-    match render(page) {
+    let name = matches.get_one::<String>("page").map(String::as_str);
+    let rendered = match PAGES.iter().find(|page| Some(page.name) == name) {
+        Some(page) => Ok(ascii(&page.render())),
+        None => render(name.and_then(|name| command.find_subcommand(name)).unwrap_or(&command)),
+    };
+    match rendered {
         Ok(page) if io::stdout().is_terminal() && is_shown(&page) => exit::OK,
         Ok(page) => written(io::stdout().lock().write_all(&page), "stdout"),
         Err(error) => written(Err(error), "the page"),
@@ -151,13 +155,17 @@ fn is_shown(page: &[u8]) -> bool {
     man.wait().is_ok_and(|status| status.success()) && given
 }
 
-/// `sockopt.1` and a page for each subcommand.
+/// `man1/sockopt.1`, a page for each subcommand beside it, and those about the file and the library.
 fn write_pages(command: &Command, folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
+    let into = |section: u8, name: &str, page: &[u8]| {
+        let folder = folder.join(format!("man{section}"));
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(format!("{name}.{section}")), page)
+    };
     for page in std::iter::once(command).chain(command.get_subcommands()) {
-        fs::write(folder.join(format!("{}.1", name(page))), render(page)?)?;
+        into(1, name(page), &render(page)?)?;
     }
-    Ok(())
+    PAGES.iter().try_for_each(|page| into(page.section, page.name, &ascii(&page.render())))
 }
 
 /// `sockopt` or `sockopt-run`.
@@ -210,11 +218,17 @@ fn render(command: &Command) -> io::Result<Vec<u8>> {
     let pages = args::command();
     let subcommands = pages.get_subcommands().map(|subcommand| format!("sockopt-{}", subcommand.get_name()));
     let others = std::iter::once("sockopt".to_owned()).chain(subcommands).filter(|page| page != name(&command));
-    let others =
-        others.map(|page| format!("{page}(1)")).chain(["tcp(7)".into(), "socket(7)".into(), "ld.so(8)".into()]);
+    let others = others
+        .map(|page| format!("{page}(1)"))
+        .chain(PAGES.iter().map(|page| format!("{}({})", page.name, page.section)))
+        .chain(["tcp(7)".into(), "socket(7)".into(), "ld.so(8)".into()]);
     roff.text([roman(others.collect::<Vec<_>>().join(", "))]);
     roff.to_writer(&mut page)?;
-    // groff(7) takes ASCII, and other characters by their number.
+    Ok(ascii(&String::from_utf8_lossy(&page)))
+}
+
+/// groff(7) takes ASCII, and other characters by their number.
+fn ascii(page: &str) -> Vec<u8> {
     let escaped = |c: char| if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) };
-    Ok(String::from_utf8_lossy(&page).chars().map(escaped).collect::<String>().into_bytes())
+    page.chars().map(escaped).collect::<String>().into_bytes()
 }

@@ -8,6 +8,7 @@ mod documents;
 mod exit;
 mod explain;
 mod output;
+mod pages;
 mod processes;
 mod run;
 mod schema;

@@ -27,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("house::every_configuration_file_compiles", every_configuration_file_compiles),
         test("house::the_documents_name_every_key", the_documents_name_every_key),
         test("house::the_documents_name_every_variable", the_documents_name_every_variable),
+        test("house::every_key_is_tried", every_key_is_tried),
         test("house::the_wrapper_knows_every_option", the_wrapper_knows_every_option),
         test("house::the_documents_name_every_hook", the_documents_name_every_hook),
         test("house::configurations_in_the_documents_compile", configurations_in_the_documents_compile),
@@ -403,6 +404,16 @@ fn the_documents_name_every_variable() {
     let missing: Vec<String> =
         names.filter(|name| !["`", "="].iter().any(|end| reference.contains(&format!("`{name}{end}")))).collect();
     assert!(missing.is_empty(), "{REFERENCE} does not name {}", missing.join(", "));
+}
+
+/// Each option is set and read back: in tests/options.rs, but for those that have tests of their own (connecting.rs, time_wait.rs,
+/// fill.rs). Seen to fail with a key that had no line there.
+fn every_key_is_tried() {
+    const ELSEWHERE: [&str; 3] = ["connect_timeout", "time_wait", "enforce"];
+    let text = read("tests/options.rs");
+    let keys = CATALOG.iter().map(|entry| entry.key.name()).filter(|key| !ELSEWHERE.contains(key));
+    let missing: Vec<&str> = keys.filter(|key| !text.contains(&format!("\"{key} = "))).collect();
+    assert!(missing.is_empty(), "tests/options.rs does not set {}", missing.join(", "));
 }
 
 /// The wrapper for containers asks whether anything is configured, by each variable.

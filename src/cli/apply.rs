@@ -19,8 +19,7 @@ use socket::namespace::{self, Purpose, Timer};
 use socket::process::Descriptor;
 use socket::setting::Outcome;
 
-use crate::processes::{self, ProcessSockets, Selection, title};
-use crate::show::direction;
+use crate::processes::{self, ProcessSockets, Selection, direction, title};
 use crate::{args, check, exit, output};
 
 pub(crate) fn command() -> Command {

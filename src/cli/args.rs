@@ -4,37 +4,10 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use policy::catalog::Accepts;
 use policy::variables::{Level, PREFIX};
-use policy::{CATALOG, Code, Entry, Key, Severity, constants};
+use policy::{CATALOG, Entry, Key, constants};
 use std::ffi::OsString;
 
-use crate::pages::PAGES;
-use crate::{documents, exit, output};
-
-pub(crate) fn command() -> Command {
-    let about = "TCP socket options from outside, for programs that do not let their users set them";
-    Command::new("sockopt")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about(about)
-        .long_about(format!(
-            "{about}.\n\nsockopt run starts a program under libsockopt.so, an LD_PRELOAD library that sets keepalive, \
-             TCP_USER_TIMEOUT, SO_LINGER and more on its sockets, by rules in a file (sockopt.toml) or by options and \
-             environment variables of the same names."
-        ))
-        .after_help("sockopt --help: exit status, environment, files. sockopt SUBCOMMAND --help: every option of one.")
-        .after_long_help(documents::after_help())
-        .subcommand_value_name("SUBCOMMAND")
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .disable_help_subcommand(true)
-        .subcommand(run())
-        .subcommand(check())
-        .subcommand(crate::explain::command())
-        .subcommand(crate::show::command())
-        .subcommand(crate::apply::command())
-        .subcommand(completions())
-        .subcommand(man())
-        .subcommand(schema())
-}
+use crate::{exit, output};
 
 /// An option that stands for a variable that sets nothing: long name, variable, value's name, help, more help.
 type Control = (&'static str, &'static str, &'static str, &'static str, &'static str);
@@ -160,7 +133,8 @@ fn described(entry: &Entry, accepted: &str) -> String {
     format!("{}.\nAccepted: {accepted}{system}.{set}{kernel}", capitalised(entry.summary))
 }
 
-fn run() -> Command {
+/// The definition of `run`, most of whose options are above.
+pub(crate) fn run() -> Command {
     let command = Command::new("run")
         .about("Run a program under the library")
         .long_about(
@@ -245,113 +219,9 @@ fn run() -> Command {
     )
 }
 
-fn completions() -> Command {
-    Command::new("completions")
-        .about("Print what a shell needs to complete command lines")
-        .long_about(
-            "Prints a script by which a shell completes the command lines of sockopt.\n\nbash: \
-             ~/.local/share/bash-completion/completions/sockopt\nzsh: _sockopt in a folder of fpath\nfish: \
-             ~/.config/fish/completions/sockopt.fish",
-        )
-        .after_long_help(exit::section(&documents::CODES))
-        .arg(
-            Arg::new("shell")
-                .value_name("SHELL")
-                .help("bash, zsh or fish")
-                .required(true)
-                .value_parser(PossibleValuesParser::new(["bash", "zsh", "fish"]))
-                .hide_possible_values(true),
-        )
-}
-
-/// Those of [`command`], for `man`.
-const SUBCOMMANDS: [&str; 8] = ["run", "check", "explain", "show", "apply", "completions", "man", "schema"];
-
-fn man() -> Command {
-    Command::new("man")
-        .about("Print a manual page")
-        .long_about(
-            "Prints a manual page in roff: that of sockopt, of a subcommand, of the file (sockopt.toml) or of the library \
-             (libsockopt). Or writes all of them below a folder such as /usr/local/share/man, into man1, man5 and man7. On a terminal, man(1) shows the page.",
-        )
-        .after_long_help(exit::section(&documents::CODES))
-        .arg(
-            Arg::new("page")
-                .value_name("PAGE")
-                .help("A subcommand, sockopt.toml or libsockopt; without it, sockopt itself")
-                .value_parser(PossibleValuesParser::new(
-                    SUBCOMMANDS.into_iter().chain(PAGES.iter().map(|page| page.name)),
-                ))
-                .hide_possible_values(true),
-        )
-        .arg(
-            Arg::new("out")
-                .long("out")
-                .value_name("FOLDER")
-                .help("Write every page below this folder")
-                .value_hint(ValueHint::DirPath)
-                .value_parser(value_parser!(OsString))
-                .conflicts_with("page"),
-        )
-}
-
-fn schema() -> Command {
-    Command::new("schema")
-        .about("Print the JSON Schema of the configuration")
-        .long_about(
-            "Prints the JSON Schema of sockopt.toml, by which editors complete and check it: with \
-             \"#:schema ./sockopt.schema.json\" as the first line of the file, or by the editor's own association.",
-        )
-        .after_long_help(exit::section(&documents::CODES))
-}
-
 /// The program and its arguments.
 pub(crate) fn program(matches: &ArgMatches) -> Vec<OsString> {
     matches.get_many::<OsString>("program").into_iter().flatten().cloned().collect()
-}
-
-fn check() -> Command {
-    Command::new("check")
-        .about("Check a configuration")
-        .long_about(
-            "Reports every error of a configuration, with its place and what would be right. If there is none, points out \
-             settings that probably do something unintended, with the figures for this kernel.",
-        )
-        .after_long_help(format!(
-            "{}\n\nKinds of warnings and advice, for --allow:{}",
-            exit::section(&[
-                (exit::OK, "no errors"),
-                (exit::ADVICE, "with --deny-advice: there is advice or a warning"),
-                (exit::USAGE, "wrong usage"),
-                (exit::CONFIGURATION, "the configuration has errors, or cannot be read"),
-            ]),
-            allowed().map(|code| format!("\n  {:<18} {}", code.name(), code.meaning())).collect::<String>()
-        ))
-        .arg(
-            Arg::new("deny-advice")
-                .long("deny-advice")
-                .action(ArgAction::SetTrue)
-                .help("Exit with 1 if there is advice or a warning"),
-        )
-        .arg(
-            Arg::new("allow")
-                .long("allow")
-                .value_name("CODE")
-                .action(ArgAction::Append)
-                .value_delimiter(',')
-                .value_parser(PossibleValuesParser::new(allowed().map(Code::name)))
-                .hide_short_help(true)
-                .hide_possible_values(true)
-                .help("Leave out warnings and advice of this kind; it stands in brackets before each"),
-        )
-        .arg(json())
-        .arg(
-            Arg::new("file")
-                .value_name("FILE")
-                .value_hint(ValueHint::FilePath)
-                .help("The configuration file; without it, what a program would get from here: SOCKOPT_CONFIG, SOCKOPT_CONFIG_TOML or /etc/sockopt/sockopt.toml, and the SOCKOPT_... shortcuts")
-                .value_parser(value_parser!(OsString)),
-        )
 }
 
 /// `--json`.
@@ -434,9 +304,4 @@ pub(crate) fn loaded(variables: &[(String, OsString)]) -> load::Loaded {
     let inherited = std::env::vars_os().filter(|(name, _)| !variables.iter().any(|(own, _)| name == own.as_str()));
     let own = variables.iter().map(|(name, value)| (name.into(), value.clone()));
     load::from_environment(inherited.chain(own))
-}
-
-/// What `check --allow` takes: errors cannot be allowed.
-fn allowed() -> impl Iterator<Item = Code> {
-    Code::ALL.iter().copied().filter(|code| code.severity() != Severity::Error)
 }

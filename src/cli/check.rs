@@ -3,15 +3,65 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use clap::ArgMatches;
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use load::Loaded;
 use policy::advice::advise;
 use policy::plain::Plain;
 use policy::units::Count;
-use policy::{Compiled, Configuration, Listed, Problem, Process, Severity, Source, compile};
+use policy::{Code, Compiled, Configuration, Listed, Problem, Process, Severity, Source, compile};
 use serde::Serialize;
 
-use crate::{exit, output, sysctl};
+use crate::{args, exit, output, sysctl};
+
+pub(crate) fn command() -> Command {
+    Command::new("check")
+        .about("Check a configuration")
+        .long_about(
+            "Reports every error of a configuration, with its place and what would be right. If there is none, points out \
+             settings that probably do something unintended, with the figures for this kernel.",
+        )
+        .after_long_help(format!(
+            "{}\n\nKinds of warnings and advice, for --allow:{}",
+            exit::section(&[
+                (exit::OK, "no errors"),
+                (exit::ADVICE, "with --deny-advice: there is advice or a warning"),
+                (exit::USAGE, "wrong usage"),
+                (exit::CONFIGURATION, "the configuration has errors, or cannot be read"),
+            ]),
+            allowed().map(|code| format!("\n  {:<18} {}", code.name(), code.meaning())).collect::<String>()
+        ))
+        .arg(
+            Arg::new("deny-advice")
+                .long("deny-advice")
+                .action(ArgAction::SetTrue)
+                .help("Exit with 1 if there is advice or a warning"),
+        )
+        .arg(
+            Arg::new("allow")
+                .long("allow")
+                .value_name("CODE")
+                .action(ArgAction::Append)
+                .value_delimiter(',')
+                .value_parser(PossibleValuesParser::new(allowed().map(Code::name)))
+                .hide_short_help(true)
+                .hide_possible_values(true)
+                .help("Leave out warnings and advice of this kind; it stands in brackets before each"),
+        )
+        .arg(args::json())
+        .arg(
+            Arg::new("file")
+                .value_name("FILE")
+                .value_hint(ValueHint::FilePath)
+                .help("The configuration file; without it, what a program would get from here: SOCKOPT_CONFIG, SOCKOPT_CONFIG_TOML or /etc/sockopt/sockopt.toml, and the SOCKOPT_... shortcuts")
+                .value_parser(value_parser!(OsString)),
+        )
+}
+
+/// What `check --allow` takes: errors cannot be allowed.
+fn allowed() -> impl Iterator<Item = Code> {
+    Code::ALL.iter().copied().filter(|code| code.severity() != Severity::Error)
+}
 
 /// What `--json` prints.
 #[derive(Serialize)]

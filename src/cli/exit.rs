@@ -24,6 +24,10 @@ pub(crate) const ALL: [(u8, &str); 6] = [
     (NOT_FOUND, "run: the program was not found"),
 ];
 
+/// The exit codes of what only prints.
+pub(crate) const PRINTING: [(u8, &str); 3] =
+    [(OK, "success"), (CANNOT_WORK, "the output could not be written"), (USAGE, "wrong usage")];
+
 /// A section for the end of a help page, from which the manual page makes its own: a heading with a colon, then a line
 /// for each entry.
 pub(crate) fn section(codes: &[(u8, &str)]) -> String {

@@ -4,9 +4,10 @@
 mod apply;
 mod args;
 mod check;
-mod documents;
+mod completions;
 mod exit;
 mod explain;
+mod man;
 mod output;
 mod pages;
 mod processes;
@@ -18,18 +19,72 @@ mod table;
 
 use std::process::ExitCode;
 
+use clap::Command;
+use load::DEFAULT_FILE;
+
 fn main() -> ExitCode {
-    let matches = args::command().try_get_matches().unwrap_or_else(|error| output::usage(error));
+    let matches = command().try_get_matches().unwrap_or_else(|error| output::usage(command(), error));
     let code = match matches.subcommand() {
         Some(("run", matches)) => run::run(matches),
         Some(("check", matches)) => check::check(matches),
         Some(("explain", matches)) => explain::explain(matches),
         Some(("apply", matches)) => apply::apply(matches),
         Some(("show", matches)) => show::show(matches),
-        Some(("completions", matches)) => documents::completions(matches),
-        Some(("man", matches)) => documents::man(matches),
+        Some(("completions", matches)) => completions::completions(matches, command()),
+        Some(("man", matches)) => man::man(matches, command()),
         Some(("schema", _)) => schema::print(),
         _ => exit::USAGE,
     };
     output::exit_code(code).into()
+}
+
+/// The whole command line: each subcommand is defined where it is done.
+fn command() -> Command {
+    let about = "TCP socket options from outside, for programs that do not let their users set them";
+    Command::new("sockopt")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(about)
+        .long_about(format!(
+            "{about}.\n\nsockopt run starts a program under libsockopt.so, an LD_PRELOAD library that sets keepalive, \
+             TCP_USER_TIMEOUT, SO_LINGER and more on its sockets, by rules in a file (sockopt.toml) or by options and \
+             environment variables of the same names."
+        ))
+        .after_help("sockopt --help: exit status, environment, files. sockopt SUBCOMMAND --help: every option of one.")
+        .after_long_help(after_help())
+        .subcommand_value_name("SUBCOMMAND")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .subcommand(args::run())
+        .subcommand(check::command())
+        .subcommand(explain::command())
+        .subcommand(show::command())
+        .subcommand(apply::command())
+        .subcommand(completions::command())
+        .subcommand(man::command())
+        .subcommand(schema::command())
+}
+
+/// The end of `sockopt --help`: sections of a heading with a colon and entries in two columns.
+fn after_help() -> String {
+    format!(
+        "{}\n  else that of the program that run became
+
+Environment:
+  SOCKOPT_CONFIG       configuration file, absolute path
+  SOCKOPT_CONFIG_TOML  the configuration itself, where no file is named
+  SOCKOPT_...          any option but raw: SOCKOPT_DEAD_PEER_TIMEOUT=15s
+  SOCKOPT_TO           the option variables only for these destinations
+  SOCKOPT_PROCESS      the option variables only in these processes
+  SOCKOPT_LOG          off, error, warn, info or debug
+  SOCKOPT_LOG_FILE     where to log instead of stderr, absolute path
+  SOCKOPT_STRICT       1: programs end before main if the configuration is wrong
+  SOCKOPT_DISABLE      1: the library does nothing
+  SOCKOPT_LIBRARY      libsockopt.so for sockopt run, absolute path
+  NO_COLOR             no colours, even on a terminal
+
+Files:
+  {DEFAULT_FILE}  read where no variable names another",
+        exit::section(&exit::ALL)
+    )
 }

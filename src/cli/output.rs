@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
+use clap::Command;
 use policy::plain::{Plain, is_unseen};
 use policy::variables::PREFIX;
 use policy::{Problem, Severity, Source};
@@ -151,11 +152,11 @@ pub(crate) fn note(text: &str) {
 
 /// What clap has to say instead of the arguments: help, or what is wrong with them, with its tips in our voice. It quotes
 /// words of the command line as they are, within its own colours: it is asked again, with the words as they may be shown.
-pub(crate) fn usage(error: clap::Error) -> ! {
+pub(crate) fn usage(command: Command, error: clap::Error) -> ! {
     if error.use_stderr() {
         let words = std::env::args_os().map(|word| plain(&word.to_string_lossy()));
         // Words that are no text are an error in which none is quoted, and may be none when they are text.
-        let again = crate::args::command().try_get_matches_from(words).err();
+        let again = command.try_get_matches_from(words).err();
         let error = again.filter(|again| again.kind() == error.kind()).unwrap_or(error);
         let said = error.render().ansi().to_string();
         anstream::eprint!("{}", said.replace("tip:\u{1b}", "help:\u{1b}"));
@@ -168,6 +169,12 @@ pub(crate) fn usage(error: clap::Error) -> ! {
 pub(crate) fn print(text: &str) {
     let mut stdout = anstream::stdout().lock();
     written(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
+}
+
+/// Writes to stdout what is no message: a document for somebody else.
+pub(crate) fn print_bytes(bytes: &[u8]) {
+    let mut stdout = io::stdout().lock();
+    written(stdout.write_all(bytes).and_then(|()| stdout.flush()));
 }
 
 /// Whether stdout takes no more, and whether that is a fault: whoever stops reading has read enough, a disk may be full.

@@ -310,6 +310,16 @@ pub(crate) fn title(pid: i32, process: &Process) -> String {
     }
 }
 
+/// Which side of a connection it is.
+pub(crate) fn direction(connection: &Connection) -> Option<&'static str> {
+    match connection {
+        Connection::Outbound { .. } => Some("outbound"),
+        Connection::Inbound { .. } => Some("inbound"),
+        Connection::Listening { .. } => Some("listening"),
+        Connection::Binding { .. } => None,
+    }
+}
+
 fn process(pid: i32) -> Process {
     load::process_in(Path::new(&format!("/proc/{pid}")))
 }

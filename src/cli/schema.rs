@@ -3,24 +3,26 @@
 //! Draft 7, which the TOML extensions of the common editors read. A schema sees form: keys, types, units, ranges of plain
 //! numbers. What depends on other keys or on arithmetic is for `sockopt check`.
 
-use std::io::{self, Write};
-
+use clap::Command;
 use policy::catalog::{Accepts, DSCP_NAMES};
 use policy::{CATALOG, Entry, Key, constants};
 use serde_json::{Map, Value, json};
 
 use crate::{args, exit, output};
 
+pub(crate) fn command() -> Command {
+    Command::new("schema")
+        .about("Print the JSON Schema of the configuration")
+        .long_about(
+            "Prints the JSON Schema of sockopt.toml, by which editors complete and check it: with \
+             \"#:schema ./sockopt.schema.json\" as the first line of the file, or by the editor's own association.",
+        )
+        .after_long_help(exit::section(&exit::PRINTING))
+}
+
 pub(crate) fn print() -> u8 {
-    // Nothing in it can fail to be written as JSON.
-    let text = serde_json::to_string_pretty(&schema()).unwrap_or_default();
-    match writeln!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            output::error(&format!("stdout cannot be written: {error}"), None);
-            exit::CANNOT_WORK
-        }
-        _ => exit::OK,
-    }
+    output::print_bytes(output::json(&schema(), true).as_bytes());
+    exit::OK
 }
 
 fn schema() -> Value {

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use policy::Connection;
 use policy::health::{State, Verdict};
 use policy::units::{Count, DisplayDuration, DisplayNumber};
 use serde::Serialize;
 use socket::current::Current;
 use socket::{Kind, signal};
 
-use crate::processes::{self, Filter, Found, ProcessSockets, Selection, Socket};
+use crate::processes::{self, Filter, Found, ProcessSockets, Selection, Socket, direction};
 use crate::table::{Cell, Column, Layout, Table};
 use crate::{exit, output};
 
@@ -543,16 +542,6 @@ impl SocketReport {
             verdict: verdict.word(),
             reason: verdict.to_string(),
         }
-    }
-}
-
-/// Which side of a connection it is.
-pub(crate) fn direction(connection: &Connection) -> Option<&'static str> {
-    match connection {
-        Connection::Outbound { .. } => Some("outbound"),
-        Connection::Inbound { .. } => Some("inbound"),
-        Connection::Listening { .. } => Some("listening"),
-        Connection::Binding { .. } => None,
     }
 }
 

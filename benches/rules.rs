@@ -1,6 +1,5 @@
 //! Rules of mixed kinds: how long a decision takes among many, and how long it takes to read them.
 
-use std::fmt::Write;
 use std::fs;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,35 +12,7 @@ use crate::lab::Failure;
 use crate::report::{Goal, Section, time};
 use crate::stats::{Random, Summary};
 use crate::timed;
-use crate::variants::Variant;
-
-const KINDS: usize = 8;
-
-/// The n-th rule: networks, addresses, ports, ranges, IPv6, listeners, clients, other programs. None is about the
-/// loopback, or about a port that the workloads may get (they are above 1024).
-fn rule(text: &mut String, n: usize) {
-    let (high, low) = ((n / KINDS) >> 8 & 0xff, (n / KINDS) & 0xff);
-    let port = 1 + n / KINDS % 1000;
-    let conditions = match n % KINDS {
-        0 => format!("to = [\"10.{high}.{low}.0/24:443\"]"),
-        1 => format!("to = [\"172.16.{high}.{low}\", \"172.17.{high}.{low}\"]"),
-        2 => format!("to = [\":{port}\"]"),
-        3 => format!("to = [\"[2001:db8:{high:x}:{low:x}::/64]:8000-8099\"]"),
-        4 => format!("to = [\"10.{high}.0.0/16:{}-{}\"]", 10_000 + 4 * low, 10_003 + 4 * low),
-        5 => format!("listen = [\":{port}\"]"),
-        6 => format!("from = [\"192.168.{low}.0/24\"]\nlisten = [\"10.{high}.{low}.1:9000\"]"),
-        _ => format!("process = [\"java\"]\nto = [\"192.0.2.{low}:{}\"]", 1025 + high),
-    };
-    let option = ["dead_peer_timeout = \"15s\"", "keepalive = { time = \"60s\", interval = \"20s\", probes = 4 }"];
-    let _ = write!(text, "[[rule]]\nname = \"rule {n}\"\n{conditions}\n{}\n\n", option[n % 3 % 2]);
-}
-
-/// So many rules as a configuration file.
-pub(crate) fn document(count: usize) -> String {
-    let mut text = String::new();
-    (0..count).for_each(|n| rule(&mut text, n));
-    text
-}
+use crate::variants::{KINDS, Variant, document};
 
 fn configuration(count: usize) -> Configuration {
     let document = Some(Source { name: "rules".to_owned(), text: document(count) });

@@ -1,11 +1,11 @@
 //! Who is compared: nothing, the program itself, the library with some configuration, and its neighbours.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::lab::{self, Failure};
-use crate::rules;
 
 /// A way to run a workload.
 #[derive(Debug, Clone, Default)]
@@ -167,13 +167,42 @@ impl Variants {
     /// Rules of mixed kinds, none of which the workloads meet.
     pub(crate) fn unmatched(&self, count: usize) -> Result<Vec<Variant>, Failure> {
         let s = if count == 1 { "" } else { "s" };
-        self.ours(&format!("{count} rule{s}, none matches"), &format!("unmatched{count}"), &rules::document(count))
+        self.ours(&format!("{count} rule{s}, none matches"), &format!("unmatched{count}"), &document(count))
     }
 
     /// As many, and one at the end that the workloads do meet.
     pub(crate) fn last_of(&self, count: usize) -> Result<Vec<Variant>, Failure> {
-        let toml = format!("{}{TO}dead_peer_timeout = \"15s\"\n", rules::document(count - 1));
+        let toml = format!("{}{TO}dead_peer_timeout = \"15s\"\n", document(count - 1));
         let ours = self.ours(&format!("{count} rules, the last matches"), &format!("last{count}"), &toml)?;
         Ok(ours.into_iter().map(Variant::expecting_it).collect())
     }
+}
+
+/// What the rules of [`document`] are about, in turn.
+pub(crate) const KINDS: usize = 8;
+
+/// The n-th rule: networks, addresses, ports, ranges, IPv6, listeners, clients, other programs. None is about the
+/// loopback, or about a port that the workloads may get (they are above 1024).
+fn rule(text: &mut String, n: usize) {
+    let (high, low) = ((n / KINDS) >> 8 & 0xff, (n / KINDS) & 0xff);
+    let port = 1 + n / KINDS % 1000;
+    let conditions = match n % KINDS {
+        0 => format!("to = [\"10.{high}.{low}.0/24:443\"]"),
+        1 => format!("to = [\"172.16.{high}.{low}\", \"172.17.{high}.{low}\"]"),
+        2 => format!("to = [\":{port}\"]"),
+        3 => format!("to = [\"[2001:db8:{high:x}:{low:x}::/64]:8000-8099\"]"),
+        4 => format!("to = [\"10.{high}.0.0/16:{}-{}\"]", 10_000 + 4 * low, 10_003 + 4 * low),
+        5 => format!("listen = [\":{port}\"]"),
+        6 => format!("from = [\"192.168.{low}.0/24\"]\nlisten = [\"10.{high}.{low}.1:9000\"]"),
+        _ => format!("process = [\"java\"]\nto = [\"192.0.2.{low}:{}\"]", 1025 + high),
+    };
+    let option = ["dead_peer_timeout = \"15s\"", "keepalive = { time = \"60s\", interval = \"20s\", probes = 4 }"];
+    let _ = write!(text, "[[rule]]\nname = \"rule {n}\"\n{conditions}\n{}\n\n", option[n % 3 % 2]);
+}
+
+/// So many rules as a configuration file.
+pub(crate) fn document(count: usize) -> String {
+    let mut text = String::new();
+    (0..count).for_each(|n| rule(&mut text, n));
+    text
 }

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use libtest_mimic::Trial;
-use policy::advice::{Congestion, Machine, advise};
+use policy::advice::{Congestion, Machine};
 use policy::{Code, Configuration, Process, Source, compile};
 use serde_json::Value;
 
@@ -42,7 +42,7 @@ fn report(configuration: &Configuration) -> String {
     let compiled = compile(configuration, &Process::default());
     let errors = compiled.rules.as_ref().err().into_iter().flatten();
     assert_eq!(one_line_each(errors.chain(&compiled.warnings), &compiled.sources), "no problems\n");
-    one_line_each(advise(configuration, &machine()).iter(), &compiled.sources)
+    one_line_each(configuration.parse().advise(&machine()).iter(), &compiled.sources)
 }
 
 /// Who starts from one of them is not to be warned of it.
@@ -120,7 +120,7 @@ fn every_kind_is_among_them() {
     for case in cases("errors").into_iter().chain(cases("advice")) {
         let configuration = configuration(&case);
         let compiled = compile(&configuration, &Process::default());
-        let advice = advise(&configuration, &machine());
+        let advice = configuration.parse().advise(&machine());
         let errors = compiled.rules.as_ref().err().into_iter().flatten();
         seen.extend(errors.chain(&compiled.warnings).chain(&advice).map(|problem| problem.code));
     }

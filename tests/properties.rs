@@ -271,7 +271,9 @@ fn rules_match_as_a_walk_along_the_list_does() {
         }
         let process = Process { names: vec![process.into()], command: String::new() };
         let compiled = compiled(&toml, &variables, &process).map_err(TestCaseError::fail)?;
-        let explainer = Explainer::new(&configuration(&toml, &variables), &process, &Asked::default());
+        let (configuration, asked) = (configuration(&toml, &variables), Asked::default());
+        let parsed = configuration.parse();
+        let explainer = Explainer::new(&parsed, &process, &asked);
         for (one, other) in ends {
             let end = |(ip, port): (IpAddr, u16)| Endpoint::new(ip, port);
             let (local, peer) = (end(one), end(other));
@@ -412,7 +414,8 @@ fn names_match_as_a_walk_along_the_list_does() {
             if let [name] = &names[..] {
                 let asked = Asked { name: policy::Name::new(name.as_bytes()), domains: Vec::new() };
                 let given = configuration(&toml, variables.as_ref().map_or(&[], |both| &both[..]));
-                let explainer = Explainer::new(&given, &Process::default(), &asked);
+                let (parsed, process) = (given.parse(), Process::default());
+                let explainer = Explainer::new(&parsed, &process, &asked);
                 let candidates = explainer.candidates(&connection);
                 prop_assert_eq!(candidates.iter().position(|candidate| candidate.mismatch.is_none()), found);
                 prop_assert_eq!(explainer.environment(&connection) == Environment::InForce, in_scope);

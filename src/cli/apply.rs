@@ -6,11 +6,11 @@
 use std::os::fd::AsRawFd;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use policy::constants;
 use policy::health::State;
 use policy::plain::Plain;
 use policy::units::{Count, DisplayDuration};
 use policy::{Connection, Endpoint, HostSet, Key, Phase, Phases, Process, Rules, Setting, Value};
-use policy::{compile, constants};
 use serde::{Serialize, Serializer};
 use socket::current;
 use socket::enact::Enactment;
@@ -64,7 +64,8 @@ fn applied(matches: &ArgMatches) -> Result<u8, u8> {
         output::error("SOCKOPT_DISABLE is set: nothing is done", None);
         return Err(exit::CANNOT_WORK);
     }
-    check::report(&loaded, &Process::default())?;
+    let parsed = loaded.configuration.parse();
+    check::report(&loaded, &parsed.compile(&Process::default()))?;
     if !loaded.is_configured() {
         let help = "give an option such as --dead-peer-timeout 15s, or --config FILE";
         output::error("nothing is configured", Some(help));
@@ -75,7 +76,7 @@ fn applied(matches: &ArgMatches) -> Result<u8, u8> {
     let mut done = Vec::new();
     for looked in &found.processes {
         // The errors do not depend on the process.
-        let Ok(rules) = compile(&loaded.configuration, &looked.process).rules else { continue };
+        let Ok(rules) = parsed.compile(&looked.process).rules else { continue };
         let new = namespace::as_new(looked.pid, rules.compared_with_new());
         let subjects = subjects(looked, &rules).into_iter();
         let sockets = subjects.filter_map(|subject| subject.retrofit(looked, (&rules, &new), is_dry));

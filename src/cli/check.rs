@@ -6,10 +6,9 @@ use std::path::Path;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use load::Loaded;
-use policy::advice::advise;
 use policy::plain::Plain;
 use policy::units::Count;
-use policy::{Code, Compiled, Configuration, Listed, Problem, Process, Severity, Source, compile};
+use policy::{Code, Compiled, Configuration, Listed, Problem, Process, Severity, Source};
 use serde::Serialize;
 
 use crate::{args, exit, output, sysctl};
@@ -139,9 +138,10 @@ pub(crate) fn check(matches: &ArgMatches) -> u8 {
         },
         None => load::from_environment(std::env::vars_os()),
     };
-    let mut compiled = compile(&loaded.configuration, &Process::default());
+    let parsed = loaded.configuration.parse();
+    let mut compiled = parsed.compile(&Process::default());
     let taken = loaded.failures.is_empty() && compiled.rules.is_ok();
-    let mut advice = if taken { advise(&loaded.configuration, &sysctl::read().0) } else { Listed::default() };
+    let mut advice = if taken { parsed.advise(&sysctl::read().0) } else { Listed::default() };
     let allowed: Vec<&String> = matches.get_many("allow").into_iter().flatten().collect();
     for listed in [&mut compiled.warnings, &mut advice] {
         listed.problems.retain(|problem| !allowed.iter().any(|code| *code == problem.code.name()));
@@ -193,8 +193,8 @@ fn print_text(loaded: &Loaded, compiled: &Compiled, advice: &Listed) {
 }
 
 /// Reports every problem of a configuration; the number of rules if none is an error, the exit code otherwise.
-pub(crate) fn report(loaded: &Loaded, process: &Process) -> Result<usize, u8> {
-    show(loaded, &compile(&loaded.configuration, process), &Listed::default())
+pub(crate) fn report(loaded: &Loaded, compiled: &Compiled) -> Result<usize, u8> {
+    show(loaded, compiled, &Listed::default())
 }
 
 /// Errors, then warnings.

@@ -8,6 +8,7 @@ use std::path::Path;
 use anstyle::{AnsiColor, Style};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 use comfy_table::{ContentArrangement, ContentLineStyle, LineStyle, Table, TableStyle};
+use policy::constants;
 use policy::explain::{Asked, Candidate, Environment, Explainer, Given};
 use policy::plain::Plain;
 use policy::plan::Plan;
@@ -16,7 +17,6 @@ use policy::timers::{End, ROUND_TRIP_MS, State, Sysctls, Timers};
 use policy::{
     Connection, Endpoint, Enforce, HostSet, Key, Name, Origin, Phase, Phases, Process, Rules, Setting, Source, Value,
 };
-use policy::{compile, constants};
 use serde::Serialize;
 
 use crate::{args, check, exit, output, sysctl};
@@ -92,10 +92,11 @@ pub(crate) fn explain(matches: &ArgMatches) -> u8 {
         command: text("command").unwrap_or_default().to_owned(),
     };
     let loaded = args::loaded(&args::variables(matches));
-    if let Err(code) = check::report(&loaded, &process) {
+    let parsed = loaded.configuration.parse();
+    let compiled = parsed.compile(&process);
+    if let Err(code) = check::report(&loaded, &compiled) {
         return code;
     }
-    let compiled = compile(&loaded.configuration, &process);
     let Ok(rules) = &compiled.rules else { return exit::CONFIGURATION };
     let (machine, missing) = sysctl::read();
     let asked = asked(text("host").unwrap_or_default());
@@ -103,7 +104,7 @@ pub(crate) fn explain(matches: &ArgMatches) -> u8 {
         rules,
         hosts: asked.hosts(rules),
         is_by_address: asked.name.is_none(),
-        explainer: Explainer::new(&loaded.configuration, &process, &asked),
+        explainer: Explainer::new(&parsed, &process, &asked),
         sources: &compiled.sources,
         sysctls: &machine.sysctls,
         process: &process,
@@ -232,7 +233,7 @@ struct Context<'a> {
     /// What of the rules' names the destination is known by.
     hosts: HostSet,
     is_by_address: bool,
-    explainer: Explainer,
+    explainer: Explainer<'a>,
     sources: &'a [Source],
     sysctls: &'a Sysctls,
     process: &'a Process,

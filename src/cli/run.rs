@@ -40,7 +40,7 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         let unknown =
             |variable: &&policy::Source| !policy::variables::known_names().any(|known| known == variable.name);
         if loaded.configuration.variables.iter().any(|variable| unknown(&variable)) {
-            let _ = check::report(&loaded, &Process::default());
+            let _ = check::report(&loaded, &compile(&loaded.configuration, &Process::default()));
             output::error("nothing is configured but by a variable that does not exist", None);
             return exit::CONFIGURATION;
         }
@@ -52,10 +52,10 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         |_| Process::default(),
         |target| load::process(target.file.canonicalize().ok().as_deref(), target.words.iter().cloned()),
     );
-    if let Err(code) = check::report(&loaded, &process) {
+    let compiled = compile(&loaded.configuration, &process);
+    if let Err(code) = check::report(&loaded, &compiled) {
         return code;
     }
-    let compiled = compile(&loaded.configuration, &process);
     if !compiled.warnings.is_empty() {
         // What was shown here is not to be said again by each process.
         variables

@@ -9,19 +9,19 @@ use std::ops::Range;
 
 use crate::catalog::Key;
 use crate::code::Code;
-use crate::compile::{Compiler, Configuration, Effective, overlay};
+use crate::compile::{Compiler, Effective, overlay};
 use crate::constants::{self, SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
 use crate::document::{Direction, Document, Given, RuleForm};
 use crate::enforce::Enforce;
 use crate::error::{Listed, Problems};
 use crate::options::{Setting, Value};
+use crate::parsed::Parsed;
 use crate::rules::Profile;
 use crate::shadow::{self, Reach};
-use crate::syntax;
 use crate::timers::{End, State, Sysctls, Timers};
 use crate::units::DisplayNumber;
 use crate::values::Choice;
-use crate::variables::{self, Shortcuts};
+use crate::variables::Shortcuts;
 
 /// A user timeout under this is short for a reader that may pause, milliseconds.
 const SHORT_FOR_BULK: u64 = 60_000;
@@ -48,27 +48,17 @@ pub struct Congestion {
     pub allowed: Vec<String>,
 }
 
-/// What to say of a configuration that compiles without errors, in the order of the text.
-#[must_use]
-pub fn advise(configuration: &Configuration, machine: &Machine) -> Listed {
-    let mut unheard = Problems::default();
-    let documents = usize::from(configuration.document.is_some());
-    let document = match &configuration.document {
-        Some(source) => syntax::read(&source.text, 0, &mut unheard),
-        None => Document::default(),
-    };
-    let shortcuts = variables::read(&configuration.variables, documents, &mut unheard);
-    let text = configuration.document.as_ref().map_or("", |source| source.text.as_str());
-    let mut adviser = Adviser {
-        document: &document,
-        shortcuts: &shortcuts,
-        machine,
-        text,
-        lines: document.lines(text).collect(),
-        problems: Problems::default(),
-    };
-    adviser.advise();
-    adviser.problems.into_sorted(configuration.texts()).1
+impl Parsed<'_> {
+    /// What to say of a configuration that compiles without errors, in the order of the text.
+    #[must_use]
+    pub fn advise(&self, machine: &Machine) -> Listed {
+        let Self { configuration, document, shortcuts, .. } = self;
+        let text = self.text();
+        let lines = document.lines(text).collect();
+        let mut adviser = Adviser { document, shortcuts, machine, text, lines, problems: Problems::default() };
+        adviser.advise();
+        adviser.problems.into_sorted(configuration.texts()).1
+    }
 }
 
 struct Adviser<'a> {

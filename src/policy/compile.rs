@@ -14,9 +14,8 @@ use crate::error::{Listed, Problems, Source};
 use crate::options::{Family, Phase, Phases, Setting, Value};
 use crate::process::Process;
 use crate::rules::{Profile, Profiles, Rule, Rules};
-use crate::syntax;
 use crate::values::{Choice, Keepalive};
-use crate::variables::{self, Shortcuts};
+use crate::variables::Shortcuts;
 
 /// Everything that configures.
 #[derive(Debug, Clone, Default)]
@@ -40,7 +39,7 @@ impl Configuration {
     }
 }
 
-/// The outcome of [`compile`].
+/// The outcome of [`compile`](crate::compile).
 #[derive(Debug)]
 pub struct Compiled {
     /// The rules, unless there was an error: a configuration is taken whole or not at all.
@@ -49,53 +48,6 @@ pub struct Compiled {
     pub warnings: Listed,
     /// The sources that problems refer to.
     pub sources: Vec<Source>,
-}
-
-/// Compiles a configuration for a process.
-#[must_use]
-pub fn compile(configuration: &Configuration, process: &Process) -> Compiled {
-    let (rules, warnings) = compile_alone(configuration, process);
-    Compiled { rules, warnings, sources: configuration.sources() }
-}
-
-/// [`compile`] without the sources, which are as large as the configuration and seldom asked for: the rules, and what is
-/// probably not meant.
-///
-/// # Errors
-/// What is wrong.
-pub fn compile_alone(configuration: &Configuration, process: &Process) -> (Result<Rules, Listed>, Listed) {
-    compile_for(configuration, Some(process))
-}
-
-/// The rules of every process: to know what any of them may need. They decide for none.
-///
-/// # Errors
-/// What is wrong.
-pub fn compile_for_every_process(configuration: &Configuration) -> Result<Rules, Listed> {
-    compile_for(configuration, None).0
-}
-
-fn compile_for(configuration: &Configuration, process: Option<&Process>) -> (Result<Rules, Listed>, Listed) {
-    let mut problems = Problems::default();
-    let documents = usize::from(configuration.document.is_some());
-    let mut document = configuration
-        .document
-        .as_ref()
-        .map_or_else(Document::default, |source| syntax::read(&source.text, 0, &mut problems));
-    let mut shortcuts = variables::read(&configuration.variables, documents, &mut problems);
-    let is_other = |process: &Process| shortcuts.process.as_ref().is_some_and(|globs| !process.is_one_of(globs));
-    if process.is_some_and(is_other) {
-        shortcuts.layer = Layer::default();
-    }
-    if document.is_torn {
-        let (errors, warnings) = problems.into_sorted(configuration.texts());
-        return (Err(errors), warnings);
-    }
-    let forms = std::mem::take(&mut document.rules);
-    let mut compiler = Compiler { document: &document, shortcuts: &shortcuts, problems: &mut problems, next_id: 0 };
-    let rules = compiler.rules(forms, process, configuration.document.as_ref());
-    let (errors, warnings) = problems.into_sorted(configuration.texts());
-    (if errors.is_empty() { Ok(rules) } else { Err(errors) }, warnings)
 }
 
 /// The layers, lowest first.
@@ -167,7 +119,7 @@ pub(crate) struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    fn rules(&mut self, forms: Vec<RuleForm>, process: Option<&Process>, source: Option<&Source>) -> Rules {
+    pub(crate) fn rules(&mut self, forms: Vec<RuleForm>, process: Option<&Process>, source: Option<&Source>) -> Rules {
         let text = source.map_or("", |source| source.text.as_str());
         let mut lines = LineCounter::new(text);
         let mut rules = Vec::with_capacity(forms.len());

@@ -109,7 +109,7 @@ impl RuleForm {
 }
 
 /// The whole file.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Document {
     /// Whether some of it could not be read as TOML: what depends on several keys cannot be judged then.
     pub(crate) is_torn: bool,

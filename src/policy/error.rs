@@ -139,7 +139,7 @@ pub const MOST: usize = 100;
 const LONGEST: usize = 1_000;
 
 /// Collects problems while a configuration is read.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Problems {
     errors: First,
     others: First,
@@ -194,7 +194,7 @@ impl Problems {
 }
 
 /// The first problems by their place.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct First {
     kept: BTreeSet<ByPlace>,
     more: usize,
@@ -237,7 +237,7 @@ impl First {
 }
 
 /// A problem, compared by where it is, then by what it says.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct ByPlace(Problem);
 
 impl Ord for ByPlace {

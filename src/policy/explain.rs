@@ -9,17 +9,16 @@ use std::ops::Range;
 use wildmatch::WildMatch;
 
 use crate::catalog::Key;
-use crate::compile::{Configuration, Origin, overlay};
+use crate::compile::{Origin, overlay};
 use crate::connection::{Connection, Endpoint};
-use crate::document::{Direction, Document, RuleForm};
-use crate::error::{Problems, Source};
+use crate::document::{Direction, RuleForm};
 use crate::hosts::{HostSet, Hosts, Name};
 use crate::matcher::Pattern;
+use crate::parsed::Parsed;
 use crate::process::Process;
 use crate::rules::Rules;
-use crate::syntax;
 use crate::values::Choice;
-use crate::variables::{self, Shortcuts};
+use crate::variables::Shortcuts;
 
 /// The name by which an address was found, for rules that name hosts.
 #[derive(Debug, Clone, Default)]
@@ -55,15 +54,12 @@ impl Asked {
     }
 }
 
-/// A configuration with the process that it is looked at for.
-#[derive(Debug)]
-pub struct Explainer {
-    /// The document's.
-    text: String,
-    document: Document,
-    shortcuts: Shortcuts,
-    process: Process,
-    asked: Asked,
+/// A configuration that compiles without errors, with the process that it is looked at for.
+#[derive(Debug, Clone, Copy)]
+pub struct Explainer<'a> {
+    parsed: &'a Parsed<'a>,
+    process: &'a Process,
+    asked: &'a Asked,
 }
 
 /// A rule as it is seen by a connection.
@@ -163,17 +159,11 @@ pub enum Environment {
     OtherDestinations,
 }
 
-impl Explainer {
-    /// Reads a configuration that compiles without errors.
+impl<'a> Explainer<'a> {
+    /// Explains what a process gets.
     #[must_use]
-    pub fn new(configuration: &Configuration, process: &Process, asked: &Asked) -> Self {
-        let mut problems = Problems::default();
-        let read = |source: &Source| syntax::read(&source.text, 0, &mut Problems::default());
-        let first = usize::from(configuration.document.is_some());
-        let shortcuts = variables::read(&configuration.variables, first, &mut problems);
-        let document = configuration.document.as_ref().map(read).unwrap_or_default();
-        let text = configuration.document.as_ref().map(|source| source.text.clone()).unwrap_or_default();
-        Self { text, document, shortcuts, process: process.clone(), asked: asked.clone() }
+    pub fn new(parsed: &'a Parsed<'a>, process: &'a Process, asked: &'a Asked) -> Self {
+        Self { parsed, process, asked }
     }
 
     /// Every rule, in order: the first without a mismatch is the one that counts.
@@ -183,15 +173,15 @@ impl Explainer {
             let mismatch = self.mismatch(form, connection);
             Candidate { name: form.name.clone(), number: form.number, source: 0, line, mismatch }
         };
-        self.document.rules.iter().zip(self.document.lines(&self.text)).map(candidate).collect()
+        self.parsed.document.rules.iter().zip(self.parsed.document.lines(self.parsed.text())).map(candidate).collect()
     }
 
     /// Where the options of a connection come from, in the order in which they are set.
     #[must_use]
     pub fn given(&self, connection: &Connection) -> Vec<Given> {
-        let form = self.document.rules.iter().find(|form| self.mismatch(form, connection).is_none());
+        let form = self.parsed.document.rules.iter().find(|form| self.mismatch(form, connection).is_none());
         let environment = self.environment(connection) == Environment::InForce;
-        let effective = overlay(&self.document, form, environment.then_some(&self.shortcuts.layer));
+        let effective = overlay(&self.parsed.document, form, environment.then_some(&self.parsed.shortcuts.layer));
         let given = |&(key, (origin, given)): &(Key, (Origin, &crate::document::Given))| Given {
             key,
             written: given.written,
@@ -206,7 +196,7 @@ impl Explainer {
     /// Whether the environment's options are for a connection.
     #[must_use]
     pub fn environment(&self, connection: &Connection) -> Environment {
-        let Shortcuts { layer, to, process } = &self.shortcuts;
+        let Shortcuts { layer, to, process } = &self.parsed.shortcuts;
         if layer.0.is_empty() {
             return Environment::Empty;
         }

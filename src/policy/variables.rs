@@ -62,7 +62,7 @@ pub fn is_on(value: &str) -> bool {
 }
 
 /// The environment's shortcuts.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Shortcuts {
     pub(crate) layer: Layer,
     /// SOCKOPT_TO: only outbound sockets to these.

@@ -18,7 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
 use load::Loaded;
-use policy::{Phase, Phases, Rules, compile_for_every_process};
+use policy::{Phase, Phases, Rules};
 use socket::Errno;
 
 use crate::filter::Needs;
@@ -129,7 +129,7 @@ pub fn start(loaded: Loaded, rules: Rules) -> Result<Ready, Refusal> {
     let log = Log::new(loaded.level, file);
     let summary = loaded.summary(&rules);
     let (needs, policy) = if loaded.asks_for_process() {
-        let every = compile_for_every_process(&loaded.configuration).unwrap_or_default();
+        let every = loaded.configuration.parse().into_rules(None).0.unwrap_or_default();
         (Needs::of(&every), Policy::ByProcess { configuration: loaded.configuration, known: HashMap::new() })
     } else {
         (Needs::of(&rules), Policy::One(Rc::new(Active::new(rules))))

@@ -34,7 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// What a client does when its peer vanishes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Situation {
+pub(crate) enum Situation {
     /// It has sent its request and waits for the answer.
     Waiting,
     /// It is sending.
@@ -42,46 +42,46 @@ enum Situation {
     /// It starts to connect right after the cut.
     Connecting,
 }
-use Situation::{Connecting, InFlight, Waiting};
+pub(crate) use Situation::{Connecting, InFlight, Waiting};
 
 /// A client's end. None: it has none in the window.
-type Expected = Option<Ends>;
+pub(crate) type Expected = Option<Ends>;
 
 #[derive(Clone, Copy)]
-struct Ends {
+pub(crate) struct Ends {
     /// Seconds that it takes at least: an idle client's clock starts at the last packet, the others' at the cut.
-    least: f64,
+    pub(crate) least: f64,
     /// Seconds after the cut.
-    within: f64,
+    pub(crate) within: f64,
 }
 
-struct Case {
+pub(crate) struct Case {
     /// The port tells the clients apart.
-    port: u16,
-    situation: Situation,
-    what: String,
-    expected: Expected,
+    pub(crate) port: u16,
+    pub(crate) situation: Situation,
+    pub(crate) what: String,
+    pub(crate) expected: Expected,
 }
 
 /// A process, and the clients in it. It says `PORT<TAB>what came of it` when one ends.
-struct Party {
-    command: Command,
-    cases: Vec<Case>,
+pub(crate) struct Party {
+    pub(crate) command: Command,
+    pub(crate) cases: Vec<Case>,
 }
 
 /// How long a busy machine may take to start a client, to end it, and to say so.
-const SLACK: f64 = 1.0;
+pub(crate) const SLACK: f64 = 1.0;
 /// How late a busy machine may say that a request has arrived, or cut.
-const LATE: f64 = 0.5;
+pub(crate) const LATE: f64 = 0.5;
 
 /// What four seconds of either option come to.
 const AFTER_4S: Ends = Ends { least: 4.0 - LATE, within: 5.0 + SLACK };
 
 /// The clients' ports, counted up.
-struct Ports(std::ops::RangeFrom<u16>);
+pub(crate) struct Ports(pub(crate) std::ops::RangeFrom<u16>);
 
 impl Ports {
-    fn next(&mut self) -> u16 {
+    pub(crate) fn next(&mut self) -> u16 {
         self.0.next().expect("ports enough")
     }
 }
@@ -273,7 +273,7 @@ fn curl(lab: &Lab, environment: &[&str], host: &str, case: Case) -> Party {
 
 /// Starts the server and the parties, cuts the link once all are connected, looks at them three seconds later, and
 /// compares what became of them by the end of the window.
-fn watch(lab: &Lab, parties: Vec<Party>, window: Duration, look: impl FnOnce(&[Case])) {
+pub(crate) fn watch(lab: &Lab, parties: Vec<Party>, window: Duration, look: impl FnOnce(&[Case])) {
     let of_all = || parties.iter().flat_map(|party| &party.cases);
     let ports: Vec<u16> = of_all().map(|case| case.port).collect();
     let early: Vec<u16> = of_all().filter(|case| case.situation != Connecting).map(|case| case.port).collect();

@@ -2,6 +2,7 @@
 
 mod filter;
 mod processes;
+mod programs;
 
 use libtest_mimic::Trial;
 
@@ -12,6 +13,7 @@ use crate::support::test_with;
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = filter::trials();
     trials.extend(processes::trials());
+    trials.extend(programs::trials());
     let scripts = hooks::scripts();
     for name in AFTER_ACCEPT.iter().chain(ANSWERS) {
         assert!(scripts.iter().any(|(known, _)| known == name), "no script {name}");

@@ -122,6 +122,16 @@ int main(int count, char **words) {
             if (fd < 0) printf("%s\n", strerror(errno)), fflush(stdout);
             else show(fd), close(fd);
         }
+    } else if (!strcmp(what, "ask")) {
+        /* ask HOST PORT: what came of a request. */
+        struct sockaddr_in to = local(number);
+        inet_pton(AF_INET, words[2], &to.sin_addr);
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        char answer[16];
+        const char *request = "GET / HTTP/1.1\r\n\r\n";
+        int failed = connect(fd, (void *)&to, sizeof to) || write(fd, request, strlen(request)) < 0;
+        if (!failed) failed = read(fd, answer, sizeof answer) < 0;
+        printf("%d\t%s\n", number, failed ? strerror(errno) : "answered");
     } else if (!strcmp(what, "refuse")) {
         return 2;
     }

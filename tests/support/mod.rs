@@ -99,6 +99,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A program in Go, `tests/go/NAME.go`, without libc; compiled once.
+pub(crate) fn go_program(name: &str) -> PathBuf {
+    static BUILT: OnceLock<Mutex<HashMap<String, PathBuf>>> = OnceLock::new();
+    let mut built = lock(BUILT.get_or_init(Mutex::default));
+    if let Some(path) = built.get(name) {
+        return path.clone();
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go");
+    fs::create_dir_all(&folder).expect("a folder for programs");
+    let path = folder.join(name);
+    let mut compiler = plain("go");
+    compiler.env("PATH", search_path()).env("GOCACHE", folder.join("cache")).env("GOPATH", folder.join("path"));
+    compiler.envs([("CGO_ENABLED", "0"), ("GO111MODULE", "off"), ("GOFLAGS", "")]);
+    let output = compiler.args(["build", "-o"]).arg(&path).arg(root().join(format!("tests/go/{name}.go"))).output();
+    let output = output.expect("go");
+    assert!(output.status.success(), "{}", text(&output).1);
+    built.insert(name.to_owned(), path.clone());
+    path
+}
+
 /// The two streams of a finished command, as text.
 pub(crate) fn text(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use clap::ArgMatches;
-use launch::{Backend, Library, Outlook, Program, Verdict, named, neighbours, program};
+use launch::{Backend, Library, Outlook, Program, Verdict, named, neighbours, privilege, program};
 use policy::error::digest;
 use policy::{Phases, Process, Rules, compile};
 use socket::{Errno, ffi};
@@ -89,12 +89,13 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
                 (ready, verdict) = (Some(done), Some(says.unwrap_or_else(|| target.supervised())));
             }
             Err(why) => {
-                // Neither reaches it: for the library the reason stays as it was.
-                let verdict = verdict.get_or_insert_with(|| Verdict::cannot(why.why.clone(), ""));
-                *verdict = Verdict { why: format!("{}; {}", verdict.why, why.why), ..verdict.clone() };
-                if by == Some(Backend::Supervisor) {
-                    *verdict = why;
-                }
+                verdict = Some(match verdict {
+                    // Neither reaches it: for the library the outlook stays as it was.
+                    Some(of_library) if by.is_none() => {
+                        Verdict { why: format!("{}; {}", of_library.why, why.why), ..of_library }
+                    }
+                    _ => why,
+                });
             }
         }
     }
@@ -124,6 +125,17 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         output::note(&note);
     }
     notes.into_iter().for_each(output::note);
+    if ready.is_some() {
+        let starts_others = target.as_ref().is_ok_and(Program::starts_others);
+        if !privilege::Caller::this().may_filter_with_rights() && (is_dry || starts_others) {
+            output::note(
+                "without CAP_SYS_ADMIN, programs under the supervisor get no rights by their files: sudo, su and the like fail in it",
+            );
+        }
+        if is_dry {
+            output::note("what a program does by io_uring, the supervisor does not see");
+        }
+    }
     if is_dry && target.is_ok() && compiled.rules.as_ref().is_ok_and(|rules| rules.phases() == Phases::NONE) {
         let name = process.names.first().map_or("this program", String::as_str);
         output::note(&format!(

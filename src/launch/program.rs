@@ -322,6 +322,11 @@ impl Program {
         }
     }
 
+    /// Whether it is there to start other programs.
+    pub fn starts_others(&self) -> bool {
+        !self.wrappers.is_empty() || is_shell(&self.words)
+    }
+
     /// Whether no library can be loaded into it, whichever.
     pub fn is_past_every_library(&self) -> bool {
         matches!(&self.end, End::Program(image) if image.is_past_every_library())

@@ -265,6 +265,7 @@ pub struct Rules {
     base: Profiles,
     /// SOCKOPT_TO by address.
     scope: Option<Index>,
+    scope_names_hosts: bool,
     phases: Phases,
     /// (level, name) of every setting that some profile enforces, sorted.
     enforced: Box<[(i32, i32)]>,
@@ -332,6 +333,7 @@ impl Rules {
                 }
             }
         }
+        let scope_names_hosts = scope.is_some_and(|to| to.iter().any(|pattern| pattern.host().is_some()));
         let scope = scope.map(|to| Index::new(to.iter().map(|pattern| (0, pattern))));
         Self {
             outbound,
@@ -344,6 +346,7 @@ impl Rules {
             rules,
             base,
             scope,
+            scope_names_hosts,
             phases,
             enforced: enforced.into_iter().collect(),
             times_for_connecting: times.into_iter().collect(),
@@ -406,6 +409,12 @@ impl Rules {
     #[must_use]
     pub fn names_hosts(&self) -> bool {
         !self.hosts.is_empty()
+    }
+
+    /// Whether SOCKOPT_TO names a host.
+    #[must_use]
+    pub fn scope_names_hosts(&self) -> bool {
+        self.scope_names_hosts
     }
 
     /// Adds what names a host so: by the name that the program gave, or one that it was told for the same host.

@@ -151,6 +151,12 @@ pub fn what_it_cannot(rules: &Rules) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if rules.scope_names_hosts() {
+        lost.push(
+            "SOCKOPT_TO: the supervisor does not see names being looked up: host names never match; use addresses"
+                .to_owned(),
+        );
+    }
     for rule in rules.rules() {
         let hosts: Vec<&str> = rule.hosts().filter_map(policy::matcher::Pattern::host).collect();
         if !hosts.is_empty() {

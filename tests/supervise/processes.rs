@@ -33,6 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("supervise::processes::sandboxes", sandboxes),
         test("supervise::processes::log", log),
         test("supervise::processes::what_it_cannot", what_it_cannot),
+        test_with(&["namespaces", "unshare"], "supervise::processes::first_of_a_container", first_of_a_container),
         test_with(&["setpriv"], "supervise::processes::without_privilege", without_privilege),
         test("supervise::processes::rules_by_process", rules_by_process),
         test("supervise::processes::connect_timeout", connect_timeout),
@@ -103,7 +104,9 @@ fn ways() {
     let (code, printed, stderr) = ask(&["--dry-run"]);
     assert_eq!((code, printed.trim_end()), (Some(0), "SOCKOPT_DEAD_PEER_TIMEOUT=15s"));
     assert!(
-        stderr.contains("is statically linked") && stderr.ends_with("; the supervisor sets its options\n"),
+        stderr.contains("is statically linked")
+            && stderr.contains("; the supervisor sets its options\n")
+            && stderr.contains("io_uring"),
         "{stderr}"
     );
     let (code, printed, stderr) = ask(&["--by=library"]);
@@ -118,7 +121,7 @@ fn ways() {
     assert!(ask(&["--dry-run"]).1.starts_with("LD_PRELOAD=") && ask(&[]).1.starts_with(KEPT));
     let (_, printed, stderr) = ask(&["--dry-run", "--by=supervisor"]);
     assert_eq!(printed.trim_end(), "SOCKOPT_DEAD_PEER_TIMEOUT=15s");
-    assert!(stderr.ends_with("/supervised: the supervisor sees its calls and sets the options\n"), "{stderr}");
+    assert!(stderr.contains("/supervised: the supervisor sees its calls and sets the options\n"), "{stderr}");
     assert!(ask(&["--by=supervisor"]).1.starts_with(KEPT));
     // It needs no library at all.
     let mut command = plain(crate::support::sockopt());
@@ -423,6 +426,29 @@ fn what_it_cannot() {
     assert_eq!(start("[[rule]]\nto = [\"10.0.0.0/8\"]\nnodelay = true\n"), "");
     let said = start("[[rule]]\nfrom = [\"10.0.0.0/8\"]\nuser_timeout = \"9s\"\n");
     assert!(said.starts_with("warning: accepted sockets get what is not inherited"), "{said}");
+    let (_, _, said) = outcome(run().args(["--to=db.example,10.0.0.0/8", "--nodelay=true"]).arg(program()).arg("self"));
+    assert!(said.starts_with("warning: --to: the supervisor does not see names"), "{said}");
+}
+
+/// The first process of a container gets all orphans, and is told of its children alone. Seen to fail: with a guardian that is an
+/// orphan there (wait does not return).
+fn first_of_a_container() {
+    let mut command = plain("timeout");
+    command
+        .args(["30", "unshare", "-Urpf", "--kill-child", "--mount-proc"])
+        .arg(crate::support::sockopt())
+        .args(["run", RULE]);
+    let (code, printed, stderr) = outcome(command.arg(program()).arg("self"));
+    assert_eq!((code, stderr.as_str()), (Some(7), ""));
+    assert!(printed.starts_with("pid 1 parent 0 ") && printed.contains(" wait -1 No child processes\n"), "{printed}");
+    let mut command = plain("timeout");
+    command
+        .args(["30", "unshare", "-Urpf", "--kill-child", "--mount-proc"])
+        .arg(crate::support::sockopt())
+        .args(["run", RULE]);
+    let (code, printed, stderr) = outcome(command.arg(program()).args(["dial", &port()]));
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(printed.starts_with(KEPT), "{printed}");
 }
 
 /// As somebody who is not root: no_new_privs, and a program that hides itself is left alone.

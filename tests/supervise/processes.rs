@@ -193,6 +193,13 @@ fn output_ends_with_it() {
     let (code, printed, stderr) = outcome(&mut command);
     assert_eq!((code, stderr.as_str()), (Some(0), ""), "{printed}");
     assert_eq!(printed.lines().count(), 3, "{printed}");
+    // A child that lives on and has closed it: the supervisor lives as long.
+    let line = format!("\"$0\" run {RULE} --by=supervisor sh -c 'sleep 9 >/dev/null 2>&1 &' | cat");
+    let start = Instant::now();
+    let (code, _, stderr) =
+        outcome(plain("sh").args(["-c", &line]).arg(crate::support::sockopt()).stderr(Stdio::null()));
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
 }
 
 /// After many starts, of which some fail.
@@ -233,8 +240,7 @@ fn handlers() {
     assert_eq!(printed, "errors 0 without 0\n");
 }
 
-/// The guardian answers what the worker had taken, and starts another. Seen to fail: without the take-over every connect after
-/// the first kill is ENOSYS.
+/// The guardian answers what the worker had taken, and starts another. Seen to fail: without the answer the program hangs.
 fn worker_killed() {
     let marker = marker("worker");
     let mut child = start(&marker, &["many", &port(), "20000"]);

@@ -46,6 +46,11 @@ impl Log {
         }
     }
 
+    /// The process that `sockopt run` became.
+    pub(crate) fn program(&self) -> i32 {
+        self.program
+    }
+
     /// Whether lines of a level are written.
     pub(crate) fn enabled(&self, level: Level) -> bool {
         level as u8 <= self.level as u8

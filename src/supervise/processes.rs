@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use policy::variables::Level;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -347,13 +348,13 @@ enum End {
 
 /// Watches over workers, one after the other, until no program is left.
 fn guard(listener: &OwnedFd, mut worker: Worker) -> ! {
-    /// Workers that ended before they had answered a call, one after the other: then it is no accident.
+    /// Workers that ended at once, or at their first call, one after the other: then it is no accident.
     const MOST_IN_A_ROW: u32 = 10;
     let shared = worker.shared;
     let mut in_a_row = 0;
     let guardian = ffi::process_id();
     loop {
-        let answered = shared.answered.load(Relaxed);
+        let (answered, start) = (shared.answered.load(Relaxed), Instant::now());
         let side = if in_a_row < MOST_IN_A_ROW { sys::fork() } else { Err(Errno(libc::EAGAIN)) };
         let child = match side {
             Ok(Side::Parent(child)) => child,
@@ -368,12 +369,21 @@ fn guard(listener: &OwnedFd, mut worker: Worker) -> ! {
                     }
                 }
             }
-            Err(_) => {
+            Err(errno) => {
                 // For a while without options, rather than not at all.
+                worker.log.say(
+                    Level::Warn,
+                    worker.log.program(),
+                    format_args!(
+                        "no worker stays alive ({errno} {in_a_row}): for {PAUSE:?} calls go on without options"
+                    ),
+                );
                 let until = Instant::now() + PAUSE;
                 while let Some(left) = until.checked_duration_since(Instant::now()) {
                     match next(listener.as_fd(), None, shared, Some(left)) {
-                        Next::Call => take_over(listener.as_fd(), shared),
+                        Next::Call => {
+                            let _ = take_over(listener.as_fd(), shared);
+                        }
                         Next::Nothing => {}
                         Next::End => ffi::exit_now(0),
                     }
@@ -393,21 +403,26 @@ fn guard(listener: &OwnedFd, mut worker: Worker) -> ! {
         if is_over {
             ffi::exit_now(0);
         }
-        take_over(listener.as_fd(), shared);
-        in_a_row = if shared.answered.load(Relaxed) == answered { in_a_row + 1 } else { 0 };
+        let had_a_call = take_over(listener.as_fd(), shared);
+        let ended_early = shared.answered.load(Relaxed) == answered && (had_a_call || start.elapsed() < AT_ONCE);
+        in_a_row = if ended_early { in_a_row + 1 } else { 0 };
     }
 }
+
+/// What does not live so long has ended by itself.
+const AT_ONCE: Duration = Duration::from_millis(5);
 
 /// How long the guardian does without a worker where there can be none.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Lets the call go on that a worker had taken.
-fn take_over(listener: BorrowedFd<'_>, shared: &Shared) {
+/// Lets the call go on that a worker had taken, if it had.
+fn take_over(listener: BorrowedFd<'_>, shared: &Shared) -> bool {
     let call = taken(&shared.call);
     if call.id != 0 {
         let _ = sys::send(listener, call.id, Answer::Continue);
     }
     clear(&shared.call);
+    call.id != 0
 }
 
 /// Waits until the programs have ended (true) or the worker has.

@@ -141,7 +141,11 @@ impl Worker {
     /// What becomes of a call. A fault of ours lets it go on.
     pub(crate) fn answer(&mut self, listener: BorrowedFd<'_>, call: &Notification) -> Answer {
         let answer = catch_unwind(AssertUnwindSafe(|| self.look(listener, call)));
-        answer.ok().flatten().unwrap_or(Answer::Continue)
+        let Ok(answer) = answer else {
+            self.log.warn_once("fault", call.thread, format_args!("internal error: a call goes on without options"));
+            return Answer::Continue;
+        };
+        answer.unwrap_or(Answer::Continue)
     }
 
     fn look(&mut self, listener: BorrowedFd<'_>, call: &Notification) -> Option<Answer> {
@@ -223,8 +227,14 @@ impl Worker {
             task => task,
         };
         let copy = task.and_then(|task| ffi::pidfd_getfd(task.as_fd(), waiting.fd));
-        if copy.as_ref().err() == Some(&Errno(libc::EPERM)) {
-            self.closed(thread);
+        match copy.as_ref().err() {
+            Some(Errno(libc::EPERM)) => self.closed(thread),
+            // The kernel answers that, or nobody waits for an answer any more.
+            None | Some(Errno(libc::EBADF | libc::ESRCH)) => {}
+            Some(errno) => {
+                let text = format_args!("a descriptor cannot be copied ({errno}): a call goes on without options");
+                self.log.warn_once("copy", thread, text);
+            }
         }
         // Else it may be another thread's by now.
         copy.ok().filter(|_| sys::is_waiting(waiting.listener, waiting.call.id))

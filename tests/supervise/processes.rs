@@ -261,7 +261,8 @@ fn worker_killed() {
     assert!(kills >= 10, "{kills} kills: {printed}");
     let without: Option<u32> = printed.trim().strip_prefix("errors 0 without ").and_then(|number| number.parse().ok());
     // The call that was being looked at goes on without options, at most.
-    assert!(without.is_some_and(|without| without <= kills), "{kills} kills: {printed}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(without.is_some_and(|without| without <= kills), "{kills} kills: {printed}{stderr}");
     assert!(within(Duration::from_secs(5), || workers(&marker).is_empty()), "{:?}", workers(&marker));
 }
 

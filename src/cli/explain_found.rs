@@ -1,0 +1,287 @@
+//! What `sockopt explain` finds: the rule, the calls and where they come from, how long a peer may be gone.
+
+use std::env;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use policy::constants;
+use policy::explain::{Candidate, Environment, Explainer, Given};
+use policy::plan::Plan;
+use policy::rules::Inheritance;
+use policy::timers::{State, Sysctls, Timers};
+use policy::{
+    Connection, Endpoint, Enforce, HostSet, Key, Origin, Phase, Phases, Process, Rules, Setting, Source, Value,
+};
+
+use crate::explain_asked::What;
+use crate::explain_report::{Call, Explanation, Found, Place, Row, RuleLine, Step};
+
+/// What everything is explained from.
+pub(crate) struct Context<'a> {
+    pub(crate) rules: &'a Rules,
+    /// What of the rules' names the destination is known by.
+    pub(crate) hosts: HostSet,
+    pub(crate) is_by_address: bool,
+    pub(crate) explainer: Explainer<'a>,
+    pub(crate) sources: &'a [Source],
+    pub(crate) sysctls: &'a Sysctls,
+    pub(crate) process: &'a Process,
+    /// Whether every rule is listed.
+    pub(crate) all: bool,
+}
+
+impl Context<'_> {
+    pub(crate) fn explain(&self, what: &What) -> Explanation {
+        let mut notes = Vec::new();
+        let named = what;
+        let what = &match *what {
+            What::Connect(peer) => What::Connect(peer.as_destination_of_any()),
+            other => other,
+        };
+        if let (What::Connect(named), What::Connect(peer)) = (named, what)
+            && named != peer
+        {
+            notes.push(format!("the kernel takes {} for this machine: {}", named.ip(), peer.ip()));
+        }
+        let (call, endpoint, from) = match *what {
+            What::Connect(peer) => ("connect", peer, None),
+            What::Listen(local) => ("listen", local, None),
+            What::Accept { local, peer } => ("accept", local, Some(peer)),
+        };
+        let connection = match *what {
+            What::Connect(peer) => Connection::Outbound { peer },
+            What::Listen(local) => Connection::Listening { local },
+            What::Accept { local, peer } => Connection::Inbound { local, peer },
+        };
+        let decision = self.rules.decide_named(&connection, &self.hosts);
+        let (steps, settings) = match *what {
+            What::Connect(peer) => self.outbound(peer),
+            What::Listen(local) => self.inbound(local, None, &mut notes),
+            What::Accept { local, peer } => self.inbound(local, Some(peer), &mut notes),
+        };
+        let timers = settings.as_ref().map(|settings| Timers::of(settings.iter().copied()));
+        if timers.is_some_and(|timers| timers.connect_timeout.is_some() && timers.may_wait_for_data(self.sysctls)) {
+            notes.push(
+                "connecting: the later time is where the kernel has a Fast Open cookie, and SYNs are counted instead"
+                    .to_owned(),
+            );
+        }
+        let steps: Vec<Step> = steps.into_iter().filter(|step| !step.calls.is_empty()).collect();
+        let candidates = self.explainer.candidates(&connection);
+        let matched = candidates.iter().find(|candidate| candidate.mismatch.is_none());
+        let listed = if self.all { &candidates[..] } else { &[] };
+        let is_set = !steps.is_empty();
+        // Where no rule matched, a decision is called after its layers.
+        let otherwise = if is_set { format!("{decision} only") } else { "nothing is set".to_owned() };
+        let left = self.explainer.given(&connection).into_iter().filter(|given| given.is_left);
+        self.note(&candidates, &connection, endpoint, &mut notes);
+        match decision.profile().enforce() {
+            _ if !is_set => {}
+            Enforce::Always => {}
+            Enforce::Never => notes.push("enforce is off: what the program sets itself later holds".to_owned()),
+            Enforce::Fill => notes.push(
+                "enforce is \"fill\": set only where the program has left the system's default, the keepalive as a whole; \
+                 the times are those of a program that sets nothing itself"
+                    .to_owned(),
+            ),
+        }
+        let lingers = decision.profile().settings().iter().find_map(|setting| match setting.value {
+            Value::Linger { on: true, seconds: seconds @ 1.. } => Some(seconds),
+            _ => None,
+        });
+        if let Some(seconds) = lingers.filter(|_| is_set) {
+            notes.push(format!(
+                "close waits up to {seconds} s while data is not acknowledged, also on a non-blocking socket"
+            ));
+        }
+        if is_set && decision.profile().settings().iter().any(|setting| setting.key == Key::Interface) {
+            notes.push(
+                "interface is not for name look-ups of the C library, nor for UDP that is sent without connect or bind"
+                    .to_owned(),
+            );
+        }
+        let left_to_the_program: Vec<Place> = left.map(|given| self.place(&given)).collect();
+        if left_to_the_program.iter().any(|place| matches!(place.key, "keepalive" | "user_timeout")) {
+            notes.push("what is left to the program counts as not set in the times".to_owned());
+        }
+        let found = Found {
+            call,
+            from: from.map(shown),
+            rule: matched.map(|candidate| self.rule_line(candidate)),
+            otherwise,
+            rules: listed.iter().map(|candidate| self.rule_line(candidate)).collect(),
+            enforce: decision.profile().enforce(),
+            steps,
+            left_to_the_program,
+            unnoticed: settings.map_or_else(Vec::new, |settings| {
+                self.unnoticed(Timers::of(settings), matches!(what, What::Connect(_)))
+            }),
+            notes,
+        };
+        Explanation { addresses: vec![shown(endpoint)], found }
+    }
+
+    /// What could have matched, had more been said.
+    fn note(&self, candidates: &[Candidate], connection: &Connection, endpoint: Endpoint, notes: &mut Vec<String>) {
+        use policy::explain::Mismatch::{self, Address, Command, Process};
+        let before = || candidates.iter().map_while(|candidate| candidate.mismatch.as_ref());
+        if self.process.names.is_empty() && before().any(|mismatch| matches!(mismatch, Process(_))) {
+            notes.push("rules with `process` do not match here: --process NAME says which it is".to_owned());
+        }
+        if self.process.command.is_empty() && before().any(|mismatch| matches!(mismatch, Command(_))) {
+            notes.push("rules with `command` do not match here: --command LINE gives it".to_owned());
+        }
+        if endpoint.port() == 0 && before().any(|mismatch| matches!(mismatch, Address(..))) {
+            notes.push("no port is given: rules that name one do not match".to_owned());
+        }
+        let names_host = |mismatch: &Mismatch| match mismatch {
+            Mismatch::Address(_, patterns) => patterns.iter().any(|pattern| pattern.host().is_some()),
+            _ => false,
+        };
+        if self.is_by_address && before().any(names_host) {
+            notes.push("some rules go by names that programs look up: give the name instead".to_owned());
+        }
+        match self.explainer.environment(connection) {
+            Environment::OtherProcesses => {
+                notes.push("the options from the environment are for other processes (SOCKOPT_PROCESS)".to_owned());
+            }
+            Environment::OtherDestinations => {
+                notes.push("the options from the environment are for other destinations (SOCKOPT_TO)".to_owned());
+            }
+            Environment::Empty | Environment::InForce => {}
+        }
+    }
+
+    /// Around bind and connect.
+    fn outbound(&self, peer: Endpoint) -> (Vec<Step>, Option<Vec<&Setting>>) {
+        const CONNECT: Phases = Phases::of(&[Phase::Connect]);
+        const CONNECTED: Phases = Phases::of(&[Phase::Connected]);
+        let any: IpAddr = if peer.ip().is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let binding = self.binding(Endpoint::new(any, 0), "before a bind", Phase::Bind);
+        let connection = Connection::Outbound { peer };
+        let plan = self.rules.plan(connection, CONNECT, &self.hosts);
+        let connected = plan.at(CONNECTED);
+        let steps = vec![
+            binding,
+            self.step("before connect", &connection, &plan),
+            self.step("once connected", &connection, &connected),
+        ];
+        (steps, Some(plan.in_order().chain(connected.in_order()).collect()))
+    }
+
+    fn binding(&self, local: Endpoint, when: &'static str, phase: Phase) -> Step {
+        let connection = Connection::Binding { local };
+        let plan = self.rules.plan(connection, Phases::of(&[phase]), &HostSet::NONE);
+        self.step(when, &connection, &plan)
+    }
+
+    /// Around bind, listen and accept; and what an accepted socket has in the end, if that is the same for every client.
+    fn inbound(
+        &self,
+        local: Endpoint,
+        peer: Option<Endpoint>,
+        notes: &mut Vec<String>,
+    ) -> (Vec<Step>, Option<Vec<&Setting>>) {
+        const LISTEN: Phases = Phases::of(&[Phase::Listen]);
+        let listening = Connection::Listening { local };
+        let on_listener = self.rules.plan(listening, LISTEN, &HostSet::NONE);
+        let inheritance = on_listener.inheritance();
+        // Who connects makes a difference only where it is decided for each.
+        let accepted = match peer {
+            Some(peer) => {
+                let connection = Connection::Inbound { local, peer };
+                Some((connection, self.rules.plan(connection, inheritance.phases(), &HostSet::NONE)))
+            }
+            None if inheritance == Inheritance::None => {
+                notes.push("a rule has `from`, so it depends on the client: --from PEER shows it".to_owned());
+                None
+            }
+            None => Some((listening, on_listener.at(inheritance.phases()))),
+        };
+        let mut steps =
+            vec![self.binding(local, "before bind", Phase::Bind), self.step("before listen", &listening, &on_listener)];
+        if peer.is_none() {
+            steps.push(self.binding(local, "before bind, a UDP socket", Phase::BindDatagram));
+        }
+        let Some((connection, own)) = accepted else { return (steps, None) };
+        steps.push(self.step("after accept", &connection, &own));
+        (steps, Some(on_listener.in_order().chain(own.in_order()).collect()))
+    }
+
+    fn step(&self, when: &'static str, connection: &Connection, plan: &Plan<'_>) -> Step {
+        let given = self.explainer.given(connection);
+        let call = |setting: &Setting| {
+            let name = constants::option_name(setting.level, setting.name).map(str::to_owned);
+            let level = constants::level_name(setting.level).map(str::to_owned);
+            Call {
+                level: level.unwrap_or_else(|| setting.level.to_string()),
+                name: name.unwrap_or_else(|| setting.name.to_string()),
+                value: value(&setting.value),
+                from: given.iter().find(|given| given.key == setting.key).map(|given| self.place(given)),
+            }
+        };
+        Step { when, calls: plan.in_order().map(call).collect() }
+    }
+
+    fn place(&self, given: &Given) -> Place {
+        let source = self.sources.get(given.source);
+        let (line, column) = source.map_or((0, 0), |source| source.position(given.span.start));
+        let layer = match given.origin {
+            Origin::Defaults => "defaults",
+            Origin::Rule => "rule",
+            Origin::Environment => "environment",
+        };
+        let written: Key = given.written;
+        Place { key: written.name(), layer, source: self.file(given.source), line, column }
+    }
+
+    /// The path of a file as one would name it from here.
+    fn file(&self, source: usize) -> String {
+        let name = self.sources.get(source).map_or("", |source| source.name.as_str());
+        let here = env::current_dir().ok();
+        let short =
+            here.and_then(|here| Path::new(name).strip_prefix(here).ok().map(|path| path.display().to_string()));
+        short.unwrap_or_else(|| name.to_owned())
+    }
+
+    fn rule_line(&self, candidate: &Candidate) -> RuleLine {
+        RuleLine {
+            name: candidate.name.clone(),
+            number: candidate.number,
+            file: self.file(candidate.source),
+            line: candidate.line,
+            mismatch: candidate.mismatch.as_ref().map(ToString::to_string),
+        }
+    }
+
+    fn unnoticed(&self, with: Timers, connects: bool) -> Vec<Row> {
+        let row = |state: State| {
+            let (name, shown) = match state {
+                State::Connecting => ("connecting", "connecting"),
+                State::Idle => ("idle", "idle, waiting for an answer"),
+                State::InFlight => ("in_flight", "data in flight"),
+                State::ClosedWindow => ("zero_window", "window closed, then vanished"),
+                State::ClosedWindowAlive => ("zero_window_alive", "window closed, but alive"),
+                State::Closing => ("closing", "close() with data in flight"),
+            };
+            let (with, without) = (with.end(state, self.sysctls), Timers::default().end(state, self.sysctls));
+            Row { state: name, shown, with: with.into(), without: without.into() }
+        };
+        // What is accepted has connected.
+        State::ALL.into_iter().filter(|state| connects || *state != State::Connecting).map(row).collect()
+    }
+}
+
+fn shown(endpoint: Endpoint) -> String {
+    if endpoint.port() == 0 { endpoint.ip().to_string() } else { endpoint.to_string() }
+}
+
+/// As setsockopt(2) takes it.
+fn value(value: &Value) -> serde_json::Value {
+    match value {
+        Value::Int(number) => (*number).into(),
+        Value::Timeval { seconds, microseconds } => format!("{{{seconds}, {microseconds}}}").into(),
+        Value::Linger { on, seconds } => format!("{{{}, {seconds}}}", i32::from(*on)).into(),
+        Value::Text(text) => (&**text).into(),
+    }
+}

@@ -1,0 +1,149 @@
+//! What `sockopt explain` has found, for people to read.
+
+use std::fmt;
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{ContentArrangement, ContentLineStyle, LineStyle, Table, TableStyle};
+use policy::plain::Plain;
+use policy::timers::End;
+
+use crate::explain_report::{Call, Explanation, Figures, Found, Place, Row, RuleLine, Step};
+use crate::output;
+
+const STYLE: TableStyle = TableStyle::new()
+    .header_lines(ContentLineStyle::none())
+    .header_separator(LineStyle::none().fill('─'))
+    .content_lines(ContentLineStyle::none());
+const BOLD: Style = Style::new().bold();
+const NEVER: Style = AnsiColor::Red.on_default();
+/// As wide as a table is where nobody says how wide it may be.
+const WIDTH: usize = 80;
+
+/// A table in lines, its head in bold.
+fn table(head: [&str; 3], rows: Vec<[String; 3]>) -> String {
+    let width = output::terminal_size().map_or(WIDTH, |(columns, _)| columns);
+    let mut table = Table::new();
+    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
+    table.set_header(head);
+    table.add_rows(rows.iter().map(|row| row.each_ref().map(|cell| output::plain(cell))));
+    let mut text = String::new();
+    for (index, line) in table.lines().enumerate() {
+        let line = line.trim_end();
+        text += &if index == 0 { format!("{BOLD}{line}{BOLD:#}\n") } else { format!("{line}\n") };
+    }
+    text
+}
+
+impl Place {
+    fn text(&self) -> String {
+        match self.layer {
+            "environment" => output::as_given(&self.source).into_owned(),
+            layer => format!("{layer}, {}:{}", self.source, self.line),
+        }
+    }
+}
+
+impl Explanation {
+    pub(crate) fn text(&self) -> String {
+        let addresses = self.addresses.join(", ");
+        let what = match (self.found.call, &self.found.from) {
+            ("connect", _) => format!("connect to {addresses}"),
+            ("accept", Some(from)) => format!("listen on {addresses}, accept from {from}"),
+            _ => format!("listen on {addresses}"),
+        };
+        format!("{BOLD}{what}:{BOLD:#} {}", self.found.text())
+    }
+}
+
+impl Found {
+    fn text(&self) -> String {
+        let mut text = match &self.rule {
+            Some(RuleLine { name: Some(name), file, line, .. }) => {
+                format!("rule \"{}\", {}:{line}\n", Plain(name), Plain(file))
+            }
+            Some(RuleLine { number, file, line, .. }) => format!("rule {number}, {}:{line}\n", Plain(file)),
+            None => format!("no rule matches: {}\n", Plain(&self.otherwise)),
+        };
+        if !self.rules.is_empty() {
+            text += &format!("\n{}", self.all_rules());
+        }
+        for step in &self.steps {
+            text += &format!("\n{}", calls(step));
+        }
+        for (index, place) in self.left_to_the_program.iter().enumerate() {
+            let gap = if index == 0 { "\n" } else { "" };
+            text += &format!("{gap}{} = \"system\" ({}): left to the program\n", place.key, Plain(&place.text()));
+        }
+        if !self.unnoticed.is_empty() {
+            text += &format!("\n{}", self.times());
+        }
+        for note in &self.notes {
+            text += &format!("\nnote: {}\n", Plain(&output::as_given(note)));
+        }
+        text
+    }
+
+    fn all_rules(&self) -> String {
+        let counts = self.rules.iter().position(|rule| rule.mismatch.is_none()).unwrap_or(self.rules.len());
+        let row = |(index, rule): (usize, &RuleLine)| {
+            let verdict = match &rule.mismatch {
+                Some(mismatch) => format!("no: {mismatch}"),
+                None if index == counts => "yes: the first that matches is used".to_owned(),
+                None => "would match, but an earlier rule wins".to_owned(),
+            };
+            [
+                rule.name.clone().unwrap_or_else(|| format!("rule {}", rule.number)),
+                format!("{}:{}", rule.file, rule.line),
+                verdict,
+            ]
+        };
+        table(["rule", "at", "does it match?"], self.rules.iter().enumerate().map(row).collect())
+    }
+
+    fn times(&self) -> String {
+        let row = |row: &Row| {
+            let end = |end: End| match (row.state, end) {
+                // It is to be left alone.
+                ("zero_window_alive", End::Never) => "not ended".to_owned(),
+                ("zero_window_alive", end) => format!("ended, {end}"),
+                (_, end) => end.to_string(),
+            };
+            [row.shown.to_owned(), end(row.with.end), end(row.without.end)]
+        };
+        let rows = self.unnoticed.iter().map(row).collect();
+        let text = table(["a peer that vanished goes unnoticed", "with this", "without"], rows);
+        text.replace("for ever", &format!("{NEVER}for ever{NEVER:#}"))
+    }
+}
+
+/// The calls of a step with their origin, said once for all that come from the same place.
+fn calls(step: &Step) -> String {
+    let mut last = None;
+    let row = |call: &Call| {
+        let is_new = last != call.from.as_ref().map(Place::text) || call.from.is_none();
+        last = call.from.as_ref().map(Place::text);
+        let (key, from) = match &call.from {
+            Some(place) if is_new => (place.key.to_owned(), place.text()),
+            _ => (String::new(), String::new()),
+        };
+        let value = call.value.as_str().map_or_else(|| call.value.to_string(), str::to_owned);
+        [key, format!("{} {} {value}", call.level, call.name), from]
+    };
+    let rows = step.calls.iter().map(row).collect();
+    table(["option", &format!("setsockopt {}", step.when), "from"], rows)
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ticks = self.ticks_per_second.map_or("any number of".to_owned(), |rate| rate.to_string());
+        write!(
+            f,
+            "Idle counts from the peer's last packet, data from when it was sent, a closed\n\
+             window from when it closed. \"Without\" is a program that sets nothing itself.\n\
+             By this machine's net.ipv4.tcp_* and {ticks} timer ticks a second, for round\n\
+             trips of up to {} ms.",
+            self.round_trip_ms
+        )
+    }
+}

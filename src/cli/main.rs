@@ -18,6 +18,8 @@ mod processes;
 mod run;
 mod schema;
 mod show;
+mod show_json;
+mod show_text;
 mod sysctl;
 mod table;
 

@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use policy::health::State;
 use policy::matcher::Pattern;
 use policy::{Connection, Endpoint, Process};
 use rustix::process::geteuid;
@@ -221,6 +222,13 @@ pub(crate) struct Socket {
     /// What a rule sees of it.
     pub(crate) connection: Option<Connection>,
     pub(crate) timer: Option<Timer>,
+}
+
+impl Socket {
+    /// Whether anything has arrived on it, so that this has a time.
+    pub(crate) fn has_exchanged(&self) -> bool {
+        !matches!(self.current.info.state, State::Listen | State::Close | State::SynSent | State::SynReceived)
+    }
 }
 
 impl ProcessSockets {

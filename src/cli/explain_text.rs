@@ -3,37 +3,15 @@
 use std::fmt;
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{ContentArrangement, ContentLineStyle, LineStyle, Table, TableStyle};
 use policy::plain::Plain;
 use policy::timers::End;
 
 use crate::explain_report::{Call, Explanation, Figures, Found, Place, Row, RuleLine, Step};
 use crate::output;
+use crate::table::wrapping;
 
-const STYLE: TableStyle = TableStyle::new()
-    .header_lines(ContentLineStyle::none())
-    .header_separator(LineStyle::none().fill('─'))
-    .content_lines(ContentLineStyle::none());
 const BOLD: Style = Style::new().bold();
 const NEVER: Style = AnsiColor::Red.on_default();
-/// As wide as a table is where nobody says how wide it may be.
-const WIDTH: usize = 80;
-
-/// A table in lines, its head in bold.
-fn table(head: [&str; 3], rows: Vec<[String; 3]>) -> String {
-    let width = output::terminal_size().map_or(WIDTH, |(columns, _)| columns);
-    let mut table = Table::new();
-    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
-    table.set_header(head);
-    table.add_rows(rows.iter().map(|row| row.each_ref().map(|cell| output::plain(cell))));
-    let mut text = String::new();
-    for (index, line) in table.lines().enumerate() {
-        let line = line.trim_end();
-        text += &if index == 0 { format!("{BOLD}{line}{BOLD:#}\n") } else { format!("{line}\n") };
-    }
-    text
-}
 
 impl Place {
     fn text(&self) -> String {
@@ -98,7 +76,7 @@ impl Found {
                 verdict,
             ]
         };
-        table(["rule", "at", "does it match?"], self.rules.iter().enumerate().map(row).collect())
+        wrapping(["rule", "at", "does it match?"], self.rules.iter().enumerate().map(row).collect())
     }
 
     fn times(&self) -> String {
@@ -112,7 +90,7 @@ impl Found {
             [row.shown.to_owned(), end(row.with.end), end(row.without.end)]
         };
         let rows = self.unnoticed.iter().map(row).collect();
-        let text = table(["a peer that vanished goes unnoticed", "with this", "without"], rows);
+        let text = wrapping(["a peer that vanished goes unnoticed", "with this", "without"], rows);
         text.replace("for ever", &format!("{NEVER}for ever{NEVER:#}"))
     }
 }
@@ -131,7 +109,7 @@ fn calls(step: &Step) -> String {
         [key, format!("{} {} {value}", call.level, call.name), from]
     };
     let rows = step.calls.iter().map(row).collect();
-    table(["option", &format!("setsockopt {}", step.when), "from"], rows)
+    wrapping(["option", &format!("setsockopt {}", step.when), "from"], rows)
 }
 
 impl fmt::Display for Figures {

@@ -1,6 +1,13 @@
-//! Tables whose columns are put one below the other where the terminal is too narrow for one beside the other.
+//! Tables: of lanes, for `show`, and of cells that wrap, for `explain`.
+//!
+//! These are two printers because neither does the other's work. comfy-table wraps cells, and counts each for the width of
+//! its column, colours included: a pair of long addresses, which has a lane for itself, would spread all other lanes. Ours
+//! wraps nothing: rows of figures would no longer be readable.
 
 use anstyle::Style;
+use comfy_table::{ContentArrangement, ContentLineStyle, LineStyle, TableStyle};
+
+use crate::output;
 
 /// A column.
 pub(crate) struct Column {
@@ -27,7 +34,8 @@ impl From<String> for Cell {
 /// The lanes that a row takes: in each, which column stands where. Lanes share the widths.
 pub(crate) type Layout = &'static [&'static [Option<usize>]];
 
-/// Rows and how they are laid out.
+/// Rows and how they are laid out: columns are put one below the other where the terminal is too narrow for one beside the
+/// other.
 pub(crate) struct Table<'a> {
     columns: &'a [Column],
     layout: Layout,
@@ -121,4 +129,27 @@ fn measure(columns: &[Column], measured: &[usize], layout: Layout) -> (Vec<usize
     });
     let total = total.max().unwrap_or(0);
     (widths, total)
+}
+
+const STYLE: TableStyle = TableStyle::new()
+    .header_lines(ContentLineStyle::none())
+    .header_separator(LineStyle::none().fill('─'))
+    .content_lines(ContentLineStyle::none());
+/// As wide as a table is where nobody says how wide it may be.
+const WIDTH: usize = 80;
+
+/// A table whose cells wrap, its head in bold.
+pub(crate) fn wrapping(head: [&str; 3], rows: Vec<[String; 3]>) -> String {
+    let width = output::terminal_size().map_or(WIDTH, |(columns, _)| columns);
+    let mut table = comfy_table::Table::new();
+    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
+    table.set_header(head);
+    table.add_rows(rows.iter().map(|row| row.each_ref().map(|cell| output::plain(cell))));
+    let (mut text, bold) = (String::new(), Style::new().bold());
+    for (index, line) in table.lines().enumerate() {
+        let line = line.trim_end();
+        text += &if index == 0 { format!("{bold}{line}{bold:#}\n") } else { format!("{line}\n") };
+    }
+    text
 }

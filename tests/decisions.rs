@@ -27,7 +27,7 @@ use libtest_mimic::Trial;
 use policy::plan::Plan;
 use policy::rules::Inheritance;
 use policy::{
-    Configuration, Connection, Endpoint, Enforce, HostSet, Key, Phase, Phases, Process, Rules, Source, compile,
+    Configuration, Connection, Endpoint, Enforce, HostSet, Key, Name, Phase, Phases, Process, Rules, Source, compile,
     constants,
 };
 
@@ -158,7 +158,8 @@ fn answer(rules: &Rules, question: &str) -> String {
             let (rest, names) = rest.split_once(" as ").unwrap_or((rest, ""));
             let (connection, phases) = situation(verb, rest);
             let mut hosts = HostSet::NONE;
-            names.split(' ').flat_map(|name| rules.hosts_of(name).ids().to_vec()).for_each(|id| hosts.insert(id));
+            let names = names.split(' ').filter_map(|name| Name::new(name.as_bytes()));
+            names.for_each(|name| rules.add_hosts(&mut hosts, &name));
             describe(&rules.plan(connection, phases, &hosts), verb == "listen")
         }
     }

@@ -428,14 +428,6 @@ impl Rules {
         self.hosts.add_completed(set, name, domain);
     }
 
-    /// What names a host by this name alone, as somebody types it; nothing for an address.
-    #[must_use]
-    pub fn hosts_of(&self, name: &str) -> HostSet {
-        let mut set = HostSet::NONE;
-        Name::new(name.as_bytes()).iter().for_each(|name| self.add_hosts(&mut set, name));
-        set
-    }
-
     /// Whether some rule is for the sockets that a listener accepts from some peers, and not for the listener.
     #[must_use]
     pub fn decides_for_each_peer(&self) -> bool {

@@ -15,7 +15,7 @@ use socket::memory::{Near, Place};
 use socket::standing::local_endpoint;
 use socket::{Address, enact, ffi};
 
-use crate::intercept::{apply_settings, concerns, kind_of, say_if_blind};
+use crate::apply::{apply_settings, concerns, kind_of, say_if_blind};
 use crate::setup::{Runtime, runtime};
 use crate::{fault, guard, log};
 

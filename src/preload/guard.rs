@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use socket::ffi;
 
-use crate::{log, setup};
+use crate::{log, state};
 
 /// Runs our part of a hook. Afterwards errno is as the program left it, and nothing of ours is alive: the real
 /// function is called outside, so that cancellation of the thread can unwind through the hook.
@@ -27,7 +27,7 @@ pub(crate) fn contained<R: Copy + Default>(work: impl FnOnce() -> R + Copy) -> R
 fn caught<R: Copy + Default>(work: impl FnOnce() -> R) -> R {
     let errno = ffi::errno();
     let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        if setup::give_up() {
+        if state::give_up() {
             log::error(format_args!("internal error; the library is off in this process from here on"));
         }
         R::default()

@@ -13,7 +13,7 @@ use libc::{
 };
 use socket::memory::Place;
 
-use crate::{connect, descriptors, intercept, lookup_table, real, setup};
+use crate::{connect, descriptors, intercept, lookups, real, setup};
 
 /// Exports hooks, each with the function behind it. All lie in one section: layout.ld puts it where it costs least.
 macro_rules! interpose {
@@ -127,19 +127,19 @@ interpose! {
     }
     // What the program is told of host names that rules are for.
     fn getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo, answer: *mut *mut addrinfo) -> c_int {
-        always status lookup_table::after_getaddrinfo(status, node, answer);
+        always status lookups::after_getaddrinfo(status, node, answer);
     }
     fn gethostbyname(name: *const c_char) -> *mut hostent {
-        always host lookup_table::after_gethostbyname(name, host);
+        always host lookups::after_gethostbyname(name, host);
     }
     fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent {
-        always host lookup_table::after_gethostbyname(name, host);
+        always host lookups::after_gethostbyname(name, host);
     }
     fn gethostbyname_r(name: *const c_char, host: *mut hostent, buffer: *mut c_char, size: size_t, answer: *mut *mut hostent, error: *mut c_int) -> c_int {
-        always status lookup_table::after_gethostbyname_r(status, name, answer);
+        always status lookups::after_gethostbyname_r(status, name, answer);
     }
     fn gethostbyname2_r(name: *const c_char, family: c_int, host: *mut hostent, buffer: *mut c_char, size: size_t, answer: *mut *mut hostent, error: *mut c_int) -> c_int {
-        always status lookup_table::after_gethostbyname_r(status, name, answer);
+        always status lookups::after_gethostbyname_r(status, name, answer);
     }
 }
 

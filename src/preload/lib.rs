@@ -3,6 +3,7 @@
 //! A hook runs along one straight line: `hooks` → `intercept` (is this of interest? which rule?) → `socket` (set)
 //! → `log` → the real function, exactly once. See docs/design.md for what a hook may and may not do.
 
+mod apply;
 mod arena;
 mod connect;
 mod descriptors;
@@ -14,7 +15,9 @@ mod intercept;
 mod libc_compat;
 mod log;
 mod lookup_table;
+mod lookups;
 mod neighbours;
 mod real;
 mod rebind;
 mod setup;
+mod state;

@@ -15,6 +15,7 @@ use socket::{Errno, ffi, signal};
 
 use crate::arena::{self, Failure, Memory, Reserved, SetupMemory};
 use crate::log::Lines;
+use crate::state::{NOTED, OFF, ON, READ, STATE, UNREAD, give_up};
 use crate::{descriptors, fault, guard, log, lookup_table, neighbours, real};
 
 /// The configuration in force.
@@ -82,18 +83,6 @@ impl Found {
     }
 }
 
-/// Nothing was read yet: another library's constructor came before ours.
-const UNREAD: u8 = 0;
-/// Nothing to do: no configuration, a broken one, or one that is not for this process.
-const OFF: u8 = 1;
-/// Read, not compiled.
-const READ: u8 = 2;
-/// Compiled.
-const ON: u8 = 3;
-/// Variables alone, kept as they were at load time, and not read.
-const NOTED: u8 = 4;
-
-static STATE: AtomicU8 = AtomicU8::new(UNREAD);
 static FOUND: OnceBox<Found> = OnceBox::new();
 static ACTIVE: OnceBox<Runtime> = OnceBox::new();
 
@@ -108,11 +97,6 @@ pub(crate) fn runtime() -> Option<&'static Runtime> {
         OFF => None,
         _ => guard::contained(set_up),
     }
-}
-
-/// Switches to passing through; true for the one caller who did it.
-pub(crate) fn give_up() -> bool {
-    STATE.swap(OFF, Ordering::AcqRel) != OFF
 }
 
 /// Reads the environment and the file, before the program can change its root, its user or its environment.

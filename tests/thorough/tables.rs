@@ -17,28 +17,6 @@ mod descriptors;
 #[allow(dead_code, reason = "what reads the program's memory belongs to the hooks")]
 mod lookup_table;
 
-// What lookup_table.rs needs of the library, and the tables do not.
-mod setup {
-    pub(crate) struct Runtime {
-        pub(crate) rules: policy::Rules,
-        pub(crate) search: &'static [String],
-    }
-    pub(crate) fn runtime() -> Option<&'static Runtime> {
-        None
-    }
-}
-mod guard {
-    pub(crate) fn contained<R: Copy + Default>(work: impl FnOnce() -> R + Copy) -> R {
-        work()
-    }
-}
-mod fault {
-    pub(crate) fn point(_name: &str) {}
-}
-mod log {
-    pub(crate) fn debug(_text: std::fmt::Arguments<'_>) {}
-}
-
 use descriptors::Known;
 
 fn on_accept(fd: i32) -> Known {

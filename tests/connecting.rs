@@ -651,7 +651,7 @@ fn the_kernel_gives_up_first() {
 /// Each with the same answers as without the library. Seen to fail: with an after_connect that does nothing, without
 /// is_closed in error_was_asked (refused, not waited for), with UDP taken for TCP, and with a connect that sets
 /// SO_KEEPALIVE as well.
-fn scripts() -> Vec<(&'static str, Script)> {
+pub(crate) fn scripts() -> Vec<(&'static str, Script)> {
     const EVERYTHING: &str = "SO_KEEPALIVE=0 SO_LINGER=0,0 SO_REUSEADDR=0 SO_RCVTIMEO=0ms SO_SNDTIMEO=0ms TCP_NODELAY=0 \
          TCP_KEEPIDLE=7200 TCP_KEEPINTVL=75 TCP_KEEPCNT=9 TCP_SYNCNT=6 TCP_LINGER2=60 TCP_USER_TIMEOUT=0 \
          TCP_FASTOPEN_CONNECT=0";

@@ -106,10 +106,20 @@ fn accepting(family: &str, ip: &str, own: &str, look: &str) -> String {
 }
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let mut trials = Vec::new();
-    let mut add = |name: String, script: Script| {
-        trials.push(test_with(NEEDS, format!("fill::{name}"), move || drop(script.check())));
-    };
+    let check =
+        |(name, script): (String, Script)| test_with(NEEDS, format!("fill::{name}"), move || drop(script.check()));
+    let mut trials: Vec<Trial> = scripts().into_iter().map(check).collect();
+    trials.push(test_with(NEEDS, "fill::whatever the program sets, and when", whatever_the_program_sets));
+    for (name, run) in costs() {
+        trials.push(test_with(STRACE, format!("fill::strace: {name}"), run));
+    }
+    trials
+}
+
+/// Every script that is compared, by the name of its test.
+pub(crate) fn scripts() -> Vec<(String, Script)> {
+    let mut all = Vec::new();
+    let mut add = |name: String, script: Script| all.push((name, script));
     for (family, ip, index) in VERSIONS {
         for Row { toml, filled, own, kept, at } in ROWS {
             let name = format!("{family} {}", toml.replace('\n', ", "));
@@ -147,11 +157,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     {
         add(name.to_owned(), script);
     }
-    trials.push(test_with(NEEDS, "fill::whatever the program sets, and when", whatever_the_program_sets));
-    for (name, run) in costs() {
-        trials.push(test_with(STRACE, format!("fill::strace: {name}"), run));
-    }
-    trials
+    all
 }
 
 const PROMISE: &str = "[defaults]\ndead_peer_timeout = \"15s\"\nenforce = \"fill\"\n";

@@ -175,9 +175,16 @@ fn look(variable: char, wanted: &str) -> String {
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![test_with(&["python3"], "options::bind_to_a_foreign_address", bind_to_a_foreign_address)];
-    let mut add = |name: String, script: Script| {
-        trials.push(test_with(NEEDS, format!("options::{name}"), move || drop(script.check())));
-    };
+    let check =
+        |(name, script): (String, Script)| test_with(NEEDS, format!("options::{name}"), move || drop(script.check()));
+    trials.extend(scripts().into_iter().map(check));
+    trials
+}
+
+/// Every script that is compared, by the name of its test.
+pub(crate) fn scripts() -> Vec<(String, Script)> {
+    let mut all = Vec::new();
+    let mut add = |name: String, script: Script| all.push((name, script));
     for (family, ip, index) in VERSIONS {
         for option in OUTBOUND {
             let wanted = [option.v4, option.v6][index];
@@ -211,7 +218,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     for (name, script) in exceptions() {
         add(name.to_owned(), script);
     }
-    trials
+    all
 }
 
 const RULE: &str = "[[rule]]\nname = \"R\"\nto = [\"127.0.0.1\"]\n";

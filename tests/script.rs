@@ -132,6 +132,18 @@ impl Script {
         assert_eq!(answers(&supervised), answers(&plain), "{self:#?}\n{supervised}{said}");
     }
 
+    /// With a pause before each look: nobody tells the supervisor when a connection stands.
+    pub(crate) fn pauses_before_looks(mut self) -> Self {
+        let calls = std::mem::take(&mut self.calls);
+        for call in calls {
+            if call.starts_with("@look") || call.contains(" TCP_USER_TIMEOUT") {
+                self.calls.push("poll -1 400".to_owned());
+            }
+            self.calls.push(call);
+        }
+        self
+    }
+
     /// With an option set on each accepted socket, as Go does.
     pub(crate) fn sets_after_accept(mut self) -> Self {
         let calls = std::mem::take(&mut self.calls);

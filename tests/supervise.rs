@@ -6,22 +6,37 @@ mod programs;
 
 use libtest_mimic::Trial;
 
-use crate::hooks;
-use crate::script::NEEDS;
+use crate::script::{NEEDS, Script};
 use crate::support::test_with;
+use crate::{connecting, fill, hooks, options, time_wait};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = filter::trials();
     trials.extend(processes::trials());
     trials.extend(programs::trials());
-    let scripts = hooks::scripts();
+    let of_area = |area: &'static str, scripts: Vec<(String, Script)>| {
+        scripts.into_iter().map(move |(name, script)| (format!("{area}::{name}"), script))
+    };
+    let named = |scripts: Vec<(&'static str, Script)>| {
+        scripts.into_iter().map(|(name, script)| (name.to_owned(), script)).collect()
+    };
+    let scripts: Vec<(String, Script)> = of_area("hooks", hooks::scripts())
+        .chain(of_area("options", options::scripts()))
+        .chain(of_area("fill", fill::scripts()))
+        .chain(of_area("connecting", named(connecting::scripts())))
+        .chain(of_area("time_wait", named(time_wait::scripts())))
+        .collect();
     for name in AFTER_ACCEPT.iter().chain(ANSWERS) {
         assert!(scripts.iter().any(|(known, _)| known == name), "no script {name}");
     }
     trials.extend(scripts.into_iter().map(|(name, script)| {
         let test = format!("supervise::scripts::{name}");
         let (is_late, is_other) = (AFTER_ACCEPT.contains(&&*name), ANSWERS.contains(&&*name));
+        // A time for connecting is taken back within a millisecond or so after a connection stands, and within a quarter of a
+        // second after one has failed.
+        let is_in_time = name.starts_with("connecting::") || name.contains("connect_timeout");
         test_with(NEEDS, test, move || match (is_late, is_other) {
+            _ if is_in_time => drop(script.pauses_before_looks().check_supervised()),
             (_, true) => script.check_answers_supervised(),
             (true, _) => drop(script.sets_after_accept().check_supervised()),
             _ => drop(script.check_supervised()),
@@ -32,31 +47,43 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// Scripts in which something is set on each accepted socket: the supervisor does that when the program first sets an option.
 const AFTER_ACCEPT: &[&str] = &[
-    "enforce: on an accepted socket of a rule with from",
-    "listen: inherited over exec, and only accepted from",
-    "listen: inherited over exec, and listened on once more",
-    "listen: inherited as descriptor 0, IPv6",
-    "listen: inherited over exec, listened on once more, some options to each",
-    "listen: a rule for each peer, and one behind",
-    "listen: a rule for some peers alone",
-    "listen: a rule for each peer, on a thread",
-    "listen: a rule for each peer, who is asked for in other ways",
-    "listen: peers of an inherited listener",
-    "listen: options that are not inherited, to each",
-    "listen: a rule for IPv4 peers of ::",
-    "listen: quickack, to each",
-    "listen: quickack, to each, and the program has the last word",
-    "listen: quickack, to each, filled in",
-    "listen: timeouts are for what is accepted, and accept waits",
+    "hooks::enforce: on an accepted socket of a rule with from",
+    "hooks::listen: inherited over exec, and only accepted from",
+    "hooks::listen: inherited over exec, and listened on once more",
+    "hooks::listen: inherited as descriptor 0, IPv6",
+    "hooks::listen: inherited over exec, listened on once more, some options to each",
+    "hooks::listen: a rule for each peer, and one behind",
+    "hooks::listen: a rule for some peers alone",
+    "hooks::listen: a rule for each peer, on a thread",
+    "hooks::listen: a rule for each peer, who is asked for in other ways",
+    "hooks::listen: peers of an inherited listener",
+    "hooks::listen: options that are not inherited, to each",
+    "hooks::listen: a rule for IPv4 peers of ::",
+    "hooks::listen: quickack, to each",
+    "hooks::listen: quickack, to each, and the program has the last word",
+    "hooks::listen: quickack, to each, filled in",
+    "hooks::listen: timeouts are for what is accepted, and accept waits",
+    "options::listen inet priority = 5",
+    "options::listen inet6 priority = 5",
+    "options::listen inet send_timeout = \"2s\"",
+    "options::listen inet6 send_timeout = \"2s\"",
+    "options::listen inet receive_timeout = \"1500ms\"",
+    "options::listen inet6 receive_timeout = \"1500ms\"",
+    "fill::from: left",
+    "fill::accepted: what is not inherited",
 ];
 
 /// Scripts of which only the answers are compared: listeners that the program gets from others after it has begun, which the
-/// supervisor does not see; and what `sockopt run` says that it does nothing.
+/// supervisor does not see; what waited before the listener had its options, where only the rest is filled in; and what `sockopt
+/// run` says that it does nothing.
 const ANSWERS: &[&str] = &[
-    "untouched: SOCKOPT_DISABLE",
-    "listen: received by SCM_RIGHTS",
-    "listen: received where another was closed by close_range",
-    "listen: received where another was closed",
-    "listen: dup2 over another",
-    "listen: dup3 over another",
+    "hooks::untouched: SOCKOPT_DISABLE",
+    "hooks::listen: received by SCM_RIGHTS",
+    "hooks::listen: received where another was closed by close_range",
+    "hooks::listen: received where another was closed",
+    "hooks::listen: dup2 over another",
+    "hooks::listen: dup3 over another",
+    "fill::a plain client of an MPTCP listener",
+    "fill::the program's later word on its listener is for those who wait there too",
+    "fill::an inherited listener, and who waited",
 ];

@@ -209,7 +209,7 @@ fn client(program: &str, arguments: &[String]) {
 
 /// Whether the kernel has it: on sockets that connect, on listeners and what they accept, and against the program's own
 /// word. Without the library each reads the system's time.
-fn scripts() -> Vec<(&'static str, Script)> {
+pub(crate) fn scripts() -> Vec<(&'static str, Script)> {
     let script = |calls: &str| {
         Script::new(calls).before("@listen 127.0.0.1:4000\n@listen [::1]:4000").toml("[defaults]\ntime_wait = false")
     };

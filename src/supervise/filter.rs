@@ -105,7 +105,8 @@ impl Needs {
         Self {
             connect: phases.intersects(CONNECT),
             bind: phases.intersects(BIND),
-            listen: phases.intersects(LISTEN),
+            // A connect that came to nothing has left its time, which what is accepted would inherit.
+            listen: phases.intersects(LISTEN | Phases::of(&[Phase::Connected])),
             options,
         }
     }

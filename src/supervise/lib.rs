@@ -145,7 +145,7 @@ pub fn what_it_cannot(rules: &Rules) -> Vec<String> {
     let sets_on_accepted = Phases::of(&[Phase::AcceptAlways]);
     if rules.decides_for_each_peer() || rules.phases().intersects(sets_on_accepted) {
         lost.push(
-            "accepted sockets get what is not inherited (rules with from, linger, receive_timeout, send_timeout, quickack) when the \
+            "accepted sockets get what is not inherited (rules with from, linger, priority, receive_timeout, send_timeout, quickack) when the \
              program first sets TCP_NODELAY or SO_KEEPALIVE on them, as every Go program does; under the supervisor a program that \
              sets neither does not get it"
                 .to_owned(),

@@ -17,7 +17,7 @@ use policy::{
     Configuration, Connection, Decision, Endpoint, Enforce, HostSet, Phase, Phases, Rules, Setting, compile_alone,
     constants,
 };
-use socket::connecting::{Connecting, Finish, Limit, afterwards, is_connecting, limit_syns};
+use socket::connecting::{Connecting, Finish, Limit, afterwards, is_connecting, limit_syns, running_limit};
 use socket::describe::kind;
 use socket::enact::{self, Enactment, Made};
 use socket::ffi::Task;
@@ -132,8 +132,13 @@ impl Held {
     fn is_over(&self) -> bool {
         /// By then the program has gone on with its call.
         const BEGINS_WITHIN: Duration = Duration::from_millis(200);
-        let fd = self.copy.as_raw_fd();
-        ffi::connected_peer(fd).is_ok() || ffi::is_closed(fd) && self.since.elapsed() > BEGINS_WITHIN
+        /// After its time the kernel has given it up.
+        const LATE: Duration = Duration::from_secs(60);
+        let (fd, age) = (self.copy.as_raw_fd(), self.since.elapsed());
+        let is_listener = || ffi::get_int(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == Ok(1);
+        ffi::connected_peer(fd).is_ok()
+            || age > BEGINS_WITHIN && (ffi::is_closed(fd) || is_listener())
+            || age > Duration::from_millis(self.limit.unsigned_abs().into()) + LATE
     }
 }
 
@@ -332,9 +337,9 @@ impl Worker {
                 self.make_at(&held.active, at, held.copy.as_fd(), to, [setting].into_iter(), peer);
             }
         }
-        let is_young = |held: &Held| held.since.elapsed() < Duration::from_millis(100);
-        (!self.connecting.is_empty())
-            .then(|| Duration::from_millis(if self.connecting.iter().any(is_young) { 5 } else { 50 }))
+        let youngest = self.connecting.iter().map(|held| held.since.elapsed()).min()?;
+        // Most stand within a millisecond, or take long.
+        Some((youngest / 4).clamp(Duration::from_millis(1), Duration::from_millis(50)))
     }
 
     fn bind(&self, active: &Active, waiting: Waiting<'_>, address: Address) -> Option<Answer> {
@@ -360,6 +365,10 @@ impl Worker {
         let kind = kind(copy.as_raw_fd()).ok();
         let local = local_endpoint(copy.as_raw_fd());
         let (Some(Kind::Tcp | Kind::Mptcp), Some(mut local)) = (kind, local) else { return None };
+        // A connect that came to nothing has left its time.
+        if running_limit(copy.as_raw_fd(), &active.rules).is_some() && ffi::is_closed(copy.as_raw_fd()) {
+            let _ = ffi::set(copy.as_raw_fd(), libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0);
+        }
         let mut answer = None;
         if local.port() == 0 {
             // The port is chosen by the call itself: it is made here, on the same socket, and the options follow.

@@ -873,7 +873,10 @@ fn run_never_looks_in_the_current_directory() {
         return;
     }
     assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
-    assert!(stderr.contains("libsockopt.so is not there") && stderr.contains("SOCKOPT_LIBRARY"), "{stderr}");
+    assert!(
+        stderr.contains("libsockopt.so is in none of these places") && stderr.contains("SOCKOPT_LIBRARY"),
+        "{stderr}"
+    );
     assert!(!stderr.contains(&folder.join("work").display().to_string()), "{stderr}");
 }
 
@@ -886,7 +889,7 @@ fn run_refuses_a_library_that_cannot_be_named() {
         ("./libsockopt.so".to_owned(), "SOCKOPT_LIBRARY: ./libsockopt.so is not an absolute path"),
         (folder.join("missing.so").display().to_string(), "missing.so"),
         (folder.join("a folder/libsockopt.so").display().to_string(), "LD_PRELOAD cannot name a path with a space"),
-        (folder.display().to_string(), "is not there"),
+        (folder.display().to_string(), "is in none of these places"),
     ] {
         let mut command = run();
         command.current_dir(&folder).env("SOCKOPT_LIBRARY", &name).args(["--nodelay=true", "echo", "started"]);

@@ -308,7 +308,7 @@ fn own_namespace(build: Build) {
     assert_eq!(with.0, without.0);
     assert_eq!(
         warning(&with.1),
-        format!("dlmopen {extension}: it gets a libc of its own: its sockets are out of reach")
+        format!("dlmopen {extension}: it gets a libc of its own, and the library does not reach its sockets")
     );
 }
 

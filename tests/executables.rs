@@ -624,7 +624,7 @@ fn env_is_followed() {
     for arguments in [&["--argv0=x", "true"][..], &["-S", "$HOME true"], &["-C", "/", "./x"]] {
         let (code, stderr) = outcome_of(arguments);
         assert_eq!(code, Some(0), "{arguments:?}: {stderr}");
-        assert!(stderr.contains("in a way that is not followed here"), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("in a way that sockopt does not know"), "{arguments:?}: {stderr}");
     }
 }
 
@@ -743,12 +743,15 @@ fn wrappers() {
         // In another root there is another library, or none.
         let (code, _, stderr) = open.run("--dry-run", "unshare -Ur chroot /proc /x", "dynamic");
         assert_eq!(code, Some(1), "{stderr}");
-        assert!(stderr.contains("starts something in the root /proc, where "), "{stderr}");
+        assert!(stderr.contains("starts a program in the root /proc, which has no "), "{stderr}");
         let below = open.0.join("root").join(open.0.strip_prefix("/").expect("absolute"));
         copy(&library(), &below.join("libsockopt.so"));
         let (code, _, stderr) = open.run("--dry-run", "unshare -Ur -R ./root /x", "dynamic");
         assert_eq!(code, Some(0), "{stderr}");
-        assert!(stderr.starts_with("note: ") && stderr.contains("in the root ./root, which is not judged"), "{stderr}");
+        assert!(
+            stderr.starts_with("note: ") && stderr.contains("in the root ./root, where sockopt does not judge it"),
+            "{stderr}"
+        );
     }
     // By its name, where the wrapper finds it.
     let (code, _, stderr) = open.run("--dry-run", "timeout 5 env PATH=. static", "static");
@@ -821,7 +824,7 @@ fn wrappers_that_are_not_followed() {
     {
         let (code, _, stderr) = open.run("--dry-run", line, "dynamic");
         assert_eq!(code, Some(0), "{line}: {stderr}");
-        let said = "is called in a way that is not followed here: what it starts is not judged\n";
+        let said = "is called in a way that sockopt does not know: what it starts is not judged\n";
         assert!(stderr.starts_with("note: ") && stderr.ends_with(said), "{line}: {stderr}");
     }
     for (line, why) in [
@@ -880,7 +883,7 @@ fn wrappers_by_name() {
         "./start-stop-daemon -Sx %",
     ] {
         let (code, _, stderr) = open.run("--dry-run", line, "dynamic");
-        let said = "is called in a way that is not followed here: what it starts is not judged\n";
+        let said = "is called in a way that sockopt does not know: what it starts is not judged\n";
         assert_eq!((code, stderr.ends_with(said)), (Some(0), true), "{line}: {stderr}");
     }
     for line in ["./ip link", "./ip"] {
@@ -895,7 +898,7 @@ fn programs_among_the_arguments() {
     let open = Open::new("arguments");
     script(&open.0, "entrypoint", "#!/bin/sh\nexec \"$@\"\n");
     script(&open.0, "wrapper", "#!/bin/sh\nshift; eval \"$*\"\n");
-    let said = "note: an argument names what the library does not reach, should it be started: ";
+    let said = "note: an argument names a program that the library would not reach: ";
     for line in [
         "./entrypoint %",
         "./entrypoint timeout 5 %",
@@ -914,7 +917,7 @@ fn programs_among_the_arguments() {
         }
     }
     let (_, printed, stderr) = open.run("--log=warn", "./entrypoint env -i %", "dynamic");
-    assert!(printed == "nothing\n" && stderr.contains("started: env empties the environment"), "{stderr}");
+    assert!(printed == "nothing\n" && stderr.contains("not reach: env empties the environment"), "{stderr}");
     // Files that are no programs, folders, and the program itself are none.
     for line in ["sh -c true~/etc/passwd~/", "./entrypoint true ./libsockopt.so /", "cat /dev/null"] {
         let (code, _, stderr) = open.run("--log=warn", line, "static");

@@ -129,11 +129,11 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         let starts_others = target.as_ref().is_ok_and(Program::starts_others);
         if !privilege::Caller::this().may_filter_with_rights() && (is_dry || starts_others) {
             output::note(
-                "without CAP_SYS_ADMIN, programs under the supervisor get no rights by their files: sudo, su and the like fail in it",
+                "without CAP_SYS_ADMIN, programs under the supervisor get no rights from setuid bits or file capabilities: sudo, su and the like fail",
             );
         }
         if is_dry {
-            output::note("what a program does by io_uring, the supervisor does not see");
+            output::note("the supervisor does not see what a program does by io_uring");
         }
     }
     if is_dry && target.is_ok() && compiled.rules.as_ref().is_ok_and(|rules| rules.phases() == Phases::NONE) {

@@ -229,7 +229,7 @@ impl Image {
         if self.architecture != architecture {
             return Some(Verdict::cannot(
                 format!(
-                    "{name} is for {}, the library for {architecture}: no loader puts the two together",
+                    "{name} is for {}, the library for {architecture}: the loader cannot load it",
                     self.architecture
                 ),
                 format!("name a libsockopt.so for {} by --library", self.architecture),

@@ -47,7 +47,7 @@ impl Library {
         };
         let found = candidates.iter().find(|path| path.is_file()).ok_or_else(|| {
             let places: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
-            format!("{NAME} is not there: looked for {}; --library or SOCKOPT_LIBRARY names it", places.join(", "))
+            format!("{NAME} is in none of these places: {}; --library or SOCKOPT_LIBRARY names it", places.join(", "))
         })?;
         let shown = found.display();
         let image = File::open(found).map_err(|error| format!("{shown} cannot be read: {error}"))?;
@@ -81,7 +81,7 @@ impl Library {
         if let Some(missing) = folders.and_then(|folders| self.missing_beside(folders, loader)) {
             return Verdict::cannot(
                 format!("{} needs {missing}, which is not there: the loader ends {name} at once", self.path.display()),
-                format!("install what holds {missing}"),
+                format!("install the package that has {missing}"),
             );
         }
         let beside = loader.canonicalize().ok().and_then(|loader| loader.parent().map(PathBuf::from));

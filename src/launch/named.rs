@@ -26,10 +26,7 @@ pub fn beyond_reach(program: &Program, library: &Library) -> Option<String> {
         let verdicts = commands.iter().filter_map(|command| Some(program::resolve(command).ok()?.verdict(library)));
         let is_beyond = |outlook| matches!(outlook, Outlook::Cannot | Outlook::Partly);
         if let Some(verdict) = verdicts.into_iter().find(|verdict| is_beyond(verdict.outlook)) {
-            return Some(format!(
-                "an argument names what the library does not reach, should it be started: {}",
-                verdict.why
-            ));
+            return Some(format!("an argument names a program that the library would not reach: {}", verdict.why));
         }
     }
     None

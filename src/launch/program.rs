@@ -212,7 +212,7 @@ fn program_at(file: &Path) -> Result<End, Failure> {
         return Err(Failure {
             code: NOT_FOUND,
             why: format!("{}: its loader {} does not exist", file.display(), loader.display()),
-            help: Some(format!("it is built for {}, and for another system or libc than this", image.architecture)),
+            help: Some(format!("it is built for {}, for another system or another libc", image.architecture)),
         });
     }
     Ok(End::Program(image))
@@ -223,11 +223,13 @@ fn in_root(name: &str, root: &Path, library: &Library) -> Verdict {
     let there = root.join(library.path.strip_prefix("/").unwrap_or(&library.path));
     let root = root.display();
     if there.is_file() {
-        return Verdict::unknown(format!("{name} starts something in the root {root}, which is not judged"));
+        return Verdict::unknown(format!(
+            "{name} starts a program in the root {root}, where sockopt does not judge it"
+        ));
     }
     Verdict::cannot(
         format!(
-            "{name} starts something in the root {root}, where {} is not: its loader does not find it",
+            "{name} starts a program in the root {root}, which has no {}: the loader does not find the library",
             library.path.display()
         ),
         "put the library at the same place below that root",
@@ -359,7 +361,7 @@ impl Program {
         {
             return Verdict::cannot(
                 format!(
-                    "{name} has rights by its file (setuid, setgid or capabilities), which it does not get under a supervisor that has not CAP_SYS_ADMIN"
+                    "{name} gets rights from its file (setuid, setgid or capabilities): under a supervisor without CAP_SYS_ADMIN it would not get them"
                 ),
                 "start sockopt as the user that the program is to run as, or as root",
             );
@@ -392,7 +394,7 @@ impl Program {
             End::Unreadable => return unknown("cannot be read"),
             End::Unclear => {
                 return Verdict::unknown(format!(
-                    "{name} is called in a way that is not followed here: what it starts is not judged"
+                    "{name} is called in a way that sockopt does not know: what it starts is not judged"
                 ));
             }
             End::Missing(program) => {
@@ -447,7 +449,7 @@ impl Program {
         match imports::reach(&self.file, image, &first) {
             Reach::Calls => verdict,
             Reach::Loads => Verdict::works(format!(
-                "{linked}: the library takes effect in what of it calls {SEEN}; it loads code while it runs"
+                "{linked}, and loads code while it runs: the library takes effect in the code that calls {SEEN}"
             )),
             Reach::LoadsOrMakes => Verdict::unknown(format!(
                 "{name} calls none of {SEEN}, has system calls of its own, and loads code while it runs: whether the library sees its connections is not known"
@@ -458,7 +460,7 @@ impl Program {
             )),
             Reach::Makes { starts } => Verdict::partly(
                 format!(
-                    "{name} calls none of {SEEN}, and has system calls of its own: what it connects, it connects past every preloaded library{}",
+                    "{name} calls none of {SEEN}, and has system calls of its own: it connects past every preloaded library{}",
                     what_it_starts(starts)
                 ),
                 INSTEAD,
@@ -491,7 +493,9 @@ impl Program {
         }
         let (user, path) = (user.display(), library.path.display());
         Some(Verdict::partly(
-            format!("{name} is started as user {user}, who may not read {path}: the loader goes on without it"),
+            format!(
+                "{name} is started as user {user}, who may not read {path}: the loader starts it without the library"
+            ),
             "move the library where everybody may read it, /usr/local/lib for example",
         ))
     }
@@ -501,7 +505,7 @@ impl Program {
         if self.has_other_rights {
             return rights.may_elevate().then(|| {
                 Verdict::unknown(format!(
-                    "{name} has rights of its own, and is started with others than those of who runs this: whether the library takes effect is not known"
+                    "{name} has rights of its own, and starts with other rights than yours: whether the library takes effect is not known"
                 ))
             });
         }
@@ -510,14 +514,14 @@ impl Program {
         let elevation = elevation(caller, rights)?;
         let why = match elevation {
             Elevation::User(user) => {
-                format!("{name} is setuid: it runs as user {user}, and then the loader ignores LD_PRELOAD")
+                format!("{name} is setuid: it runs as user {user}, so the loader ignores LD_PRELOAD")
             }
             Elevation::Group(group) => {
-                format!("{name} is setgid: it runs as group {group}, and then the loader ignores LD_PRELOAD")
+                format!("{name} is setgid: it runs as group {group}, so the loader ignores LD_PRELOAD")
             }
-            Elevation::Capabilities => format!("{name} has file capabilities: with them the loader ignores LD_PRELOAD"),
+            Elevation::Capabilities => format!("{name} has file capabilities, so the loader ignores LD_PRELOAD"),
             Elevation::Caller => {
-                format!("the effective user or group is not the real one: the loader of {name} ignores LD_PRELOAD then")
+                format!("the effective user or group is not the real one, so the loader of {name} ignores LD_PRELOAD")
             }
         };
         let instead = match elevation {
@@ -525,7 +529,7 @@ impl Program {
             Elevation::User(_) => "become that user first: sudo -u USER sockopt run ... -- PROGRAM",
             Elevation::Group(_) => "take that group first: sg GROUP -c \"sockopt run ... -- PROGRAM\"",
             Elevation::Capabilities => {
-                "give it the capabilities as ambient ones in place of the file's: AmbientCapabilities= of systemd, setpriv --ambient-caps"
+                "give it ambient capabilities instead of the file's: AmbientCapabilities= of systemd, setpriv --ambient-caps"
             }
             Elevation::Caller => "start sockopt as the user that the program is to run as",
         };

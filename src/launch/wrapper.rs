@@ -155,20 +155,16 @@ const WRAPPERS: &[Wrapper] = &[
     Wrapper { names: &["fakeroot"], short: "us:i:l:b:", long: &["unknown-is-real", "lib=", "faked="], ..PLAIN },
 ];
 
-const SUDO: &str = "sudo and doas keep LD_PRELOAD from what they start";
+const SUDO: &str = "sudo and doas do not pass LD_PRELOAD on";
 const SYSTEMD: &str = "systemd starts the program, not systemd-run, and without this environment";
 /// Wrappers behind which the library does not get: names, why, and what to do instead.
 const WITHOUT_LIBRARY: &[(&[&str], &str, &str)] = &[
     (&["sudo", "doas"], SUDO, "put sockopt run behind it: sudo sockopt run ... -- PROGRAM"),
-    (
-        &["pkexec"],
-        "pkexec keeps LD_PRELOAD from what it starts",
-        "put sockopt run behind it: pkexec sockopt run ... -- PROGRAM",
-    ),
+    (&["pkexec"], "pkexec does not pass LD_PRELOAD on", "put sockopt run behind it: pkexec sockopt run ... -- PROGRAM"),
     (
         &["torsocks"],
-        "torsocks puts its own library in front, which calls libc past all others: they see no connection",
-        "put sockopt run behind it, for it puts libsockopt.so first: torsocks sockopt run ... -- PROGRAM",
+        "torsocks puts its own library in front, which calls libc past all others: libsockopt.so sees no connection",
+        "put sockopt run behind it, so that libsockopt.so comes first: torsocks sockopt run ... -- PROGRAM",
     ),
 ];
 

@@ -185,7 +185,7 @@ impl Adviser<'_> {
                     effective,
                     &[Key::Keepalive],
                     message,
-                    "probes = 3 outlast two packets lost".to_owned(),
+                    "with probes = 3 the connection survives two lost packets".to_owned(),
                 );
             } else if has_user_timeout && at_the_first {
                 let sum = time + interval;
@@ -226,8 +226,7 @@ impl Adviser<'_> {
                 bulk.name(),
                 end(State::ClosedWindowAlive, timers)
             );
-            let help =
-                "for slow readers a rule of their own with a longer one, as in config/presets/bulk-transfer.toml";
+            let help = "give slow readers a rule of their own with a longer user_timeout, as in config/presets/bulk-transfer.toml";
             self.say(Code::ShortForBulk, effective, &[Key::UserTimeout], message, help.to_owned());
         }
     }
@@ -241,7 +240,7 @@ impl Adviser<'_> {
             .any(|setting| setting.key == Key::TimeWait && matches!(setting.value, Value::Int(seconds) if seconds < 0));
         if without_time_wait && resets {
             let message = "time_wait = false has no effect beside linger = \"reset\", which leaves no TIME_WAIT either";
-            let help = "keep time_wait alone: it sends everything first";
+            let help = "leave linger out: time_wait = false sends everything first";
             self.say(Code::TimeWaitUnneeded, effective, &[Key::TimeWait], message.to_owned(), help.to_owned());
         } else if without_time_wait {
             let message = "time_wait = false: no TIME_WAIT is left to answer a peer whose last FIN is lost, or to catch late duplicates";
@@ -296,7 +295,7 @@ impl Adviser<'_> {
                 {
                     let message = format!("{} is never set by enforce = \"fill\" on this kernel", key.name());
                     let help =
-                        "only since Linux 5.14 does it tell whether the program has set the buffer (SO_BUF_LOCK)";
+                        "kernels tell whether the program has set the buffer only since Linux 5.14 (SO_BUF_LOCK)";
                     self.say(Code::FillUnknown, effective, &[key], message, help.to_owned());
                 }
                 _ => {}
@@ -316,7 +315,7 @@ impl Adviser<'_> {
                 Need::Capability(capability, reason) => (
                     Code::NeedsCapability,
                     format!("{what} needs {capability} in the program{reason}"),
-                    "where it lacks that, the kernel refuses the option, and the program goes on without".to_owned(),
+                    "without it the kernel refuses the option, and the program runs without the option".to_owned(),
                 ),
                 Need::Algorithm(congestion) => (
                     Code::UnknownAlgorithm,

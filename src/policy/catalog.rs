@@ -184,9 +184,9 @@ pub static CATALOG: &[Entry] = &[
     row(Key::SynRetries, &[tcp("TCP_SYNCNT")], Accepts::Integer { min: 1, max: 127 }, &[Connect], "2.4", "tcp(7)",
         "retransmissions of the SYN before connecting fails"),
     row(Key::ConnectTimeout, &[tcp("TCP_USER_TIMEOUT")], Accepts::ConnectTimeout, &[Connect, Connected], "2.6.37", "tcp(7)",
-        "how long connecting may take: user_timeout until the connection stands"),
+        "how long connecting may take: user_timeout until the connection is established"),
     row(Key::DeferAccept, &[tcp("TCP_DEFER_ACCEPT")], Accepts::Retransmissions, &[Listen], "2.4", "tcp(7)",
-        "accept returns a connection only when its first data is there, waiting about so long for it"),
+        "accept returns a connection only when its first data has arrived; waits about this long for it"),
     row(Key::ReceiveTimeout, &[socket("SO_RCVTIMEO")], Accepts::Timeval, &[Connect, Accept, AcceptAlways], "2.3.41", "socket(7)",
         "a blocking receive fails with EAGAIN after this time"),
     row(Key::SendTimeout, &[socket("SO_SNDTIMEO")], Accepts::Timeval, &[Connect, Accept, AcceptAlways], "2.3.41", "socket(7)",
@@ -219,9 +219,9 @@ pub static CATALOG: &[Entry] = &[
     row(Key::Mark, &[socket("SO_MARK")], Accepts::Integer { min: 0, max: u32::MAX as i64 }, IP, "2.6.25", "socket(7)",
         "packet mark for routing and filters; needs CAP_NET_ADMIN, or CAP_NET_RAW since 5.17"),
     row(Key::Interface, &[socket("SO_BINDTODEVICE")], Accepts::Name { longest: 15 }, IP, "2.2", "socket(7)",
-        "use this network interface only, but for the C library's name look-ups and UDP sent without connect or bind; needs CAP_NET_RAW before 5.7"),
+        "use only this network interface, except for the C library's name look-ups and UDP sent without connect or bind; needs CAP_NET_RAW before 5.7"),
     row(Key::LocalPortsLate, &[ip("IP_BIND_ADDRESS_NO_PORT")], Accepts::Boolean, &[Bind], "4.2", "ip(7)",
-        "bind to an address without a port: choose the port at connect, where the peer's address widens the choice"),
+        "bind to an address without a port: the kernel chooses the port at connect, when it knows the peer and has more ports to choose from"),
     row(Key::ReuseAddress, &[socket("SO_REUSEADDR")], Accepts::Boolean, &[Bind], "2.2", "socket(7)",
         "bind although connections of the address are in TIME_WAIT"),
     row(Key::ReusePort, &[socket("SO_REUSEPORT")], Accepts::Boolean, &[Bind], "3.9", "socket(7)",
@@ -229,8 +229,8 @@ pub static CATALOG: &[Entry] = &[
     row(Key::Raw, &[], Accepts::Raw, &[Connect, Listen, Accept, AcceptAlways, Bind], "2.2", "setsockopt(2)",
         "any other option: list of { level, name, value }"),
     row(Key::Enforce, &[], Accepts::Enforce, &[], "2.2", "",
-        "who has the last word: true (default), the rule: the program's own later setsockopt is answered with success and not \
-         carried out; false, the program; fill, the program before and after: only what it has left at the system's default is set"),
+        "who has the last word: true (default): the rule; the program's own later setsockopt returns success and changes nothing; \
+         false: the program; fill: the program, before and after; only what it has left at the system's default is set"),
 ];
 
 /// Code points by name: (name, DSCP).

@@ -25,7 +25,7 @@ pub(crate) fn say_if_blind() {
     static SAID: AtomicBool = AtomicBool::new(false);
     if memory::is_blind() && !SAID.swap(true, Relaxed) {
         log::warn(format_args!(
-            "a seccomp filter refuses both rt_sigprocmask and futex: what an address says is not known, and options are left out"
+            "a seccomp filter refuses both rt_sigprocmask and futex: the library cannot read addresses safely, and leaves options out"
         ));
     }
 }
@@ -38,7 +38,7 @@ pub(crate) fn kind_of(fd: c_int) -> Option<Kind> {
         && !SAID.swap(true, Relaxed)
     {
         log::warn(format_args!(
-            "a seccomp filter refuses getsockopt ({errno}): what kind of socket it is is not known, and options are left out"
+            "a seccomp filter refuses getsockopt ({errno}): the library cannot tell the kind of a socket, and leaves its options out"
         ));
     }
     kind.ok()

@@ -34,12 +34,12 @@ pub(crate) fn look() {
 pub(crate) fn trouble() -> Option<&'static str> {
     match FOUND.load(Relaxed) {
         1 => Some(
-            "libproxychains is behind libsockopt.so in LD_PRELOAD: it puts another socket in the place of the one that \
-             has the options; it must come first",
+            "libproxychains is behind libsockopt.so in LD_PRELOAD: it replaces the socket that has the options by another \
+             one; it must come first",
         ),
         2 => Some(
-            "libtorsocks is in front of libsockopt.so in LD_PRELOAD: it calls libc past it, and nothing is set on what it \
-             connects; libsockopt.so must come first",
+            "libtorsocks is in front of libsockopt.so in LD_PRELOAD: it calls libc directly, and its connections get no \
+             options; libsockopt.so must come first",
         ),
         _ => None,
     }

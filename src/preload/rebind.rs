@@ -159,7 +159,10 @@ fn say_out_of_reach(file: *const c_char) {
     if setup::runtime().is_some() {
         guard::contained(|| {
             let Some(file) = named(file) else { return };
-            SAID.say(format_args!("dlmopen {}: it gets a libc of its own: its sockets are out of reach", shown(file)));
+            SAID.say(format_args!(
+                "dlmopen {}: it gets a libc of its own, and the library does not reach its sockets",
+                shown(file)
+            ));
         });
     }
 }

@@ -99,21 +99,21 @@ impl fmt::Display for Refusal {
         let Self { step, errno } = self;
         match (step, errno.0) {
             (Step::Seccomp, libc::EBUSY) => {
-                f.write_str("another supervisor tells of this process's calls already, and the kernel takes one only (EBUSY)")
+                f.write_str("this process has a supervisor already, and the kernel allows only one (EBUSY)")
             }
             (Step::Seccomp, libc::EINVAL | libc::ENOSYS) => {
-                write!(f, "the kernel has no seccomp user notification, or a sandbox has it not ({errno})")
+                write!(f, "the kernel, or a sandbox, offers no seccomp user notification ({errno})")
             }
-            (Step::Seccomp, _) => write!(f, "the kernel takes no seccomp filter: {errno}"),
+            (Step::Seccomp, _) => write!(f, "the kernel refuses the seccomp filter: {errno}"),
             (Step::Descriptor, libc::EPERM) => f.write_str(
                 "pidfd_getfd is not permitted (EPERM): a container's seccomp profile wants CAP_SYS_PTRACE for it, or the kernel's Yama forbids it",
             ),
             (Step::Start, _) => write!(f, "its processes cannot be started: {errno}"),
-            (Step::Receive, _) => write!(f, "calls of the program are not told of: {errno}"),
+            (Step::Receive, _) => write!(f, "the kernel does not report the program's calls: {errno}"),
             (Step::Memory, _) => write!(f, "the program's memory cannot be read: {errno}"),
             (Step::Descriptor, _) => write!(f, "the program's descriptors cannot be copied: {errno}"),
-            (Step::Answer, _) => write!(f, "calls cannot be let go on: {errno}"),
-            (Step::HandOver, _) => write!(f, "the supervisor has gone: {errno}"),
+            (Step::Answer, _) => write!(f, "stopped calls cannot be continued: {errno}"),
+            (Step::HandOver, _) => write!(f, "the supervisor has ended: {errno}"),
         }
     }
 }
@@ -145,15 +145,15 @@ pub fn what_it_cannot(rules: &Rules) -> Vec<String> {
     let sets_on_accepted = Phases::of(&[Phase::AcceptAlways]);
     if rules.decides_for_each_peer() || rules.phases().intersects(sets_on_accepted) {
         lost.push(
-            "accepted sockets get what is not inherited (rules with from, linger, priority, receive_timeout, send_timeout, quickack) when the \
-             program first sets TCP_NODELAY or SO_KEEPALIVE on them, as every Go program does; under the supervisor a program that \
-             sets neither does not get it"
+            "accepted sockets do not inherit some options (rules with from; linger, priority, receive_timeout, send_timeout, quickack): the \
+             supervisor sets them when the program first sets TCP_NODELAY or SO_KEEPALIVE on the socket, as every Go program does; \
+             in a program that sets neither, they are not set"
                 .to_owned(),
         );
     }
     if rules.scope_names_hosts() {
         lost.push(
-            "SOCKOPT_TO: the supervisor does not see names being looked up: host names never match; use addresses"
+            "SOCKOPT_TO: the supervisor does not see the program look up names: host names never match; use addresses"
                 .to_owned(),
         );
     }
@@ -161,7 +161,7 @@ pub fn what_it_cannot(rules: &Rules) -> Vec<String> {
         let hosts: Vec<&str> = rule.hosts().filter_map(policy::matcher::Pattern::host).collect();
         if !hosts.is_empty() {
             lost.push(format!(
-                "rule \"{}\": the supervisor does not see names being looked up: {} never matches; use addresses",
+                "rule \"{}\": the supervisor does not see the program look up names: {} never matches; use addresses",
                 rule.name(),
                 hosts.join(", ")
             ));

@@ -203,7 +203,7 @@ impl Worker {
             "closed",
             thread,
             format_args!(
-                "the kernel lets nobody look into this process (ptrace(2): another user, or a file that may not be read): nothing is set in it"
+                "the kernel does not let the supervisor look into this process (ptrace(2): another user, or a file that may not be read): no options are set in it"
             ),
         );
     }

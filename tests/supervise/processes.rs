@@ -349,7 +349,7 @@ fn one_in_another() {
     let (code, printed, stderr) = inner(&[]);
     assert_eq!((code, printed.as_str()), (Some(1), ""), "{stderr}");
     assert!(
-        stderr.contains("is statically linked") && stderr.contains("the kernel takes one only (EBUSY)"),
+        stderr.contains("is statically linked") && stderr.contains("the kernel allows only one (EBUSY)"),
         "{stderr}"
     );
     let (code, printed, stderr) = inner(&["--force"]);
@@ -370,13 +370,9 @@ fn sandboxes() {
         (libc::SYS_pidfd_getfd, libc::EPERM, "pidfd_getfd is not permitted (EPERM)"),
         (libc::SYS_pidfd_open, libc::ENOSYS, "the program's descriptors cannot be copied: ENOSYS"),
         (libc::SYS_process_vm_readv, libc::EPERM, "the program's memory cannot be read: EPERM"),
-        (libc::SYS_ioctl, libc::EPERM, "calls of the program are not told of: EPERM"),
-        (
-            libc::SYS_seccomp,
-            libc::EINVAL,
-            "the kernel has no seccomp user notification, or a sandbox has it not (EINVAL)",
-        ),
-        (libc::SYS_seccomp, libc::EPERM, "the kernel takes no seccomp filter: EPERM"),
+        (libc::SYS_ioctl, libc::EPERM, "the kernel does not report the program's calls: EPERM"),
+        (libc::SYS_seccomp, libc::EINVAL, "the kernel, or a sandbox, offers no seccomp user notification (EINVAL)"),
+        (libc::SYS_seccomp, libc::EPERM, "the kernel refuses the seccomp filter: EPERM"),
     ] {
         let (code, printed, stderr) = start(call, errno, &[]);
         assert_eq!((code, printed.as_str()), (Some(1), ""), "{why}: {stderr}");
@@ -428,13 +424,13 @@ fn what_it_cannot() {
     let said = start("[[rule]]\nname = \"db\"\nto = [\"db.example:5432\", \"10.0.0.0/8\"]\nnodelay = true\n");
     assert_eq!(
         said,
-        "warning: rule \"db\": the supervisor does not see names being looked up: db.example never matches; use addresses\n"
+        "warning: rule \"db\": the supervisor does not see the program look up names: db.example never matches; use addresses\n"
     );
     assert_eq!(start("[[rule]]\nto = [\"10.0.0.0/8\"]\nnodelay = true\n"), "");
     let said = start("[[rule]]\nfrom = [\"10.0.0.0/8\"]\nuser_timeout = \"9s\"\n");
-    assert!(said.starts_with("warning: accepted sockets get what is not inherited"), "{said}");
+    assert!(said.starts_with("warning: accepted sockets do not inherit some options"), "{said}");
     let (_, _, said) = outcome(run().args(["--to=db.example,10.0.0.0/8", "--nodelay=true"]).arg(program()).arg("self"));
-    assert!(said.starts_with("warning: --to: the supervisor does not see names"), "{said}");
+    assert!(said.starts_with("warning: --to: the supervisor does not see the program look up names"), "{said}");
 }
 
 /// The first process of a container gets all orphans, and is told of its children alone. Seen to fail: with a guardian that is an
@@ -493,7 +489,7 @@ fn without_privilege() {
     let (code, printed, stderr) = start(&option, &["hidden", &port]);
     assert_eq!((code, printed.as_str(), stderr.as_str()), (Some(0), "keepalive 0 7200 user_timeout 0\n", ""));
     let said = fs::read_to_string(&log).expect("a log");
-    assert!(said.contains("warning: the kernel lets nobody look into this process"), "{said}");
+    assert!(said.contains("warning: the kernel does not let the supervisor look into this process"), "{said}");
     let _ = fs::remove_dir_all(&folder);
 }
 

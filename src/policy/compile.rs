@@ -39,7 +39,7 @@ impl Configuration {
     }
 }
 
-/// The outcome of [`compile`](crate::compile).
+/// The outcome of [`compile`](fn@crate::compile).
 #[derive(Debug)]
 pub struct Compiled {
     /// The rules, unless there was an error: a configuration is taken whole or not at all.

@@ -1,5 +1,6 @@
 //! Programs that no library can be loaded into, under the supervisor.
 
+mod adverse;
 mod filter;
 mod processes;
 mod programs;
@@ -12,6 +13,7 @@ use crate::{connecting, fill, hooks, options, time_wait};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = filter::trials();
+    trials.extend(adverse::trials());
     trials.extend(processes::trials());
     trials.extend(programs::trials());
     let of_area = |area: &'static str, scripts: Vec<(String, Script)>| {

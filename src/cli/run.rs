@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -10,6 +11,8 @@ use clap::ArgMatches;
 use launch::{Backend, Library, Outlook, Program, Verdict, named, neighbours, privilege, program};
 use policy::error::digest;
 use policy::{Phases, Process, Rules, compile};
+use rustix::io::{FdFlags, fcntl_setfd};
+use socket::line::Identity;
 use socket::{Errno, ffi};
 
 use crate::{args, check, exit, output};
@@ -23,6 +26,19 @@ static IGNORES_SIGPIPE: AtomicBool = AtomicBool::new(false);
 socket::before_main!(remember_sigpipe);
 extern "C" fn remember_sigpipe() {
     IGNORES_SIGPIPE.store(ffi::is_sigpipe_ignored(), Relaxed);
+    CLOSED.iter().zip(0..).for_each(|(is_closed, fd)| is_closed.store(Identity::of(fd).is_none(), Relaxed));
+}
+
+/// Which of the standard descriptors were closed. Rust's runtime opens /dev/null in their place before main.
+static CLOSED: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
+
+/// Has the program find them closed as well.
+fn close_again() {
+    let [is_in, is_out, is_err] = CLOSED.each_ref().map(|is_closed| is_closed.load(Relaxed));
+    let close = |is_closed, fd: BorrowedFd<'_>| is_closed && fcntl_setfd(fd, FdFlags::CLOEXEC).is_ok();
+    close(is_in, io::stdin().as_fd());
+    close(is_out, io::stdout().as_fd());
+    close(is_err, io::stderr().as_fd());
 }
 
 /// Only returns if the program was not started: with the exit code.
@@ -239,6 +255,7 @@ fn start(words: &[OsString], variables: &[(String, OsString)]) -> u8 {
     let arguments: Vec<CString> = words.iter().cloned().filter_map(text).collect();
     let Some(program) = arguments.first() else { return exit::USAGE };
     ffi::ignore_sigpipe(IGNORES_SIGPIPE.load(Relaxed));
+    close_again();
     let errno = ffi::become_program(program, &arguments, &environment);
     let code = if errno == Errno(libc::ENOENT) { exit::NOT_FOUND } else { exit::CANNOT_START };
     match program::resolve(words) {

@@ -2,6 +2,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -9,8 +10,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -66,6 +72,53 @@ static void *in_thread(void *nothing) {
 }
 
 static void nothing(int signal) { (void)signal; }
+
+static void *unready;
+static int sending;
+static void *uses_address(void *nothing) {
+    (void)nothing;
+    connect(socket(AF_INET, SOCK_STREAM, 0), unready, sizeof(struct sockaddr_in));
+    return NULL;
+}
+static void *sends(void *nothing) {
+    (void)nothing;
+    send(sending, unready, 4096, 0);
+    return NULL;
+}
+static void *sets_keepalive(void *nothing) {
+    (void)nothing;
+    int on = 1;
+    setsockopt(sending, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    return NULL;
+}
+
+/* Memory whose contents nobody delivers, as that of a file on a server that does not answer. */
+static int kept(int port, const char *by) {
+    int faults = syscall(SYS_userfaultfd, O_CLOEXEC);
+    struct uffdio_api api = {.api = UFFD_API};
+    unready = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct uffdio_register all = {.range = {(unsigned long)unready, 4096}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    if (faults < 0 || ioctl(faults, UFFDIO_API, &api) || ioctl(faults, UFFDIO_REGISTER, &all)) {
+        return perror("userfaultfd"), 1;
+    }
+    pthread_t thread;
+    if (!strcmp(by, "socket")) {
+        /* The kernel holds the socket's lock meanwhile: who else wants it cannot even be killed. */
+        sending = dial(port);
+        pthread_create(&thread, NULL, sends, NULL);
+        usleep(200000);
+        pthread_create(&thread, NULL, sets_keepalive, NULL);
+    } else {
+        pthread_create(&thread, NULL, uses_address, NULL);
+    }
+    usleep(200000);
+    alarm(20);
+    for (int i = 0; i < 3; i++) show(dial(port));
+    struct uffdio_zeropage zeroes = {.range = {(unsigned long)unready, 4096}};
+    ioctl(faults, UFFDIO_ZEROPAGE, &zeroes);
+    pthread_join(thread, NULL);
+    return 0;
+}
 
 int main(int count, char **words) {
     const char *what = count > 1 ? words[1] : "";
@@ -132,6 +185,62 @@ int main(int count, char **words) {
         int failed = connect(fd, (void *)&to, sizeof to) || write(fd, request, strlen(request)) < 0;
         if (!failed) failed = read(fd, answer, sizeof answer) < 0;
         printf("%d\t%s\n", number, failed ? strerror(errno) : "answered");
+    } else if (!strcmp(what, "pending")) {
+        sigset_t waiting;
+        sigpending(&waiting);
+        printf("SIGCHLD %d\n", sigismember(&waiting, SIGCHLD));
+    } else if (!strcmp(what, "block")) {
+        /* block COMMAND...: started with SIGCHLD blocked. */
+        sigset_t one;
+        sigemptyset(&one);
+        sigaddset(&one, SIGCHLD);
+        sigprocmask(SIG_BLOCK, &one, NULL);
+        execvp(words[2], words + 2);
+        return perror(words[2]), 127;
+    } else if (!strcmp(what, "standard")) {
+        /* Which standard descriptors are open. */
+        int open[3];
+        for (int fd = 0; fd < 3; fd++) open[fd] = fcntl(fd, F_GETFD) >= 0;
+        dprintf(open[1] ? 1 : 2, "open %d%d%d\n", open[0], open[1], open[2]);
+    } else if (!strcmp(what, "own-port")) {
+        /* Connects from one port again and again, where nobody listens. */
+        int errors = 0;
+        for (int i = 0; i < 10; i++) {
+            struct sockaddr_in from = local(port), to = local(number);
+            int fd = socket(AF_INET, SOCK_STREAM, 0);
+            errors += bind(fd, (void *)&from, sizeof from) != 0 && errno == EADDRINUSE;
+            connect(fd, (void *)&to, sizeof to);
+            close(fd);
+        }
+        printf("in use %d\n", errors);
+    } else if (!strcmp(what, "begin")) {
+        /* begin HOST COUNT: connections that are begun and not waited for; those without a user timeout. */
+        struct rlimit limit;
+        getrlimit(RLIMIT_NOFILE, &limit);
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+        struct sockaddr_in to = local(9);
+        inet_pton(AF_INET, words[2], &to.sin_addr);
+        int without = 0;
+        for (int i = 0; i < number; i++) {
+            int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+            if (connect(fd, (void *)&to, sizeof to) == 0 || errno != EINPROGRESS) return perror("connect"), 1;
+            without += get(fd, IPPROTO_TCP, TCP_USER_TIMEOUT) == 0;
+        }
+        printf("without %d\n", without);
+    } else if (!strcmp(what, "give-up")) {
+        /* give-up HOST: whether a socket that was closed while it connected is still reported a second later. */
+        struct sockaddr_in to = local(9);
+        inet_pton(AF_INET, words[2], &to.sin_addr);
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), set = epoll_create1(0);
+        struct epoll_event event = {.events = EPOLLOUT};
+        epoll_ctl(set, EPOLL_CTL_ADD, fd, &event);
+        if (connect(fd, (void *)&to, sizeof to) == 0 || errno != EINPROGRESS) return perror("connect"), 1;
+        close(fd);
+        printf("events %d\n", epoll_wait(set, &event, 1, 3000));
+    } else if (!strcmp(what, "kept")) {
+        /* kept PORT address|socket: one thread's call waits for memory; the others go on. */
+        return kept(port, words[3]);
     } else if (!strcmp(what, "refuse")) {
         return 2;
     }

@@ -134,6 +134,16 @@ pub fn is_closed(fd: c_int) -> bool {
     get_bytes(fd, libc::SOL_TCP, libc::TCP_INFO, &mut state) == Ok(1) && state == [CLOSE]
 }
 
+/// Whether a TCP socket has begun a connection, be it that nothing came of it (tcp_info.tcpi_advmss, which connect sets and nothing
+/// takes back, net/ipv4/tcp_output.c); not where that is not told.
+#[must_use]
+pub fn has_begun_to_connect(fd: c_int) -> bool {
+    /// Offset of tcpi_advmss in struct tcp_info, part of the kernel's ABI.
+    const ADVERTISED: usize = 84;
+    let mut info = [0_u8; ADVERTISED + 4];
+    get_bytes(fd, libc::SOL_TCP, libc::TCP_INFO, &mut info) == Ok(info.len()) && info[ADVERTISED..] != [0; 4]
+}
+
 /// Whether calls on a descriptor never wait (O_NONBLOCK, fcntl(2)); false where that is not told.
 #[must_use]
 pub fn is_non_blocking(fd: c_int) -> bool {
@@ -224,6 +234,18 @@ pub fn share_descriptors(one: c_int, other: c_int) -> Result<bool, Errno> {
     const KCMP_FILES: c_int = 2;
     // SAFETY: takes numbers only.
     checked(unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_FILES, 0, 0) }).map(|order| order == 0)
+}
+
+/// Whether a descriptor of this process and one of another task are the same open file, kcmp(2).
+///
+/// # Errors
+/// Those of kcmp(2): EBADF, EPERM, ESRCH, ENOSYS where the kernel is built without it.
+pub fn is_same_file(own: BorrowedFd<'_>, task: c_int, fd: c_int) -> Result<bool, Errno> {
+    /// include/uapi/linux/kcmp.h.
+    const KCMP_FILE: c_int = 0;
+    // SAFETY: takes numbers only.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, libc::getpid(), task, KCMP_FILE, own.as_raw_fd(), fd) };
+    checked(order).map(|order| order == 0)
 }
 
 /// Makes a TCP socket of an address family, closed on exec, which lasts as long as the function. No cancellation point.

@@ -20,6 +20,7 @@ use std::rc::Rc;
 use load::Loaded;
 use policy::{Phase, Phases, Rules};
 use socket::Errno;
+use socket::signal::Pending;
 
 use crate::filter::Needs;
 use crate::log::Log;
@@ -135,7 +136,12 @@ pub fn start(loaded: Loaded, rules: Rules) -> Result<Ready, Refusal> {
         (Needs::of(&rules), Policy::One(Rc::new(Active::new(rules))))
     };
     let shared = sys::Shared::new().map_err(at)?;
-    processes::start(&needs, Worker { policy, log, shared, connecting: Vec::new() }, summary)
+    // The program is not to learn of children that were not its own.
+    let before = Pending::now();
+    let ready =
+        processes::start(&needs, Worker { policy, log, shared, connecting: Vec::new(), next_look: None }, summary);
+    before.take_new(libc::SIGCHLD);
+    ready
 }
 
 /// What rules ask for that a supervisor cannot do, a sentence each.

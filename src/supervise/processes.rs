@@ -20,7 +20,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, kill_process, waitpid};
 use socket::ffi::{self, Task};
 use socket::{Address, Errno, Kind, describe};
 
@@ -256,6 +256,9 @@ fn leave(socket: BorrowedFd<'_>) {
     let _ = rustix::process::setsid();
     sys::block_signals();
     let _ = rustix::process::chdir("/");
+    // Copies of sockets that connect are held here, of every process of the program.
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     if let Ok(null) = null() {
         let _ = rustix::stdio::dup2_stdin(&null);
         let _ = rustix::stdio::dup2_stdout(&null);

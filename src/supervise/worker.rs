@@ -17,6 +17,7 @@ use policy::{
     Configuration, Connection, Decision, Endpoint, Enforce, HostSet, Phase, Phases, Rules, Setting, compile_alone,
     constants,
 };
+use rustix::process::{Resource, getrlimit};
 use socket::connecting::{Connecting, Finish, Limit, afterwards, is_connecting, limit_syns, running_limit};
 use socket::describe::kind;
 use socket::enact::{self, Enactment, Made};
@@ -92,12 +93,15 @@ pub(crate) struct Worker {
     pub(crate) shared: &'static Shared,
     /// Sockets that have a time for connecting.
     pub(crate) connecting: Vec<Held>,
+    /// When one of them is to be looked at.
+    pub(crate) next_look: Option<Instant>,
 }
 
 /// A copy of a socket that is being connected: nobody tells when that is done.
 pub(crate) struct Held {
     copy: OwnedFd,
     since: Instant,
+    next_look: Instant,
     active: Rc<Active>,
     peer: Endpoint,
     /// As in [`Connecting`].
@@ -110,6 +114,15 @@ pub(crate) struct Held {
 
 /// So many sockets are held at most; others have their number of SYNs limited, which is not as exact.
 const MOST_HELD: usize = 4_096;
+
+/// So many descriptors are left for the rest of the work.
+const OTHER_DESCRIPTORS: usize = 48;
+
+/// The same, as far as this process may have descriptors.
+fn most_held() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
+    limit.map_or(MOST_HELD, |limit| MOST_HELD.min(limit.saturating_sub(OTHER_DESCRIPTORS)))
+}
 
 const CONNECT: Phases = Phases::of(&[Phase::Connect, Phase::Datagram]);
 
@@ -124,10 +137,37 @@ struct Waiting<'a> {
     fd: i32,
 }
 
+/// When a socket that connects is looked at for the first time.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+/// How long it may take until one is looked at again.
+const SELDOM: Duration = Duration::from_millis(50);
+
 /// Which call is made on which descriptor by which thread, for messages.
 type At = (&'static str, i32, i32);
 
+/// What has become of a socket that is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Connecting,
+    /// The connection stands, or there will be none.
+    Over,
+    /// The program has closed the descriptor, or its thread has ended. There may be another one of the same socket.
+    Closed,
+}
+
 impl Held {
+    fn state(&self) -> State {
+        if self.is_over() {
+            State::Over
+        } else {
+            match ffi::is_same_file(self.copy.as_fd(), self.thread, self.fd) {
+                Ok(false) | Err(Errno(libc::EBADF | libc::ESRCH)) => State::Closed,
+                // The same, or it is not told.
+                Ok(true) | Err(_) => State::Connecting,
+            }
+        }
+    }
+
     /// Whether the connection stands, or there will be none.
     fn is_over(&self) -> bool {
         /// By then the program has gone on with its call.
@@ -283,8 +323,11 @@ impl Worker {
         let limit = Limit::of(fd, &active.rules, peer, plan);
         let may_send_on = flags.is_some_and(|flags| flags & libc::MSG_DONTWAIT == 0);
         let sends_on = may_send_on && matches!(limit, Limit::Rule(_)) && !ffi::is_non_blocking(fd);
-        let cannot_hold = limit.connecting().is_some() && self.connecting.len() >= MOST_HELD;
-        let is_by_syns = sends_on || cannot_hold;
+        let cannot_hold = limit.connecting().is_some() && self.connecting.len() >= most_held();
+        // A copy would keep the port in use after the program has closed the socket. It may also be the port of a connect
+        // that came to nothing.
+        let has_port = || local_endpoint(fd).is_some_and(|local| local.port() != 0) && !ffi::has_begun_to_connect(fd);
+        let is_by_syns = sends_on || cannot_hold || matches!(limit, Limit::Rule(_)) && has_port();
         let plan = if is_by_syns || limit.is_left_out() { plan.without_limit() } else { plan };
         match enact::before_connect(fd, plan, |fd| kind(fd).ok()) {
             Ok((plan, first)) => {
@@ -314,32 +357,48 @@ impl Worker {
         let is_same = |held: &Held| (held.thread, held.fd, held.peer) == (thread, waiting.fd, peer);
         if !(is_running && self.connecting.iter().any(is_same)) {
             let (since, active) = (Instant::now(), Rc::clone(active));
-            self.connecting.push(Held { copy, since, active, peer, limit, own, thread, fd: waiting.fd });
+            let next_look = since + FIRST_LOOK;
+            self.connecting.push(Held { copy, since, next_look, active, peer, limit, own, thread, fd: waiting.fd });
+            self.next_look = Some(self.next_look.map_or(next_look, |next| next.min(next_look)));
         }
     }
 
     /// Looks which connections stand by now, or never will; how long it may take until the next time, if there is one.
     pub(crate) fn look_at_connecting(&mut self) -> Option<Duration> {
-        if self.connecting.is_empty() {
-            return None;
+        let now = Instant::now();
+        if let Some(left) = self.next_look?.checked_duration_since(now).filter(|left| !left.is_zero()) {
+            return Some(left);
         }
-        let (over, on): (Vec<Held>, Vec<Held>) =
-            std::mem::take(&mut self.connecting).into_iter().partition(Held::is_over);
-        self.connecting = on;
-        for held in over {
+        let mut over = Vec::new();
+        for mut held in std::mem::take(&mut self.connecting) {
+            let state = if held.next_look > now { State::Connecting } else { held.state() };
+            if state != State::Connecting {
+                over.push((state, held));
+                continue;
+            }
+            if held.next_look <= now {
+                // Most stand within a millisecond, or take long.
+                held.next_look = now + ((now - held.since) / 4).clamp(FIRST_LOOK, SELDOM);
+            }
+            self.connecting.push(held);
+        }
+        for (state, held) in over {
             let plan = held.active.plan(Connection::Outbound { peer: held.peer }, CONNECT);
             let Some(afterwards) = afterwards(plan) else { continue };
             let Held { peer, limit, own, .. } = held;
             let connecting = Connecting { peer, plan, limit, afterwards, own, is_running: true };
             if let Finish::Make(setting) = connecting.finish(held.copy.as_raw_fd()) {
-                let at = ("connected", held.fd, held.thread);
+                let name = if state == State::Over { "connected" } else { "closed" };
+                let at = (name, held.fd, held.thread);
                 let to = (&plan.decision(), None);
                 self.make_at(&held.active, at, held.copy.as_fd(), to, [setting].into_iter(), peer);
             }
+            if state == State::Closed {
+                limit_syns(held.copy.as_raw_fd(), limit);
+            }
         }
-        let youngest = self.connecting.iter().map(|held| held.since.elapsed()).min()?;
-        // Most stand within a millisecond, or take long.
-        Some((youngest / 4).clamp(Duration::from_millis(1), Duration::from_millis(50)))
+        self.next_look = self.connecting.iter().map(|held| held.next_look).min();
+        self.next_look.map(|next| next.saturating_duration_since(now))
     }
 
     fn bind(&self, active: &Active, waiting: Waiting<'_>, address: Address) -> Option<Answer> {
@@ -484,7 +543,8 @@ impl Worker {
             return None;
         }
         let read = self.read(waiting.call, waiting.call.place(3), &mut value)?;
-        if read < value.len() {
+        // What was read may be another thread's by now.
+        if read < value.len() || !sys::is_waiting(waiting.listener, waiting.call.id) {
             return None;
         }
         if let Err(errno) = ffi::set_bytes(fd, level, name, &value) {

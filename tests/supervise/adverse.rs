@@ -1,16 +1,34 @@
 //! What a program, or who starts it, could do to the supervisor; and what the supervisor could do to it.
 
+use std::net::TcpListener;
+use std::process::Command;
+
 use libtest_mimic::Trial;
 
-use crate::command::outcome;
-use crate::support::{plain, probe, sockopt, static_probe, test};
+use crate::command::{outcome, run};
+use crate::support::lab::{Lab, Place, SERVER, needs};
+use crate::support::{plain, probe, sockopt, static_probe, test, test_with};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![test("supervise::adverse::closed_descriptors", closed_descriptors)]
+    let lab = needs([]);
+    vec![
+        test("supervise::adverse::no_signal_of_children", no_signal_of_children),
+        test("supervise::adverse::closed_descriptors", closed_descriptors),
+        test("supervise::adverse::own_port", own_port),
+        test_with(&lab, "supervise::adverse::many_that_connect", many_that_connect),
+        test_with(&lab, "supervise::adverse::given_up", given_up),
+    ]
 }
 
 fn program() -> std::path::PathBuf {
     static_probe("supervised")
+}
+
+/// A signal that is blocked waits over exec, even SIGCHLD that nobody handles. Seen to fail: `SIGCHLD 1`, of the child that tries out.
+fn no_signal_of_children() {
+    let mut command = plain(program());
+    command.arg("block").arg(sockopt()).args(["run", "--user-timeout=9s"]).arg(program()).arg("pending");
+    assert_eq!(outcome(&mut command), (Some(0), "SIGCHLD 0\n".to_owned(), String::new()));
 }
 
 /// The program finds closed what was closed: by the supervisor and by the library. Seen to fail: with /dev/null in their place,
@@ -28,4 +46,43 @@ fn closed_descriptors() {
             assert_eq!((code, printed + &stderr), (Some(0), found.to_owned()), "{by} {closes}");
         }
     }
+}
+
+/// A port of the program's own is free when the program has closed its socket. Seen to fail: `in use 9`, by the copy that was held.
+fn own_port() {
+    let port = || TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+    let (own, nobodys) = (port().to_string(), "1");
+    let mut command = run();
+    command.arg("--connect-timeout=3s").arg(program()).args(["own-port", &own, nobodys]);
+    assert_eq!(outcome(&mut command), (Some(0), "in use 0\n".to_owned(), String::new()));
+}
+
+/// In the lab, where nobody answers any more.
+fn without_answer(lab: &Lab, limits: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command: Command = lab.command(Place::Client, &["SOCKOPT_CONNECT_TIMEOUT=3s"], "sh");
+    command.args(["-c", &format!("{limits} \"$0\" run -- \"$@\"")]).arg(sockopt()).arg(program()).args(arguments);
+    outcome(&mut command)
+}
+
+/// More connections at once than the supervisor was given descriptors: each has its time. Seen to fail: 206 of 400 had no option,
+/// since their descriptors could not be copied (EMFILE).
+fn many_that_connect() {
+    let lab = Lab::with_link();
+    lab.cut();
+    let found = without_answer(&lab, "ulimit -Sn 200;", &["begin", SERVER, "400"]);
+    assert_eq!(found, (Some(0), "without 0\n".to_owned(), String::new()));
+    // Where it may not have more, those that are held last have their SYNs limited, and no option is lost.
+    let environment = ["SOCKOPT_CONNECT_TIMEOUT=3s", "SOCKOPT_USER_TIMEOUT=9s"];
+    let mut command = lab.command(Place::Client, &environment, "sh");
+    command.args(["-c", "ulimit -n 100; \"$0\" run -- \"$@\""]).arg(sockopt()).arg(program());
+    assert_eq!(outcome(command.args(["begin", SERVER, "90"])), (Some(0), "without 0\n".to_owned(), String::new()));
+}
+
+/// A socket that the program closes while it connects is gone: epoll reports it no more. Seen to fail: `events 1` after the time for
+/// connecting, of the copy that was held.
+fn given_up() {
+    let lab = Lab::with_link();
+    lab.cut();
+    let found = without_answer(&lab, "SOCKOPT_CONNECT_TIMEOUT=1s", &["give-up", SERVER]);
+    assert_eq!(found, (Some(0), "events 0\n".to_owned(), String::new()));
 }

@@ -11,11 +11,12 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::{MaybeUninit, forget};
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::fence;
 use std::time::{Duration, Instant};
 
 use policy::variables::Level;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -353,17 +354,26 @@ enum End {
 fn guard(listener: &OwnedFd, mut worker: Worker) -> ! {
     /// Workers that ended at once, or at their first call, one after the other: then it is no accident.
     const MOST_IN_A_ROW: u32 = 10;
+    /// So many workers may be kept by the kernel at the same time.
+    const MOST_ENDING: usize = 4;
     let shared = worker.shared;
     let mut in_a_row = 0;
     let guardian = ffi::process_id();
+    // Without it nobody is ended who is kept by a call.
+    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok();
+    shared.is_watched.store(0, Relaxed);
+    // Workers that cannot be ended at once: the kernel waits with them.
+    let mut ending: Vec<i32> = Vec::new();
     loop {
+        ending.retain(|child| !has_ended(*child));
         let (answered, start) = (shared.answered.load(Relaxed), Instant::now());
-        let side = if in_a_row < MOST_IN_A_ROW { sys::fork() } else { Err(Errno(libc::EAGAIN)) };
+        let can_be = in_a_row < MOST_IN_A_ROW && ending.len() < MOST_ENDING;
+        let side = if can_be { sys::fork() } else { Err(Errno(libc::EAGAIN)) };
         let child = match side {
             Ok(Side::Parent(child)) => child,
             Ok(Side::Child) => {
                 sys::rename(c"sockopt-work");
-                match work(listener, &mut worker, guardian) {
+                match work(listener, &mut worker, guardian, bell.as_ref()) {
                     End::Programs => ffi::exit_now(0),
                     End::Guardian => {
                         sys::rename(c"sockopt-guard");
@@ -397,15 +407,22 @@ fn guard(listener: &OwnedFd, mut worker: Worker) -> ! {
         };
         // The worker has its copies; nothing of a program's is held twice.
         worker.connecting.clear();
-        let is_over = wait_for_either(listener.as_fd(), child);
-        if is_over {
+        let event = wait_for_either(listener.as_fd(), child, bell.as_ref(), shared);
+        if event == Event::Over {
             // It ends by itself, unless it was stopped. Nobody else would wait for it.
             kill(child);
-        }
-        wait_for(child);
-        if is_over {
+            wait_for(child);
             ffi::exit_now(0);
         }
+        if event == Event::Kept {
+            shared.kept_by.store(taken(&shared.call).thread.unsigned_abs().into(), Relaxed);
+            kill(child);
+            // From here on it does nothing any more, be it that the kernel still waits.
+            ending.push(child);
+            let _ = take_over(listener.as_fd(), shared);
+            continue;
+        }
+        wait_for(child);
         let had_a_call = take_over(listener.as_fd(), shared);
         let ended_early = shared.answered.load(Relaxed) == answered && (had_a_call || start.elapsed() < AT_ONCE);
         in_a_row = if ended_early { in_a_row + 1 } else { 0 };
@@ -428,16 +445,69 @@ fn take_over(listener: BorrowedFd<'_>, shared: &Shared) -> bool {
     call.id != 0
 }
 
-/// Waits until the programs have ended (true) or the worker has.
-fn wait_for_either(listener: BorrowedFd<'_>, worker: i32) -> bool {
-    let Ok(worker) = ffi::pidfd_open(worker, Task::Process) else { return false };
-    let mut two = [
+/// Whether a child has ended; then it is forgotten.
+fn has_ended(child: i32) -> bool {
+    Pid::from_raw(child).is_none_or(|child| !matches!(waitpid(Some(child), WaitOptions::NOHANG), Ok(None)))
+}
+
+/// What a guardian waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    /// The programs have ended.
+    Over,
+    /// The worker has.
+    Worker,
+    /// The worker does not get on with a call.
+    Kept,
+}
+
+/// Every so often the guardian looks whether the worker gets on; twice the same call is too long.
+const WATCH: Duration = Duration::from_secs(2);
+
+/// Waits until something has happened. While no calls are made, nothing wakes it up: the worker rings when one comes.
+fn wait_for_either(listener: BorrowedFd<'_>, worker: i32, bell: Option<&OwnedFd>, shared: &Shared) -> Event {
+    let Ok(worker) = ffi::pidfd_open(worker, Task::Process) else { return Event::Worker };
+    let other = PollFd::from_borrowed_fd(bell.map_or(listener, AsFd::as_fd), PollFlags::IN);
+    let mut all = [
         PollFd::from_borrowed_fd(listener, PollFlags::empty()),
         PollFd::from_borrowed_fd(worker.as_fd(), PollFlags::IN),
+        other,
     ];
-    while !poll(&mut two, None).is_ok_and(|count| count > 0) {}
-    let [listener, _] = two;
-    listener.revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    let listened = if bell.is_some() { 3 } else { 2 };
+    let watch = Timespec::try_from(WATCH).ok();
+    let now = || (shared.answered.load(SeqCst), shared.call.first().map_or(0, |id| id.load(SeqCst)));
+    let mut last = now();
+    loop {
+        let is_watched = shared.is_watched.load(SeqCst) != 0;
+        let Ok(count) = poll(all.get_mut(..listened).unwrap_or_default(), watch.as_ref().filter(|_| is_watched)) else {
+            continue;
+        };
+        let [programs, worker, rung] = &all;
+        if programs.revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+            return Event::Over;
+        }
+        if !worker.revents().is_empty() {
+            return Event::Worker;
+        }
+        if count > 0 && rung.revents().contains(PollFlags::IN) {
+            let _ = bell.map(|bell| rustix::io::read(bell, &mut [0; 8]));
+            shared.is_watched.store(1, SeqCst);
+            last = now();
+        } else if count == 0 {
+            let (before, found) = (last, now());
+            last = found;
+            if found.1 != 0 && found == before {
+                return Event::Kept;
+            }
+            if found.1 == 0 && found.0 == before.0 {
+                shared.is_watched.store(0, SeqCst);
+                // A call that has come in between.
+                if now().1 != 0 {
+                    shared.is_watched.store(1, SeqCst);
+                }
+            }
+        }
+    }
 }
 
 /// What comes next.
@@ -489,14 +559,30 @@ fn next(
 }
 
 /// Answers calls.
-fn work(listener: &OwnedFd, worker: &mut Worker, guardian: i32) -> End {
+fn work(listener: &OwnedFd, worker: &mut Worker, guardian: i32, bell: Option<&OwnedFd>) -> End {
     let shared = worker.shared;
+    let kept_by = shared.kept_by.swap(0, Relaxed);
+    if let Ok(thread @ 1..) = i32::try_from(kept_by) {
+        worker.log.say(
+            Level::Warn,
+            thread,
+            format_args!(
+                "the supervisor could not get on with a call of this process: the call goes on without options"
+            ),
+        );
+    }
     let guardian = ffi::pidfd_open(guardian, Task::Process).ok();
     let mut at_most = worker.look_at_connecting();
     loop {
         match next(listener.as_fd(), guardian.as_ref().map(OwnedFd::as_fd), shared, at_most) {
             Next::Call => {
                 let call = taken(&shared.call);
+                fence(SeqCst);
+                if shared.is_watched.load(SeqCst) == 0
+                    && let Some(bell) = bell
+                {
+                    let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+                }
                 let answer = worker.answer(listener.as_fd(), &call);
                 let _ = sys::send(listener.as_fd(), call.id, answer);
                 clear(&shared.call);

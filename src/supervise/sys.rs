@@ -217,6 +217,10 @@ pub(crate) struct Shared {
     pub(crate) call: [AtomicU64; WORDS],
     /// How many were answered.
     pub(crate) answered: AtomicU64,
+    /// Whether the guardian looks again and again whether calls are answered: 0 where there were none for a while.
+    pub(crate) is_watched: AtomicU64,
+    /// The thread whose call kept a worker that had to be ended; 0 where there is none to be told of.
+    pub(crate) kept_by: AtomicU64,
     /// How the programs listened on each port.
     pub(crate) ports: Ports,
 }

@@ -2,12 +2,13 @@
 
 use std::net::TcpListener;
 use std::process::Command;
+use std::thread;
 
 use libtest_mimic::Trial;
 
 use crate::command::{outcome, run};
 use crate::support::lab::{Lab, Place, SERVER, needs};
-use crate::support::{plain, probe, sockopt, static_probe, test, test_with};
+use crate::support::{is_root, plain, probe, sockopt, static_probe, test, test_with};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let lab = needs([]);
@@ -17,6 +18,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("supervise::adverse::own_port", own_port),
         test_with(&lab, "supervise::adverse::many_that_connect", many_that_connect),
         test_with(&lab, "supervise::adverse::given_up", given_up),
+        // userfaultfd(2) stops the kernel's own reading for root alone.
+        test("supervise::adverse::kept_by_a_call", kept_by_a_call).with_ignored_flag(!is_root()),
     ]
 }
 
@@ -85,4 +88,21 @@ fn given_up() {
     lab.cut();
     let found = without_answer(&lab, "SOCKOPT_CONNECT_TIMEOUT=1s", &["give-up", SERVER]);
     assert_eq!(found, (Some(0), "events 0\n".to_owned(), String::new()));
+}
+
+/// A call whose memory is not there yet, or whose socket is locked by one that waits so, keeps nobody else waiting. Seen to fail:
+/// every other connect waited as well, until the program's alarm.
+fn kept_by_a_call() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port of 127.0.0.1");
+    let port = listener.local_addr().expect("it is bound").port().to_string();
+    thread::spawn(move || {
+        let _all: Vec<_> = listener.incoming().collect();
+    });
+    for by in ["address", "socket"] {
+        let mut command = run();
+        command.arg("--dead-peer-timeout=15s").arg(program()).args(["kept", &port, by]);
+        let (code, printed, stderr) = outcome(&mut command);
+        assert_eq!((code, printed), (Some(0), "keepalive 1 5 user_timeout 14000\n".repeat(3)), "{by}: {stderr}");
+        assert!(stderr.contains("warning: the supervisor could not get on with a call of this process"), "{stderr}");
+    }
 }

@@ -338,7 +338,8 @@ fn worker_stopped() {
     assert!(within(Duration::from_secs(5), || workers(&marker).is_empty()), "{:?}", workers(&marker));
 }
 
-/// The kernel takes one only. Seen to fail: a program that waits for ever.
+/// The kernel takes one only. Seen to fail: without the trial before the start ("the supervisor cannot begin", with --force too), and
+/// with a trial that keeps to itself what the kernel said (five seconds, and errno 110 for EBUSY).
 fn one_in_another() {
     let port = port();
     let inner = |force: &[&str]| {

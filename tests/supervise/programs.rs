@@ -86,7 +86,7 @@ fn of_client(environment: &[(&str, &str)], arguments: &[&str]) -> String {
 }
 
 /// Go sets SO_KEEPALIVE, TCP_KEEPIDLE and TCP_KEEPINTVL after every connect: the rule's hold, unless the program has the last word.
-/// Seen to fail: with a setsockopt that is not told of.
+/// Seen to fail: with a filter that does not stop the setsockopt of enforced options (`keepalive 1 15 15 3` of Go's).
 fn own_keepalive() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("it is bound").port().to_string();
@@ -131,7 +131,7 @@ fn server() {
     }
 }
 
-/// A Go client that closes first. Seen to fail: with 0 in place of -1.
+/// A Go client that closes first. Seen to fail: with 0 in place of -1 (5,000 in TIME_WAIT).
 fn time_wait() {
     const COUNT: usize = 5_000;
     let lab = Lab::with_link();

@@ -3,7 +3,7 @@
 use libtest_mimic::Trial;
 
 use crate::support::lab::{Lab, Place::Here, Running, State, needs};
-use crate::support::{scratch, test_with};
+use crate::support::{haproxy_configuration, scratch, test_with};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -16,17 +16,6 @@ const RULES: &str =
     "SOCKOPT_CONFIG_TOML=rule = [{ to = [\"127.0.0.1:8001\"], connect_timeout = \"5s\", dead_peer_timeout = \"15s\" }]";
 /// What the connections are to have.
 const AFTERWARDS: i64 = 14_000;
-
-const HAPROXY: &str = "
-defaults
-    mode http
-    timeout connect 20s
-    timeout client 20s
-    timeout server 20s
-listen proxy
-    bind 127.0.0.1:9000
-    server one 127.0.0.1:8001
-";
 
 /// Waits for that many connections to the server which have the user timeout that they are to have.
 fn wait_for(lab: &Lab, program: &str, count: usize) {
@@ -41,7 +30,7 @@ fn haproxy() {
     let lab = Lab::new();
     let mut server = lab.serve(Here, &[8001]);
     let file = scratch("unasked-haproxy").join("haproxy.cfg");
-    std::fs::write(&file, HAPROXY).expect("a file");
+    std::fs::write(&file, haproxy_configuration("http")).expect("a file");
     let mut haproxy = lab.covered(Here, &[RULES], "haproxy");
     haproxy.arg("-db").arg("-f").arg(&file);
     let _haproxy = Running::start(haproxy);

@@ -1,5 +1,5 @@
-//! What is set on a socket, in which order, for which IP version: the one place that says so. The library and `sockopt apply`
-//! carry a plan out, `sockopt explain` prints it.
+//! What is set on a socket, in which order, for which IP version: the one place that says so. The library, the supervisor and
+//! `sockopt apply` carry a plan out, `sockopt explain` prints it.
 
 use std::net::IpAddr;
 

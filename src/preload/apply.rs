@@ -1,15 +1,13 @@
 //! Makes the settings of a plan and says what became of them; what the hooks around connect and the others share.
 
 use std::ffi::c_int;
-use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use policy::variables::Level;
 use policy::{Decision, Endpoint, Phases, Setting};
 use socket::describe::kind;
-use socket::enact::{Enactment, Made};
+use socket::enact::{Enacted, Hindrance};
 use socket::memory;
-use socket::setting::Outcome;
 use socket::{Errno, Kind};
 
 use crate::setup::Runtime;
@@ -44,8 +42,7 @@ pub(crate) fn kind_of(fd: c_int) -> Option<Kind> {
     kind.ok()
 }
 
-/// Makes settings, but for the `first`, which was made already, and for what the program has chosen where only the rest is
-/// filled in; reports them, and reports each that fails once.
+/// Makes settings, but for the `first`, which was made already; reports them, and reports each that fails once.
 pub(crate) fn apply_settings<'a>(
     runtime: &Runtime,
     fd: c_int,
@@ -55,47 +52,18 @@ pub(crate) fn apply_settings<'a>(
     call: &str,
     endpoint: Endpoint,
 ) {
-    let (mut made, mut chosen) = (Made::default(), Made::default());
     let is_new_to_report =
         |setting: &Setting| runtime.warned.get(setting.id as usize).is_none_or(|warned| !warned.swap(true, Relaxed));
-    let enactment = Enactment::begin(
-        fd,
-        decision.profile().enforce(),
-        settings.clone(),
-        &runtime.new,
-        |setting, errno| {
-            if is_new_to_report(setting) {
-                log::warn(format_args!(
-                    "{call} fd {fd} {endpoint}: {decision}: {setting} is left out: whether the program has set it is not known: {errno}"
-                ));
-            }
-        },
-    );
+    let hindered = |setting: &Setting, why: Hindrance| {
+        if is_new_to_report(setting) {
+            log::warn(format_args!("{call} fd {fd} {endpoint}: {decision}: {setting} {why}"));
+        }
+    };
+    let settings = settings.inspect(|_| fault::point("apply"));
     runtime.in_use.store(true, Relaxed);
-    first.into_iter().for_each(|setting| made.note(setting));
-    for setting in settings.filter(|setting| first.is_none_or(|first| !ptr::eq(first, *setting))) {
-        fault::point("apply");
-        match enactment.make(setting) {
-            Outcome::LeftToProgram => chosen.note(setting),
-            Outcome::Done => made.note(setting),
-            Outcome::Absent => {}
-            // Another thread has closed it.
-            Outcome::Failed(Errno(libc::EBADF | libc::ENOTSOCK)) => {}
-            Outcome::Failed(errno) if is_new_to_report(setting) => {
-                log::warn(format_args!("{call} fd {fd} {endpoint}: {decision}: {setting} failed: {errno}"));
-            }
-            Outcome::Failed(_) => {}
-        }
-    }
-    match (made.count, chosen.count) {
-        (0, 0) => {}
-        (_, 0) => log::debug(format_args!("{call} fd {fd} {endpoint}: {decision}:{made}")),
-        (0, _) => {
-            log::debug(format_args!("{call} fd {fd} {endpoint}: {decision}: left to the program:{}", chosen.keys()))
-        }
-        _ => log::debug(format_args!(
-            "{call} fd {fd} {endpoint}: {decision}:{made}; left to the program:{}",
-            chosen.keys()
-        )),
+    let mut enacted = Enacted::default();
+    enacted.make(fd, decision.profile().enforce(), first, settings, &runtime.new, hindered);
+    if !enacted.is_empty() {
+        log::debug(format_args!("{call} fd {fd} {endpoint}: {decision}:{enacted}"));
     }
 }

@@ -322,13 +322,13 @@ unsafe impl Zeroes for Reserve {}
 static RESERVE: OnceRef<'static, Reserve> = OnceRef::new();
 static SPARE_USED: AtomicUsize = AtomicUsize::new(0);
 
-/// Makes it the spare memory, if it is the first.
-pub(crate) fn install_reserve(spare: &'static Reserve) {
-    let _ = RESERVE.set(spare);
+/// Makes it the reserve, if it is the first.
+pub(crate) fn install_reserve(reserve: &'static Reserve) {
+    let _ = RESERVE.set(reserve);
 }
 
 // SAFETY: pieces are aligned, do not overlap, and lie in memory that is kept while anything points there: that of a
-// set-up until its end, the spare memory for ever. Nothing unwinds. Out of line: there are thousands of callers.
+// set-up until its end, the reserve for ever. Nothing unwinds. Out of line: there are thousands of callers.
 unsafe impl GlobalAlloc for Allocator {
     #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -342,7 +342,7 @@ unsafe impl GlobalAlloc for Allocator {
                 }
                 piece
             }
-            None => spare(layout),
+            None => from_reserve(layout),
         }
     }
 
@@ -377,12 +377,12 @@ unsafe impl GlobalAlloc for Allocator {
 }
 
 #[cold]
-fn spare(layout: Layout) -> *mut u8 {
+fn from_reserve(layout: Layout) -> *mut u8 {
     let room = layout.size() + layout.align();
-    if let Some(spare) = RESERVE.get() {
+    if let Some(reserve) = RESERVE.get() {
         let used = SPARE_USED.fetch_add(room, Relaxed);
-        if used + room <= size_of_val(spare) {
-            return (spare.0.as_ptr() as usize + used).next_multiple_of(layout.align()) as *mut u8;
+        if used + room <= size_of_val(reserve) {
+            return (reserve.0.as_ptr() as usize + used).next_multiple_of(layout.align()) as *mut u8;
         }
     }
     // More panics at once than anybody thought of.

@@ -10,59 +10,48 @@ use socket::memory::{Near, Place};
 use crate::setup::{Runtime, runtime};
 use crate::{fault, guard, log, lookup_table};
 
-/// The rules, if they name hosts: for all others a look-up costs one load.
+/// After a look-up that gave something: what it told is learned, if rules name hosts. For all others it costs one load.
 #[inline]
-fn interested() -> Option<&'static Runtime> {
+fn learn_from(work: impl FnOnce(&Runtime, Near<'_>) + Copy) {
     if !lookup_table::is_enabled() {
-        return None;
+        return;
     }
-    runtime().filter(|runtime| runtime.rules.names_hosts())
+    let Some(runtime) = runtime().filter(|runtime| runtime.rules.names_hosts()) else { return };
+    let place = Place::here();
+    let near = place.page();
+    guard::contained(|| {
+        fault::point("look-up");
+        work(runtime, near);
+    });
 }
 
 /// After getaddrinfo(3).
 pub(crate) fn after_getaddrinfo(status: c_int, asked: *const c_char, answer: *const *mut addrinfo) {
-    if status != 0 {
-        return;
+    if status == 0 {
+        learn_from(|runtime, near| {
+            if let Some(first) = near.pointer(answer, 0) {
+                learn_list(runtime, near, asked, first);
+            }
+        });
     }
-    let Some(runtime) = interested() else { return };
-    let place = Place::here();
-    let near = place.page();
-    guard::contained(|| {
-        fault::point("look-up");
-        if let Some(first) = near.pointer(answer, 0) {
-            learn_list(runtime, near, asked, first);
-        }
-    });
 }
 
 /// After one of the gethostbyname(3) family.
 pub(crate) fn after_gethostbyname(asked: *const c_char, answer: *const hostent) {
-    if answer.is_null() {
-        return;
+    if !answer.is_null() {
+        learn_from(|runtime, near| learn_host(runtime, near, asked, answer));
     }
-    let Some(runtime) = interested() else { return };
-    let place = Place::here();
-    let near = place.page();
-    guard::contained(|| {
-        fault::point("look-up");
-        learn_host(runtime, near, asked, answer);
-    });
 }
 
 /// The same where the answer is behind a pointer, null if there is none.
 pub(crate) fn after_gethostbyname_r(status: c_int, asked: *const c_char, answer: *const *mut hostent) {
-    if status != 0 {
-        return;
+    if status == 0 {
+        learn_from(|runtime, near| {
+            if let Some(host) = near.pointer(answer, 0) {
+                learn_host(runtime, near, asked, host);
+            }
+        });
     }
-    let Some(runtime) = interested() else { return };
-    let place = Place::here();
-    let near = place.page();
-    guard::contained(|| {
-        fault::point("look-up");
-        if let Some(host) = near.pointer(answer, 0) {
-            learn_host(runtime, near, asked, host);
-        }
-    });
 }
 
 /// Longer answers are cut off.

@@ -84,7 +84,7 @@ impl Found {
 }
 
 static FOUND: OnceBox<Found> = OnceBox::new();
-static ACTIVE: OnceBox<Runtime> = OnceBox::new();
+static RUNTIME: OnceBox<Runtime> = OnceBox::new();
 
 /// EX_CONFIG, sysexits.h.
 const EX_CONFIG: i32 = 78;
@@ -93,7 +93,7 @@ const EX_CONFIG: i32 = 78;
 #[inline]
 pub(crate) fn runtime() -> Option<&'static Runtime> {
     match STATE.load(Ordering::Acquire) {
-        ON => ACTIVE.get(),
+        ON => RUNTIME.get(),
         OFF => None,
         _ => guard::contained(set_up),
     }
@@ -173,9 +173,9 @@ fn read(asked: Asked) {
     }
     let state = if asked == Asked::Nothing {
         OFF
-    } else if let Some((tables, spare)) = arena::zeroes() {
+    } else if let Some((tables, reserve)) = arena::zeroes() {
         descriptors::begin(tables);
-        arena::install_reserve(spare);
+        arena::install_reserve(reserve);
         expect_panics();
         if asked == Asked::Now { find() } else { note() }
     } else {
@@ -335,7 +335,7 @@ fn set_up() -> Option<&'static Runtime> {
     let report = signal::without_signals(|_| guard::not_reentered(compile_first));
     report.into_iter().for_each(Report::make);
     // A thread that lost the race works by the winner's outcome, which may not have got as far as its state.
-    ACTIVE.get().filter(|_| STATE.load(Ordering::Acquire) != OFF)
+    RUNTIME.get().filter(|_| STATE.load(Ordering::Acquire) != OFF)
 }
 
 /// Reads and compiles, unless that is done; what is to be said of it.
@@ -427,12 +427,12 @@ fn compile_into(found: &'static Found, kept: Memory, lines: &mut Lines) -> Optio
         if runtime.rules.phases() == Phases::NONE && !log::enabled(Level::Debug) { OFF } else { ON }
     };
     // Whoever is first reports, and it is its outcome that is used.
-    if ACTIVE.set(runtime).is_err() {
-        return ACTIVE.get().map(state);
+    if RUNTIME.set(runtime).is_err() {
+        return RUNTIME.get().map(state);
     }
     kept.keep();
     lookup_table::set_enabled(rules.names_hosts());
-    let next = ACTIVE.get().map_or(OFF, state);
+    let next = RUNTIME.get().map_or(OFF, state);
     let _ = STATE.compare_exchange(READ, next, Ordering::AcqRel, Ordering::Acquire);
     fault::point("report");
     if !warnings.is_empty() {

@@ -86,48 +86,102 @@ pub fn probed(fd: i32, probe: Option<&Setting>) -> Option<&Setting> {
     probe.filter(|setting| setting::set(fd, setting) == Outcome::Done)
 }
 
-/// The settings that were made, or were not, for the line at debug.
-#[derive(Debug, Default)]
-pub struct Made<'a> {
-    settings: [Option<&'a Setting>; 16],
-    /// How many.
-    pub count: usize,
+/// What keeps a setting from being made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hindrance {
+    /// Only what the program has left alone is set, and whether it has cannot be read.
+    Unknown(Errno),
+    /// The kernel refuses it.
+    Failed(Errno),
 }
 
-impl<'a> Made<'a> {
-    /// Adds one.
-    pub fn note(&mut self, setting: &'a Setting) {
+impl fmt::Display for Hindrance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(errno) => {
+                write!(f, "is left out: whether the program has set it is not known: {errno}")
+            }
+            Self::Failed(errno) => write!(f, "failed: {errno}"),
+        }
+    }
+}
+
+/// What was made and what was left to the program, for a line of the log: ` TCP_NODELAY=1; left to the program: linger`.
+#[derive(Debug, Default)]
+pub struct Enacted<'a> {
+    made: FirstSettings<'a>,
+    chosen: FirstSettings<'a>,
+}
+
+impl<'a> Enacted<'a> {
+    /// Makes settings, but for the `first`, which was made already, and for what the program has chosen where only the rest is
+    /// filled in. `hindered` is told of each that was not made for another reason.
+    #[inline]
+    pub fn make(
+        &mut self,
+        fd: i32,
+        enforce: Enforce,
+        first: Option<&'a Setting>,
+        settings: impl Iterator<Item = &'a Setting> + Clone,
+        new: &AsNew,
+        mut hindered: impl FnMut(&'a Setting, Hindrance),
+    ) {
+        let unknown = |setting, errno| hindered(setting, Hindrance::Unknown(errno));
+        let enactment = Enactment::begin(fd, enforce, settings.clone(), new, unknown);
+        first.into_iter().for_each(|setting| self.made.note(setting));
+        for setting in settings.filter(|setting| first.is_none_or(|first| !std::ptr::eq(first, *setting))) {
+            match enactment.make(setting) {
+                Outcome::LeftToProgram => self.chosen.note(setting),
+                Outcome::Done => self.made.note(setting),
+                Outcome::Absent => {}
+                // Another thread has closed it.
+                Outcome::Failed(Errno(libc::EBADF | libc::ENOTSOCK)) => {}
+                Outcome::Failed(errno) => hindered(setting, Hindrance::Failed(errno)),
+            }
+        }
+    }
+
+    /// Whether there is nothing to tell.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.made.count == 0 && self.chosen.count == 0
+    }
+}
+
+impl fmt::Display for Enacted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { made, chosen } = self;
+        made.all().try_for_each(|setting| write!(f, " {setting}"))?;
+        match made.count.checked_sub(made.settings.len()) {
+            Some(more) if more > 0 => write!(f, " and {more} more")?,
+            _ => {}
+        }
+        if chosen.count == 0 {
+            return Ok(());
+        }
+        f.write_str(if made.count > 0 { "; left to the program:" } else { " left to the program:" })?;
+        let mut last = None;
+        let mut keys = chosen.all().map(|setting| setting.key).filter(|key| last.replace(*key) != Some(*key));
+        keys.try_for_each(|key| write!(f, " {}", key.name()))
+    }
+}
+
+/// The first sixteen settings, and how many there are: nothing may be allocated here.
+#[derive(Debug, Default)]
+struct FirstSettings<'a> {
+    settings: [Option<&'a Setting>; 16],
+    count: usize,
+}
+
+impl<'a> FirstSettings<'a> {
+    fn note(&mut self, setting: &'a Setting) {
         if let Some(slot) = self.settings.get_mut(self.count) {
             *slot = Some(setting);
         }
         self.count += 1;
     }
 
-    /// Their keys, each once.
-    #[must_use]
-    pub fn keys(&self) -> Keys<'_, 'a> {
-        Keys(self)
-    }
-}
-
-/// Keys, as they are shown.
-#[derive(Debug)]
-pub struct Keys<'m, 'a>(&'m Made<'a>);
-
-impl fmt::Display for Keys<'_, '_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys = self.0.settings.iter().flatten().map(|setting| setting.key);
-        let mut last = None;
-        keys.filter(|key| last.replace(*key) != Some(*key)).try_for_each(|key| write!(f, " {}", key.name()))
-    }
-}
-
-impl fmt::Display for Made<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.settings.iter().flatten().try_for_each(|setting| write!(f, " {setting}"))?;
-        match self.count.checked_sub(self.settings.len()) {
-            Some(more) if more > 0 => write!(f, " and {more} more"),
-            _ => Ok(()),
-        }
+    fn all(&self) -> impl Iterator<Item = &'a Setting> {
+        self.settings.iter().flatten().copied()
     }
 }

@@ -20,7 +20,7 @@ use policy::{
 use rustix::process::{Resource, getrlimit};
 use socket::connecting::{Connecting, Finish, Limit, afterwards, is_connecting, limit_syns, running_limit};
 use socket::describe::kind;
-use socket::enact::{self, Enactment, Made};
+use socket::enact::{self, Enacted, Hindrance};
 use socket::ffi::Task;
 use socket::fill::{self, AsNew};
 use socket::setting::{Outcome, is_in_force, set};
@@ -608,34 +608,18 @@ impl Worker {
         settings: impl Iterator<Item = &'a Setting> + Clone,
         endpoint: Endpoint,
     ) {
-        let debug = |text: std::fmt::Arguments<'_>| {
-            self.log.say(Level::Debug, thread, format_args!("{call} fd {fd} {endpoint}: {decision}:{text}"));
-        };
-        let warn = |setting: &Setting, text: std::fmt::Arguments<'_>| {
+        let hindered = |setting: &Setting, why: Hindrance| {
             if active.warned.get(setting.id as usize).is_none_or(|warned| !warned.replace(true)) {
-                let text = format_args!("{call} fd {fd} {endpoint}: {decision}: {setting} {text}");
+                let text = format_args!("{call} fd {fd} {endpoint}: {decision}: {setting} {why}");
                 self.log.say(Level::Warn, thread, text);
             }
         };
-        let (mut made, mut chosen) = (Made::default(), Made::default());
         let enforce = decision.profile().enforce();
-        let enactment = Enactment::begin(copy.as_raw_fd(), enforce, settings.clone(), &active.new, |setting, errno| {
-            warn(setting, format_args!("is left out: whether the program has set it is not known: {errno}"));
-        });
-        first.into_iter().for_each(|setting| made.note(setting));
-        for setting in settings.filter(|setting| first.is_none_or(|first| !std::ptr::eq(first, *setting))) {
-            match enactment.make(setting) {
-                Outcome::LeftToProgram => chosen.note(setting),
-                Outcome::Done => made.note(setting),
-                Outcome::Absent => {}
-                Outcome::Failed(errno) => warn(setting, format_args!("failed: {errno}")),
-            }
-        }
-        match (made.count, chosen.count) {
-            (0, 0) => {}
-            (_, 0) => debug(format_args!("{made}")),
-            (0, _) => debug(format_args!(" left to the program:{}", chosen.keys())),
-            _ => debug(format_args!("{made}; left to the program:{}", chosen.keys())),
+        let mut enacted = Enacted::default();
+        enacted.make(copy.as_raw_fd(), enforce, first, settings, &active.new, hindered);
+        if !enacted.is_empty() {
+            let text = format_args!("{call} fd {fd} {endpoint}: {decision}:{enacted}");
+            self.log.say(Level::Debug, thread, text);
         }
     }
 }

@@ -244,3 +244,19 @@ fn missing(needs: &[&str]) -> Option<String> {
     let missing: Vec<&str> = needs.iter().filter(|need| !has(need)).copied().collect();
     (!missing.is_empty()).then(|| format!("needs {}", missing.join(", ")))
 }
+
+/// HAProxy's configuration, for one server behind it, in a mode of its own: `tcp` or `http`.
+pub(crate) fn haproxy_configuration(mode: &str) -> String {
+    format!(
+        "
+defaults
+    mode {mode}
+    timeout connect 20s
+    timeout client 20s
+    timeout server 20s
+listen proxy
+    bind 127.0.0.1:9000
+    server one 127.0.0.1:8001
+"
+    )
+}

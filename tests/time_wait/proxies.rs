@@ -10,7 +10,7 @@ use libtest_mimic::Trial;
 
 use super::{RESET, WITHOUT, time_waits};
 use crate::support::lab::{Lab, PATIENCE, Place::Here, Running, State, needs};
-use crate::support::{ENVOY, envoy, scratch, test_with, text};
+use crate::support::{ENVOY, envoy, haproxy_configuration, scratch, test_with, text};
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
@@ -65,17 +65,6 @@ for number in range(int(sys.argv[2])):
     s.close()
     print(len(data), zlib.crc32(data), "end")
 "#;
-
-const HAPROXY: &str = "
-defaults
-    mode tcp
-    timeout connect 20s
-    timeout client 20s
-    timeout server 20s
-listen proxy
-    bind 127.0.0.1:9000
-    server one 127.0.0.1:8001
-";
 
 const ENVOY_YAML: &str = r#"
 static_resources:
@@ -157,10 +146,10 @@ impl Way {
     fn start(self, lab: &Lab, environment: &[&str]) -> (u16, Option<Running>) {
         let (program, arguments, text) = match self {
             Way::Direct => return (8001, None),
-            Way::Haproxy => ("haproxy".into(), &["-db", "-f"][..], HAPROXY),
+            Way::Haproxy => ("haproxy".into(), &["-db", "-f"][..], haproxy_configuration("tcp")),
             Way::Envoy => {
                 let arguments = &["-l", "error", "--concurrency", "2", "--use-dynamic-base-id", "-c"][..];
-                (envoy().expect("it was found before"), arguments, ENVOY_YAML)
+                (envoy().expect("it was found before"), arguments, ENVOY_YAML.to_owned())
             }
         };
         let file = scratch(&format!("proxies {} {}", lab.id(), arguments.len())).join("proxy.yaml");

@@ -113,7 +113,7 @@ fn rule_for(name: &str) -> String {
 fn rules_here(command: &mut Command, name: &str) -> String {
     let output = command.env("SOCKOPT_CONFIG_TOML", rule_for(name)).env("SOCKOPT_LOG", "info").output();
     let (_, stderr) = text(&output.expect("it runs"));
-    let said = stderr.lines().find_map(|line| line.split_once(": 1 rules, ")).map(|(_, said)| said.to_owned());
+    let said = stderr.lines().find_map(|line| line.split_once(": 1 rule, ")).map(|(_, said)| said.to_owned());
     said.unwrap_or_else(|| panic!("{stderr}"))
 }
 

@@ -860,7 +860,10 @@ fn dry_run() {
     let title = stdout.lines().next().unwrap_or_default().to_owned();
     assert!(title.starts_with("python3") && title.ends_with(&format!(" ({})", program.pid)), "{stdout}");
     assert_eq!(stdout, format!("{title}\n  by environment, not done:\n{changes}1 socket would change\n"));
-    assert!(stderr.contains("are not covered: start it under `sockopt run`"), "{stderr}");
+    assert!(
+        stderr.contains("are not covered, except what its listeners accept: start it under `sockopt run`"),
+        "{stderr}"
+    );
 
     let (code, stdout, stderr) = outcome(&run(&lab, Place::Here, &words));
     assert_eq!(code, Some(0), "{stderr}");

@@ -29,8 +29,8 @@ pub(crate) fn command() -> Command {
             "Sets the configuration on the sockets that running programs have already, by the rules that the library \
              would follow in them. A client that hangs on a vanished peer is freed by\n\n    \
              sockopt apply --dead-peer-timeout 15s PID\n\n\
-             On an idle connection the time that has passed counts: the peer is probed at once, and has the probe \
-             interval to answer. One with data in flight is given up when it would be sent again, not before: it is \
+             On an idle connection the time that has passed counts: the peer is probed at once, and the connection is \
+             given up when the remaining probes or the user timeout run out. One with data in flight is given up when it would be sent again, not before: it is \
              said when that will be.\n\n\
              The programs are neither stopped nor traced. What they open afterwards is not covered, but for what their \
              listeners accept; that takes a restart under `sockopt run`.",
@@ -502,7 +502,7 @@ fn notes(done: &[Done<'_>]) {
     }
     if changed().next().is_some() {
         output::note(
-            "connections that a program opens from now on are not covered: start it under `sockopt run` for that",
+            "connections that a program opens from now on are not covered, except what its listeners accept: start it under `sockopt run` for that",
         );
     }
 }

@@ -85,7 +85,10 @@ fn configuration(roff: &mut Roff) {
             "Local addresses and ports of listening sockets, such as \":8080\". What they accept inherits the options.",
         ),
         ("from", "Clients of accepted connections, such as \"10.0.0.0/8\". This is decided at each accept."),
-        ("process", "Base names of executables or scripts; * and ? are wildcards."),
+        (
+            "process",
+            "Base names of executables or scripts, or the names that programs were started by; * and ? are wildcards.",
+        ),
         ("command", "Whole command lines; * and ? are wildcards."),
     ] {
         entry(roff, name, meaning);

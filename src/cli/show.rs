@@ -17,7 +17,7 @@ pub(crate) fn command() -> Command {
         .about("Show the TCP sockets of programs, and which look half-open")
         .long_about(
             "Shows every TCP socket of running programs, with the options in force and what the kernel knows of the \
-             connection. The programs are neither stopped nor traced: their descriptors are copied for a phase \
+             connection. The programs are neither stopped nor traced: their descriptors are copied for a moment \
              (pidfd_getfd, Linux 5.6). That is allowed for one's own programs, and for all with CAP_SYS_PTRACE.",
         )
         .after_long_help(LEGEND);

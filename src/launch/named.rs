@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::executable::Outlook;
+use crate::executable::{Backend, Outlook};
 use crate::library::Library;
 use crate::program::{self, Program};
 
@@ -26,7 +26,11 @@ pub fn beyond_reach(program: &Program, library: &Library) -> Option<String> {
         let verdicts = commands.iter().filter_map(|command| Some(program::resolve(command).ok()?.verdict(library)));
         let is_beyond = |outlook| matches!(outlook, Outlook::Cannot | Outlook::Partly);
         if let Some(verdict) = verdicts.into_iter().find(|verdict| is_beyond(verdict.outlook)) {
-            return Some(format!("an argument names a program that the library would not reach: {}", verdict.why));
+            let help = if verdict.backend == Backend::Supervisor { "; --by supervisor reaches it too" } else { "" };
+            return Some(format!(
+                "an argument names a program that the library would not reach: {}{help}",
+                verdict.why
+            ));
         }
     }
     None

@@ -11,6 +11,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use policy::units::Count;
 use policy::variables::{self, Level, PREFIX};
 use policy::{Configuration, Process, Rules, Source, matcher};
 use socket::Errno;
@@ -61,8 +62,8 @@ impl Loaded {
             (true, true) => ", options from the environment",
             (true, false) => ", options from the environment (not for this process)",
         };
-        let (all, here) = (rules.rule_count(), rules.rules().count());
-        format!("configuration: {name}: {all} rules, {here} for this process{environment}")
+        let (all, here) = (Count(rules.rule_count(), "rule"), rules.rules().count());
+        format!("configuration: {name}: {all}, {here} for this process{environment}")
     }
 
     /// Whether rules look at the process, so that [`this_process`] is worth its price.

@@ -244,7 +244,7 @@ impl Adviser<'_> {
             self.say(Code::TimeWaitUnneeded, effective, &[Key::TimeWait], message.to_owned(), help.to_owned());
         } else if without_time_wait {
             let message = "time_wait = false: no TIME_WAIT is left to answer a peer whose last FIN is lost, or to catch late duplicates";
-            let help = "timestamps and random sequence numbers make harm rare (RFC 1337, RFC 6191)";
+            let help = "timestamps and random sequence numbers make harm rare (RFC 1337, RFC 6191); `check --allow no-time-wait` leaves this out";
             self.say(Code::NoTimeWait, effective, &[Key::TimeWait], message.to_owned(), help.to_owned());
         }
         let lingers = profile.settings().iter().find_map(|setting| match setting.value {

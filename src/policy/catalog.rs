@@ -227,7 +227,7 @@ pub static CATALOG: &[Entry] = &[
     row(Key::ReusePort, &[socket("SO_REUSEPORT")], Accepts::Boolean, &[Bind], "3.9", "socket(7)",
         "several sockets may bind to the same address and port and share its connections"),
     row(Key::Raw, &[], Accepts::Raw, &[Connect, Listen, Accept, AcceptAlways, Bind], "2.2", "setsockopt(2)",
-        "any other option: list of { level, name, value }"),
+        "any other option: list of { level, name, value, at }; at (bind, connect, listen, accept) may be left out"),
     row(Key::Enforce, &[], Accepts::Enforce, &[], "2.2", "",
         "who has the last word: true (default): the rule; the program's own later setsockopt returns success and changes nothing; \
          false: the program; fill: the program, before and after; only what it has left at the system's default is set"),

@@ -273,7 +273,7 @@ fn meant(name: &str) -> String {
     });
     match kernel {
         Some(entry) => format!("did you mean \"{}\"?", entry.key.name()),
-        None => did_you_mean(name, option_keys().chain(CONDITIONS), "see config/sockopt.toml for every key"),
+        None => did_you_mean(name, option_keys().chain(CONDITIONS), "`man sockopt.toml` has every key"),
     }
 }
 

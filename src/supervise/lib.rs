@@ -5,9 +5,11 @@
 //! The program keeps its process id, its parent, its terminal and its exit status: it is the supervisor that is started beside it.
 
 pub mod filter;
+mod held;
 mod log;
 pub mod notification;
 mod processes;
+mod runtime;
 mod sys;
 mod worker;
 
@@ -25,7 +27,8 @@ use socket::signal::Pending;
 use crate::filter::Needs;
 use crate::log::Log;
 pub use crate::processes::Ready;
-use crate::worker::{Active, Policy, Worker};
+use crate::runtime::{Policy, Runtime};
+use crate::worker::Worker;
 
 /// Numbers of the kernel's that stand in this crate, by their names in its headers: for a test.
 pub const NUMBERS: &[(&str, u64)] = &[
@@ -133,7 +136,7 @@ pub fn start(loaded: Loaded, rules: Rules) -> Result<Ready, Refusal> {
         let every = loaded.configuration.parse().into_rules(None).0.unwrap_or_default();
         (Needs::of(&every), Policy::ByProcess { configuration: loaded.configuration, known: HashMap::new() })
     } else {
-        (Needs::of(&rules), Policy::One(Rc::new(Active::new(rules))))
+        (Needs::of(&rules), Policy::One(Rc::new(Runtime::new(rules))))
     };
     let shared = sys::Shared::new().map_err(at)?;
     // The program is not to learn of children that were not its own.

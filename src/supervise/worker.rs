@@ -1,8 +1,6 @@
 //! What the supervisor does for a call that waits: the same decision as the library's, on a copy of the program's descriptor.
 //! Whatever fails, the call goes on as if nobody had looked.
 
-use std::cell::Cell;
-use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,78 +11,22 @@ use policy::enforce::is_of_keepalive;
 use policy::plan::Plan;
 use policy::rules::Inheritance;
 use policy::variables::Level;
-use policy::{
-    Configuration, Connection, Decision, Endpoint, Enforce, HostSet, Phase, Phases, Rules, Setting, compile_alone,
-    constants,
-};
-use rustix::process::{Resource, getrlimit};
+use policy::{Connection, Decision, Endpoint, Enforce, Phase, Phases, Setting, constants};
 use socket::connecting::{Connecting, Finish, Limit, afterwards, is_connecting, limit_syns, running_limit};
 use socket::describe::kind;
 use socket::enact::{self, Enacted, Hindrance};
 use socket::ffi::Task;
-use socket::fill::{self, AsNew};
+use socket::fill;
 use socket::setting::{Outcome, is_in_force, set};
 use socket::standing::{self, local_endpoint};
 use socket::{Address, Errno, Kind, address, ffi};
 
 use crate::filter::AFTER_ACCEPT;
+use crate::held::{FIRST_LOOK, Held, SELDOM, State, most_held};
 use crate::log::Log;
 use crate::notification::{Call, Notification};
+use crate::runtime::{Policy, Runtime};
 use crate::sys::{self, Answer, Shared};
-
-/// The configuration in force for one process.
-pub(crate) struct Active {
-    rules: Rules,
-    /// By [`Setting::id`]: whether its failure was reported.
-    warned: Box<[Cell<bool>]>,
-    /// What a new socket has of the options that are compared with it.
-    new: AsNew,
-}
-
-impl Active {
-    pub(crate) fn new(rules: Rules) -> Self {
-        let warned = (0..rules.setting_count()).map(|_| Cell::new(false)).collect();
-        let new = AsNew::ask(rules.compared_with_new());
-        Self { rules, warned, new }
-    }
-
-    fn plan(&self, connection: Connection, phases: Phases) -> Plan<'_> {
-        // Go resolves names itself: which names an address is known by is not seen.
-        self.rules.plan(connection, phases, &HostSet::NONE)
-    }
-}
-
-/// What is configured, for each process that there may be.
-pub(crate) enum Policy {
-    /// The same for all.
-    One(Rc<Active>),
-    /// Rules ask for the process.
-    ByProcess { configuration: Configuration, known: HashMap<(Vec<u8>, Vec<u8>), Rc<Active>> },
-}
-
-/// So many programs at most are remembered with their rules.
-const MOST_PROGRAMS: usize = 64;
-
-impl Policy {
-    fn of(&mut self, thread: i32) -> Option<Rc<Active>> {
-        let (configuration, known) = match self {
-            Self::One(active) => return Some(Rc::clone(active)),
-            Self::ByProcess { configuration, known } => (configuration, known),
-        };
-        let folder = std::path::PathBuf::from(format!("/proc/{thread}"));
-        let executable = fs::read_link(folder.join("exe")).unwrap_or_default().into_os_string().into_encoded_bytes();
-        let key = (executable, fs::read(folder.join("cmdline")).unwrap_or_default());
-        if let Some(active) = known.get(&key) {
-            return Some(Rc::clone(active));
-        }
-        let active = Rc::new(Active::new(compile_alone(configuration, &load::process_in(&folder)).0.ok()?));
-        if known.len() >= MOST_PROGRAMS {
-            known.clear();
-        }
-        known.insert(key, Rc::clone(&active));
-        Some(active)
-    }
-}
 
 /// Who answers the calls that wait.
 pub(crate) struct Worker {
@@ -95,33 +37,6 @@ pub(crate) struct Worker {
     pub(crate) connecting: Vec<Held>,
     /// When one of them is to be looked at.
     pub(crate) next_look: Option<Instant>,
-}
-
-/// A copy of a socket that is being connected: nobody tells when that is done.
-pub(crate) struct Held {
-    copy: OwnedFd,
-    since: Instant,
-    next_look: Instant,
-    active: Rc<Active>,
-    peer: Endpoint,
-    /// As in [`Connecting`].
-    limit: i32,
-    own: i32,
-    /// The thread and its descriptor, for messages.
-    thread: i32,
-    fd: i32,
-}
-
-/// So many sockets are held at most; others have their number of SYNs limited, which is not as exact.
-const MOST_HELD: usize = 4_096;
-
-/// So many descriptors are left for the rest of the work.
-const OTHER_DESCRIPTORS: usize = 48;
-
-/// The same, as far as this process may have descriptors.
-fn most_held() -> usize {
-    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
-    limit.map_or(MOST_HELD, |limit| MOST_HELD.min(limit.saturating_sub(OTHER_DESCRIPTORS)))
 }
 
 const CONNECT: Phases = Phases::of(&[Phase::Connect, Phase::Datagram]);
@@ -137,50 +52,8 @@ struct Waiting<'a> {
     fd: i32,
 }
 
-/// When a socket that connects is looked at for the first time.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-/// How long it may take until one is looked at again.
-const SELDOM: Duration = Duration::from_millis(50);
-
 /// Which call is made on which descriptor by which thread, for messages.
 type At = (&'static str, i32, i32);
-
-/// What has become of a socket that is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Connecting,
-    /// The connection stands, or there will be none.
-    Over,
-    /// The program has closed the descriptor, or its thread has ended. There may be another one of the same socket.
-    Closed,
-}
-
-impl Held {
-    fn state(&self) -> State {
-        if self.is_over() {
-            State::Over
-        } else {
-            match ffi::is_same_file(self.copy.as_fd(), self.thread, self.fd) {
-                Ok(false) | Err(Errno(libc::EBADF | libc::ESRCH)) => State::Closed,
-                // The same, or it is not told.
-                Ok(true) | Err(_) => State::Connecting,
-            }
-        }
-    }
-
-    /// Whether the connection stands, or there will be none.
-    fn is_over(&self) -> bool {
-        /// By then the program has gone on with its call.
-        const BEGINS_WITHIN: Duration = Duration::from_millis(200);
-        /// After its time the kernel has given it up.
-        const LATE: Duration = Duration::from_secs(60);
-        let (fd, age) = (self.copy.as_raw_fd(), self.since.elapsed());
-        let is_listener = || ffi::get_int(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == Ok(1);
-        ffi::connected_peer(fd).is_ok()
-            || age > BEGINS_WITHIN && (ffi::is_closed(fd) || is_listener())
-            || age > Duration::from_millis(self.limit.unsigned_abs().into()) + LATE
-    }
-}
 
 impl Worker {
     /// What becomes of a call. A fault of ours lets it go on.
@@ -195,7 +68,7 @@ impl Worker {
 
     fn look(&mut self, listener: BorrowedFd<'_>, call: &Notification) -> Option<Answer> {
         let kind = call.call().filter(|_| call.thread > 0)?;
-        let active = self.policy.of(call.thread)?;
+        let runtime = self.policy.of(call.thread)?;
         let name = match kind {
             Call::Connect => "connect",
             Call::Bind => "bind",
@@ -207,21 +80,21 @@ impl Worker {
         };
         let waiting = Waiting { listener, call, name, fd: call.int(0) };
         match kind {
-            Call::Connect => self.connect(&active, waiting, self.address(call, call.place(1), call.int(2))?, None),
+            Call::Connect => self.connect(&runtime, waiting, self.address(call, call.place(1), call.int(2))?, None),
             Call::SendTo => {
                 let address = self.address(call, call.place(4), call.int(5))?;
-                self.connect(&active, waiting, address, Some(call.int(3)))
+                self.connect(&runtime, waiting, address, Some(call.int(3)))
             }
             // No message, no connection.
             Call::SendMmsg if call.int(2) == 0 => None,
             Call::SendMsg | Call::SendMmsg => {
                 let (place, length) = self.header(call, call.place(1))?;
                 let flags = call.int(if kind == Call::SendMsg { 2 } else { 3 });
-                self.connect(&active, waiting, self.address(call, place, length)?, Some(flags))
+                self.connect(&runtime, waiting, self.address(call, place, length)?, Some(flags))
             }
-            Call::Bind => self.bind(&active, waiting, self.address(call, call.place(1), call.int(2))?),
-            Call::Listen => self.listen(&active, waiting),
-            Call::SetSockOpt => self.set(&active, waiting),
+            Call::Bind => self.bind(&runtime, waiting, self.address(call, call.place(1), call.int(2))?),
+            Call::Listen => self.listen(&runtime, waiting),
+            Call::SetSockOpt => self.set(&runtime, waiting),
         }
     }
 
@@ -293,7 +166,7 @@ impl Worker {
     /// Before a call that connects; `flags` are those of a send that goes on to send in the same call.
     fn connect(
         &mut self,
-        active: &Rc<Active>,
+        runtime: &Rc<Runtime>,
         waiting: Waiting<'_>,
         address: Address,
         flags: Option<i32>,
@@ -313,14 +186,14 @@ impl Worker {
                 .map_or(given.as_destination_of_any(), |local| given.as_destination(local.ip()));
             copy = Some(own);
         }
-        let plan = active.plan(Connection::Outbound { peer }, CONNECT);
+        let plan = runtime.plan(Connection::Outbound { peer }, CONNECT);
         if let Some(reason) = plan.bypass() {
             self.debug(waiting, format_args!(" {peer}: left alone: {reason}"));
             return None;
         }
         let copy = copy.or_else(|| self.copy(waiting))?;
         let fd = copy.as_raw_fd();
-        let limit = Limit::of(fd, &active.rules, peer, plan);
+        let limit = Limit::of(fd, &runtime.rules, peer, plan);
         let may_send_on = flags.is_some_and(|flags| flags & libc::MSG_DONTWAIT == 0);
         let sends_on = may_send_on && matches!(limit, Limit::Rule(_)) && !ffi::is_non_blocking(fd);
         let cannot_hold = limit.connecting().is_some() && self.connecting.len() >= most_held();
@@ -332,16 +205,16 @@ impl Worker {
         match enact::before_connect(fd, plan, |fd| kind(fd).ok()) {
             Ok((plan, first)) => {
                 let to = (&plan.decision(), first);
-                self.make(active, waiting, copy.as_fd(), to, plan.settings(), peer);
+                self.make(runtime, waiting, copy.as_fd(), to, plan.settings(), peer);
                 let connecting = limit.connecting().filter(|_| plan.phases() == Phases::of(&[Phase::Connect]))?;
                 if !is_by_syns {
-                    self.hold(active, waiting, copy, &connecting);
+                    self.hold(runtime, waiting, copy, &connecting);
                     return None;
                 }
                 // The call may last long after the connection stands: a time for connecting would end it then.
                 if connecting.own == 0 {
                     let afterwards = [connecting.afterwards].into_iter();
-                    self.make(active, waiting, copy.as_fd(), (&plan.decision(), None), afterwards, peer);
+                    self.make(runtime, waiting, copy.as_fd(), (&plan.decision(), None), afterwards, peer);
                 }
                 limit_syns(fd, connecting.limit);
             }
@@ -351,14 +224,14 @@ impl Worker {
     }
 
     /// Holds a copy until the connection stands. Is it held already, the connect is repeated to see whether it is done.
-    fn hold(&mut self, active: &Rc<Active>, waiting: Waiting<'_>, copy: OwnedFd, connecting: &Connecting<'_>) {
+    fn hold(&mut self, runtime: &Rc<Runtime>, waiting: Waiting<'_>, copy: OwnedFd, connecting: &Connecting<'_>) {
         let Connecting { peer, limit, own, is_running, .. } = *connecting;
         let thread = waiting.call.thread;
         let is_same = |held: &Held| (held.thread, held.fd, held.peer) == (thread, waiting.fd, peer);
         if !(is_running && self.connecting.iter().any(is_same)) {
-            let (since, active) = (Instant::now(), Rc::clone(active));
+            let (since, runtime) = (Instant::now(), Rc::clone(runtime));
             let next_look = since + FIRST_LOOK;
-            self.connecting.push(Held { copy, since, next_look, active, peer, limit, own, thread, fd: waiting.fd });
+            self.connecting.push(Held { copy, since, next_look, runtime, peer, limit, own, thread, fd: waiting.fd });
             self.next_look = Some(self.next_look.map_or(next_look, |next| next.min(next_look)));
         }
     }
@@ -383,7 +256,7 @@ impl Worker {
             self.connecting.push(held);
         }
         for (state, held) in over {
-            let plan = held.active.plan(Connection::Outbound { peer: held.peer }, CONNECT);
+            let plan = held.runtime.plan(Connection::Outbound { peer: held.peer }, CONNECT);
             let Some(afterwards) = afterwards(plan) else { continue };
             let Held { peer, limit, own, .. } = held;
             let connecting = Connecting { peer, plan, limit, afterwards, own, is_running: true };
@@ -391,7 +264,7 @@ impl Worker {
                 let name = if state == State::Over { "connected" } else { "closed" };
                 let at = (name, held.fd, held.thread);
                 let to = (&plan.decision(), None);
-                self.make_at(&held.active, at, held.copy.as_fd(), to, [setting].into_iter(), peer);
+                self.make_at(&held.runtime, at, held.copy.as_fd(), to, [setting].into_iter(), peer);
             }
             if state == State::Closed {
                 limit_syns(held.copy.as_raw_fd(), limit);
@@ -401,11 +274,11 @@ impl Worker {
         self.next_look.map(|next| next.saturating_duration_since(now))
     }
 
-    fn bind(&self, active: &Active, waiting: Waiting<'_>, address: Address) -> Option<Answer> {
+    fn bind(&self, runtime: &Runtime, waiting: Waiting<'_>, address: Address) -> Option<Answer> {
         const BIND: Phases = Phases::of(&[Phase::Bind]);
         const UDP: Phases = Phases::of(&[Phase::BindDatagram]);
         let local = address.endpoint().ok()?;
-        let plan = active.plan(Connection::Binding { local }, BIND | UDP);
+        let plan = runtime.plan(Connection::Binding { local }, BIND | UDP);
         if plan.bypass().is_some() {
             return None;
         }
@@ -415,17 +288,17 @@ impl Worker {
             Ok(Kind::Udp) => UDP,
             _ => return None,
         });
-        self.make(active, waiting, copy.as_fd(), (&plan.decision(), None), plan.settings(), local);
+        self.make(runtime, waiting, copy.as_fd(), (&plan.decision(), None), plan.settings(), local);
         None
     }
 
-    fn listen(&self, active: &Active, waiting: Waiting<'_>) -> Option<Answer> {
+    fn listen(&self, runtime: &Runtime, waiting: Waiting<'_>) -> Option<Answer> {
         let copy = self.copy(waiting)?;
         let kind = kind(copy.as_raw_fd()).ok();
         let local = local_endpoint(copy.as_raw_fd());
         let (Some(Kind::Tcp | Kind::Mptcp), Some(mut local)) = (kind, local) else { return None };
         // A connect that came to nothing has left its time.
-        if running_limit(copy.as_raw_fd(), &active.rules).is_some() && ffi::is_closed(copy.as_raw_fd()) {
+        if running_limit(copy.as_raw_fd(), &runtime.rules).is_some() && ffi::is_closed(copy.as_raw_fd()) {
             let _ = ffi::set(copy.as_raw_fd(), libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0);
         }
         let mut answer = None;
@@ -438,19 +311,19 @@ impl Worker {
             }
             local = local_endpoint(copy.as_raw_fd()).unwrap_or(local);
         }
-        self.prepare_listener(active, ("listen", waiting.fd, waiting.call.thread), copy.as_fd(), local);
+        self.prepare_listener(runtime, ("listen", waiting.fd, waiting.call.thread), copy.as_fd(), local);
         answer
     }
 
-    fn prepare_listener(&self, active: &Active, at: At, listener: BorrowedFd<'_>, local: Endpoint) {
+    fn prepare_listener(&self, runtime: &Runtime, at: At, listener: BorrowedFd<'_>, local: Endpoint) {
         let (call, fd, thread) = at;
-        let plan = active.plan(Connection::Listening { local }, Phases::of(&[Phase::Listen]));
+        let plan = runtime.plan(Connection::Listening { local }, Phases::of(&[Phase::Listen]));
         let debug = |text: std::fmt::Arguments<'_>| {
             self.log.say(Level::Debug, thread, format_args!("{call} fd {fd} {local}: {text}"));
         };
         match plan.bypass() {
             None => {
-                self.make_at(active, at, listener, (&plan.decision(), None), plan.settings(), local);
+                self.make_at(runtime, at, listener, (&plan.decision(), None), plan.settings(), local);
                 if plan.inheritance() == Inheritance::None {
                     debug(format_args!("decided for each accepted socket"));
                 }
@@ -468,7 +341,7 @@ impl Worker {
     /// Gives the listeners their options that this process has before it becomes the program, and hands on.
     pub(crate) fn prepare_inherited(&mut self) {
         let thread = ffi::process_id();
-        let Some(active) = self.policy.of(thread).filter(|active| active.rules.phases().intersects(Phases::INBOUND))
+        let Some(runtime) = self.policy.of(thread).filter(|runtime| runtime.rules.phases().intersects(Phases::INBOUND))
         else {
             return;
         };
@@ -483,24 +356,24 @@ impl Worker {
                 && is_tcp()
                 && let Some(local) = local_endpoint(copy.as_raw_fd())
             {
-                self.prepare_listener(&active, ("inherited listener", fd, thread), copy.as_fd(), local);
+                self.prepare_listener(&runtime, ("inherited listener", fd, thread), copy.as_fd(), local);
             }
         }
     }
 
-    fn set(&self, active: &Active, waiting: Waiting<'_>) -> Option<Answer> {
+    fn set(&self, runtime: &Runtime, waiting: Waiting<'_>) -> Option<Answer> {
         let (level, name) = (waiting.call.int(1), waiting.call.int(2));
         let copy = self.copy(waiting)?;
         let fd = copy.as_raw_fd();
         let kind_of = |fd| kind(fd).ok();
         let (connection, phases) =
-            standing::of(fd, &active.rules, kind_of, |local| self.shared.ports.listener_of(local))?;
+            standing::of(fd, &runtime.rules, kind_of, |local| self.shared.ports.listener_of(local))?;
         if AFTER_ACCEPT.contains(&(level, name)) && matches!(connection, Connection::Inbound { .. }) {
-            self.accepted(active, waiting, copy.as_fd(), connection);
+            self.accepted(runtime, waiting, copy.as_fd(), connection);
         }
-        let plan = active.plan(connection, phases);
-        if is_of_keepalive(level, name) && active.rules.fills_computed_timeouts() {
-            return self.chosen(active, waiting, copy.as_fd(), plan);
+        let plan = runtime.plan(connection, phases);
+        if is_of_keepalive(level, name) && runtime.rules.fills_computed_timeouts() {
+            return self.chosen(runtime, waiting, copy.as_fd(), plan);
         }
         let setting = plan.enforced(level, name)?;
         // The kernel reads so much of the value; what it would refuse for want of it, it shall refuse.
@@ -511,7 +384,7 @@ impl Worker {
             return None;
         }
         // While it connects, the user timeout is another one; the rule's comes when the connection stands.
-        let is_for_later = setting.phases.contains(Phase::Connected) && is_connecting(fd, &active.rules);
+        let is_for_later = setting.phases.contains(Phase::Connected) && is_connecting(fd, &runtime.rules);
         // What the kernel does not take from the rule is the program's to set.
         if !is_for_later && set(fd, setting) != Outcome::Done {
             return None;
@@ -535,7 +408,7 @@ impl Worker {
 
     /// The program chooses a keepalive where only the rest is filled in: the call is made here, on the same socket, since a user
     /// timeout that went with the rule's may have to be taken back afterwards.
-    fn chosen(&self, active: &Active, waiting: Waiting<'_>, copy: BorrowedFd<'_>, plan: Plan<'_>) -> Option<Answer> {
+    fn chosen(&self, runtime: &Runtime, waiting: Waiting<'_>, copy: BorrowedFd<'_>, plan: Plan<'_>) -> Option<Answer> {
         let (level, name) = (waiting.call.int(1), waiting.call.int(2));
         let fd = copy.as_raw_fd();
         let mut value = [0; 4];
@@ -550,7 +423,7 @@ impl Worker {
         if let Err(errno) = ffi::set_bytes(fd, level, name, &value) {
             return Some(Answer::Error(errno));
         }
-        if let Some(setting) = fill::take_back(fd, &active.rules, || Some(plan)) {
+        if let Some(setting) = fill::take_back(fd, &runtime.rules, || Some(plan)) {
             let fd = waiting.fd;
             let text =
                 format_args!("setsockopt fd {fd}: {setting} is taken back: the program has chosen its own keepalive");
@@ -560,11 +433,11 @@ impl Worker {
     }
 
     /// What an accepted socket does not have from its listener, set when the program first sets something on it.
-    fn accepted(&self, active: &Active, waiting: Waiting<'_>, copy: BorrowedFd<'_>, connection: Connection) {
+    fn accepted(&self, runtime: &Runtime, waiting: Waiting<'_>, copy: BorrowedFd<'_>, connection: Connection) {
         let Connection::Inbound { local, peer } = connection else { return };
-        let inheritance = active.plan(Connection::Listening { local }, Phases::NONE).inheritance();
+        let inheritance = runtime.plan(Connection::Listening { local }, Phases::NONE).inheritance();
         let phases = if inheritance == Inheritance::Full { Phases::ACCEPTED } else { inheritance.phases() };
-        let plan = active.plan(connection, phases);
+        let plan = runtime.plan(connection, phases);
         let option = (waiting.call.int(1), waiting.call.int(2));
         let settles = match plan.enforce() {
             Enforce::Always => true,
@@ -581,14 +454,14 @@ impl Worker {
         let missing = plan.settings().filter(is_missing);
         if missing.clone().next().is_some() {
             let waiting = Waiting { name: "accept", ..waiting };
-            self.make(active, waiting, copy, (&plan.decision(), None), missing, peer);
+            self.make(runtime, waiting, copy, (&plan.decision(), None), missing, peer);
         }
     }
 
     /// Makes settings but for the first, which was made already; reports them, and each that fails once.
     fn make<'a>(
         &self,
-        active: &Active,
+        runtime: &Runtime,
         waiting: Waiting<'_>,
         copy: BorrowedFd<'_>,
         by: (&Decision<'_>, Option<&'a Setting>),
@@ -596,12 +469,12 @@ impl Worker {
         endpoint: Endpoint,
     ) {
         let at = (waiting.name, waiting.fd, waiting.call.thread);
-        self.make_at(active, at, copy, by, settings, endpoint);
+        self.make_at(runtime, at, copy, by, settings, endpoint);
     }
 
     fn make_at<'a>(
         &self,
-        active: &Active,
+        runtime: &Runtime,
         (call, fd, thread): At,
         copy: BorrowedFd<'_>,
         (decision, first): (&Decision<'_>, Option<&'a Setting>),
@@ -609,14 +482,14 @@ impl Worker {
         endpoint: Endpoint,
     ) {
         let hindered = |setting: &Setting, why: Hindrance| {
-            if active.warned.get(setting.id as usize).is_none_or(|warned| !warned.replace(true)) {
+            if runtime.warned.get(setting.id as usize).is_none_or(|warned| !warned.replace(true)) {
                 let text = format_args!("{call} fd {fd} {endpoint}: {decision}: {setting} {why}");
                 self.log.say(Level::Warn, thread, text);
             }
         };
         let enforce = decision.profile().enforce();
         let mut enacted = Enacted::default();
-        enacted.make(copy.as_raw_fd(), enforce, first, settings, &active.new, hindered);
+        enacted.make(copy.as_raw_fd(), enforce, first, settings, &runtime.new, hindered);
         if !enacted.is_empty() {
             let text = format_args!("{call} fd {fd} {endpoint}: {decision}:{enacted}");
             self.log.say(Level::Debug, thread, text);

@@ -1,0 +1,81 @@
+//! Sockets that have a time for connecting: a copy of each is held until the connection stands, since nobody tells when it does.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use policy::Endpoint;
+use rustix::process::{Resource, getrlimit};
+use socket::{Errno, ffi};
+
+use crate::runtime::Runtime;
+
+/// When a socket that connects is looked at for the first time.
+pub(crate) const FIRST_LOOK: Duration = Duration::from_millis(1);
+/// How long it may take until one is looked at again.
+pub(crate) const SELDOM: Duration = Duration::from_millis(50);
+
+/// A copy of a socket that is being connected: nobody tells when that is done.
+pub(crate) struct Held {
+    pub(crate) copy: OwnedFd,
+    pub(crate) since: Instant,
+    pub(crate) next_look: Instant,
+    pub(crate) runtime: Rc<Runtime>,
+    pub(crate) peer: Endpoint,
+    /// As in [`Connecting`].
+    pub(crate) limit: i32,
+    pub(crate) own: i32,
+    /// The thread and its descriptor, for messages.
+    pub(crate) thread: i32,
+    pub(crate) fd: i32,
+}
+
+/// So many sockets are held at most; others have their number of SYNs limited, which is not as exact.
+const MOST_HELD: usize = 4_096;
+
+/// So many descriptors are left for the rest of the work.
+const OTHER_DESCRIPTORS: usize = 48;
+
+/// The same, as far as this process may have descriptors.
+pub(crate) fn most_held() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
+    limit.map_or(MOST_HELD, |limit| MOST_HELD.min(limit.saturating_sub(OTHER_DESCRIPTORS)))
+}
+
+/// What has become of a socket that is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Connecting,
+    /// The connection stands, or there will be none.
+    Over,
+    /// The program has closed the descriptor, or its thread has ended. There may be another one of the same socket.
+    Closed,
+}
+
+impl Held {
+    /// Looks.
+    pub(crate) fn state(&self) -> State {
+        if self.is_over() {
+            State::Over
+        } else {
+            match ffi::is_same_file(self.copy.as_fd(), self.thread, self.fd) {
+                Ok(false) | Err(Errno(libc::EBADF | libc::ESRCH)) => State::Closed,
+                // The same, or it is not told.
+                Ok(true) | Err(_) => State::Connecting,
+            }
+        }
+    }
+
+    /// Whether the connection stands, or there will be none.
+    fn is_over(&self) -> bool {
+        /// By then the program has gone on with its call.
+        const BEGINS_WITHIN: Duration = Duration::from_millis(200);
+        /// After its time the kernel has given it up.
+        const LATE: Duration = Duration::from_secs(60);
+        let (fd, age) = (self.copy.as_raw_fd(), self.since.elapsed());
+        let is_listener = || ffi::get_int(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == Ok(1);
+        ffi::connected_peer(fd).is_ok()
+            || age > BEGINS_WITHIN && (ffi::is_closed(fd) || is_listener())
+            || age > Duration::from_millis(self.limit.unsigned_abs().into()) + LATE
+    }
+}

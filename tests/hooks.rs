@@ -432,7 +432,7 @@ fn enforce() -> Named {
             client("", &after("set s TCP_USER_TIMEOUT 96\n@look s KEPT"))
                 .toml(PROMISE)
                 .variable("SOCKOPT_LOG", "info")
-                .says("info: configuration|1 rules")
+                .says("info: configuration|1 rule")
                 .says("info|TCP_USER_TIMEOUT|rule \"local\"")
         }),
     ]

@@ -22,7 +22,7 @@ pub(crate) struct Held {
     pub(crate) next_look: Instant,
     pub(crate) runtime: Rc<Runtime>,
     pub(crate) peer: Endpoint,
-    /// As in [`Connecting`].
+    /// As in [`Connecting`](socket::connecting::Connecting).
     pub(crate) limit: i32,
     pub(crate) own: i32,
     /// The thread and its descriptor, for messages.

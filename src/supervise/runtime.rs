@@ -12,7 +12,7 @@ use socket::fill::AsNew;
 /// The configuration in force for one process.
 pub(crate) struct Runtime {
     pub(crate) rules: Rules,
-    /// By [`Setting::id`]: whether its failure was reported.
+    /// By [`Setting::id`](policy::Setting::id): whether its failure was reported.
     pub(crate) warned: Box<[Cell<bool>]>,
     /// What a new socket has of the options that are compared with it.
     pub(crate) new: AsNew,

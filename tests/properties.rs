@@ -11,11 +11,13 @@ use policy::catalog::{Accepts, DSCP_NAMES};
 use policy::explain::{Asked, Environment, Explainer};
 use policy::matcher::Pattern;
 use policy::options::Family;
+use policy::plan::Plan;
+use policy::rules::{Inheritance, Rule};
 use policy::timers::{End, State, Sysctls, Timers};
 use policy::units::{self, DisplayBytes, DisplayNumber};
 use policy::{
-    CATALOG, Configuration, Connection, Decision, Endpoint, Entry, HostSet, Key, Origin, Phase, Phases, Process, Rules,
-    Setting, Source, Value, compile, promise,
+    CATALOG, Conditions, Configuration, Connection, Decision, Direction, Endpoint, Entry, HostSet, Key, Origin, Phase,
+    Phases, Process, Rules, Setting, Source, Value, compile, promise,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -32,6 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
         test("properties::rules_match_as_a_walk_along_the_list_does", rules_match_as_a_walk_along_the_list_does),
         test("properties::names_match_as_a_walk_along_the_list_does", names_match_as_a_walk_along_the_list_does),
+        test("properties::rules_are_read_as_they_decide", rules_are_read_as_they_decide),
         test("properties::printed_patterns_read_back", printed_patterns_read_back),
         test("properties::printed_durations_and_sizes_read_back", printed_durations_and_sizes_read_back),
         test("properties::the_kernel_takes_what_is_accepted", the_kernel_takes_what_is_accepted),
@@ -312,6 +315,109 @@ fn rules_match_as_a_walk_along_the_list_does() {
                 };
                 let given = explainer.given(&connection);
                 prop_assert_eq!(given.first().map(|given| given.origin), origin, "{:?}", connection);
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Whether a pattern, by what it says of itself, means an end of a connection.
+fn means(pattern: &Pattern, end: Endpoint) -> bool {
+    let is_network = |(of, prefix): (IpAddr, u8)| {
+        of.is_ipv4() == end.ip().is_ipv4() && bits(of)[..usize::from(prefix)] == bits(end.ip())[..usize::from(prefix)]
+    };
+    pattern.host().is_none() && pattern.network().is_none_or(is_network) && pattern.ports().contains(&end.port())
+}
+
+/// As another engine finds the decision for a connection of a process: by nothing but what can be read of the rules.
+fn read<'a>(rules: &'a Rules, connection: &Connection, process: &str) -> Plan<'a> {
+    const LISTEN: Phases = Phases::of(&[Phase::Listen]);
+    let any = |patterns: Option<&[Pattern]>, end| patterns.is_none_or(|list| list.iter().any(|one| means(one, end)));
+    let is_for = |conditions: &Conditions| {
+        let mut globs = conditions.process().into_iter().flatten();
+        conditions.process().is_none() || globs.any(|glob| is_glob(glob.as_str().as_bytes(), process.as_bytes()))
+    };
+    let matches = |conditions: &Conditions| {
+        let direction = conditions.direction();
+        is_for(conditions)
+            && match *connection {
+                Connection::Outbound { peer } => {
+                    matches!(direction, Direction::Outbound | Direction::Both) && any(conditions.to(), peer)
+                }
+                Connection::Binding { local } | Connection::Listening { local } => {
+                    matches!(direction, Direction::Listeners | Direction::Both) && any(conditions.listen(), local)
+                }
+                Connection::Inbound { local, peer } => {
+                    direction != Direction::Outbound && any(conditions.listen(), local) && any(conditions.from(), peer)
+                }
+            }
+    };
+    let all = || rules.rules().map(Rule::conditions);
+    let first = all().position(&matches);
+    let with_shortcuts = rules.shortcuts().is_some_and(&matches);
+    let decision = match first.and_then(|first| rules.rules().nth(first)) {
+        Some(rule) => rule.decision(with_shortcuts),
+        None => rules.otherwise(with_shortcuts),
+    };
+    let family = |end: Endpoint| if end.ip().is_ipv4() { Family::V4 } else { Family::V6 };
+    match *connection {
+        Connection::Outbound { peer } => Plan::of(decision, Phases::OUTBOUND, family(peer)),
+        Connection::Binding { local } => Plan::of(decision, Phases::of(&[Phase::Bind]), family(local)),
+        Connection::Inbound { peer, .. } => Plan::of(decision, Phases::ACCEPTED, family(peer)),
+        Connection::Listening { local } => {
+            let is_any = local.ip().is_ipv6() && local.ip().is_unspecified();
+            let plan = Plan::of(decision, LISTEN, if is_any { Family::Any } else { family(local) });
+            let is_for_some =
+                |one: &Conditions| is_for(one) && one.direction() == Direction::Accepted && any(one.listen(), local);
+            let for_some = all().position(is_for_some);
+            let is_before = for_some.is_some_and(|at| first.is_none_or(|first| at < first));
+            plan.with_inheritance(if is_before { Inheritance::None } else { Inheritance::Full })
+        }
+    }
+}
+
+/// What another engine makes of the rules is what they decide. Seen to fail with the conditions by process left out where a
+/// configuration is compiled for every process, with `rules()` from the last to the first, and with options from the environment
+/// that SOCKOPT_PROCESS keeps for some processes counted for all of them.
+fn rules_are_read_as_they_decide() {
+    let rules = proptest::collection::vec(rule(), 0..12);
+    let scope = (list(), proptest::option::of(select(vec!["java", "j*", "python3"])));
+    let shortcut = proptest::option::weighted(0.5, scope);
+    let ends = proptest::collection::vec(((addresses(), ports()), (addresses(), ports())), 4);
+    for_all(400, (rules, any::<bool>(), shortcut, ends), |(rules, has_defaults, shortcut, ends)| {
+        let rule = |(number, rule): (usize, &RuleMeant)| rule.toml(number) + &format!("dscp = {number}\n");
+        let defaults = if has_defaults { "[defaults]\nuser_timeout = \"9s\"\npriority = 3\n" } else { "" };
+        let toml = rules.iter().enumerate().map(rule).collect::<String>() + defaults;
+        let mut variables = Vec::new();
+        if let Some((to, process)) = &shortcut {
+            variables.push(("SOCKOPT_DSCP", "46".to_owned()));
+            let to = to.iter().map(|to| to.iter().map(Meant::to_string).collect::<Vec<_>>().join(","));
+            variables.extend(to.map(|to| ("SOCKOPT_TO", to)));
+            variables.extend(process.map(|process| ("SOCKOPT_PROCESS", process.to_owned())));
+        }
+        let configuration = configuration(&toml, &variables);
+        let (every, _) = configuration.parse().into_rules(None);
+        let every = every.map_err(|errors| TestCaseError::fail(format!("{errors:?}")))?;
+        prop_assert_eq!(every.rules().count(), rules.len());
+        for process in ["java", "javaw", "python3", "j"] {
+            let known = Process { names: vec![process.into()], command: String::new() };
+            let own = compile(&configuration, &known).rules.expect("the same text");
+            prop_assert!(own.rules().all(|rule| rule.conditions().process().is_none()));
+            for ((ip, port), (other, other_port)) in &ends {
+                let (local, peer) = (Endpoint::new(*ip, *port), Endpoint::new(*other, *other_port));
+                for connection in [
+                    Connection::Outbound { peer: peer.as_destination_of_any() },
+                    Connection::Binding { local },
+                    Connection::Listening { local },
+                    Connection::Inbound { local, peer },
+                ] {
+                    let found = read(&every, &connection, process);
+                    let plan = own.plan(connection, found.phases(), &HostSet::NONE);
+                    let name = |plan: &Plan<'_>| plan.decision().rule().map(|rule| rule.name().to_owned());
+                    prop_assert_eq!(name(&found), name(&plan), "{:?} {}", connection, process);
+                    let calls = |plan: &Plan<'_>| plan.settings().map(ToString::to_string).collect::<Vec<_>>();
+                    prop_assert_eq!(calls(&found), calls(&plan), "{:?} {}", connection, process);
+                }
             }
         }
         Ok(())

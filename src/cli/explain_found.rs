@@ -122,8 +122,8 @@ impl Context<'_> {
     }
 
     /// What could have matched, had more been said.
-    fn note(&self, candidates: &[Candidate], connection: &Connection, endpoint: Endpoint, notes: &mut Vec<String>) {
-        use policy::explain::Mismatch::{self, Address, Command, Process};
+    fn note(&self, candidates: &[Candidate<'_>], connection: &Connection, endpoint: Endpoint, notes: &mut Vec<String>) {
+        use policy::conditions::Mismatch::{self, Address, Command, Process};
         let before = || candidates.iter().map_while(|candidate| candidate.mismatch.as_ref());
         if self.process.names.is_empty() && before().any(|mismatch| matches!(mismatch, Process(_))) {
             notes.push("rules with `process` do not match here: --process NAME says which it is".to_owned());
@@ -134,7 +134,7 @@ impl Context<'_> {
         if endpoint.port() == 0 && before().any(|mismatch| matches!(mismatch, Address(..))) {
             notes.push("no port is given: rules that name one do not match".to_owned());
         }
-        let names_host = |mismatch: &Mismatch| match mismatch {
+        let names_host = |mismatch: &Mismatch<'_>| match mismatch {
             Mismatch::Address(_, patterns) => patterns.iter().any(|pattern| pattern.host().is_some()),
             _ => false,
         };
@@ -244,9 +244,9 @@ impl Context<'_> {
         short.unwrap_or_else(|| name.to_owned())
     }
 
-    fn rule_line(&self, candidate: &Candidate) -> RuleLine {
+    fn rule_line(&self, candidate: &Candidate<'_>) -> RuleLine {
         RuleLine {
-            name: candidate.name.clone(),
+            name: candidate.name.map(str::to_owned),
             number: candidate.number,
             file: self.file(candidate.source),
             line: candidate.line,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use policy::health::State;
 use policy::matcher::Pattern;
-use policy::{Connection, Endpoint, Process};
+use policy::{Connection, Endpoint, Glob, Process};
 use rustix::process::geteuid;
 use socket::current::Current;
 use socket::describe;
@@ -69,7 +69,8 @@ impl Selection {
                 }
                 continue;
             }
-            let named: Vec<i32> = running().filter(|pid| *pid != ourselves && process(*pid).is_named(word)).collect();
+            let named: Vec<i32> =
+                running().filter(|pid| *pid != ourselves && process(*pid).is_one_of(&[Glob::new(word)])).collect();
             if named.is_empty() {
                 let help = "the base name of the executable or script is meant; * and ? are wildcards";
                 failures.push(Failure::fatal(format!("there is no process named \"{word}\""), Some(help.into())));

@@ -11,7 +11,7 @@ use crate::catalog::Key;
 use crate::code::Code;
 use crate::compile::{Compiler, Effective, overlay};
 use crate::constants::{self, SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
-use crate::document::{Direction, Document, Given, RuleForm};
+use crate::document::{Document, Given, RuleForm};
 use crate::enforce::Enforce;
 use crate::error::{Listed, Problems};
 use crate::options::{Setting, Value};
@@ -93,11 +93,12 @@ impl Adviser<'_> {
     /// Judges what the sockets of a rule get, or those of none: with and without the environment's options, if these are
     /// not for all of them.
     fn judge_socket(&mut self, form: Option<&RuleForm>) {
-        let Shortcuts { layer, to, process } = self.shortcuts;
-        let outbound = form.is_none_or(|form| matches!(form.direction(), Direction::Outbound | Direction::Both));
-        let environment: &[bool] = match layer.0.is_empty() || to.is_some() && !outbound {
+        let Shortcuts { layer, conditions } = self.shortcuts;
+        let is_for_some = conditions.to().is_some();
+        let outbound = form.is_none_or(|form| form.conditions.is_for_connecting());
+        let environment: &[bool] = match layer.0.is_empty() || is_for_some && !outbound {
             true => &[false],
-            false if to.is_none() && process.is_none() => &[true],
+            false if !is_for_some && !conditions.ask_for_process() => &[true],
             false => &[false, true],
         };
         for &with in environment {
@@ -232,7 +233,7 @@ impl Adviser<'_> {
     }
 
     fn judge_close(&mut self, form: Option<&RuleForm>, profile: &Profile, effective: &Effective<'_>) {
-        let accepts = form.is_some_and(|form| matches!(form.direction(), Direction::Listeners | Direction::Accepted));
+        let accepts = form.is_some_and(|form| form.conditions.is_for_accepted());
         let resets = Timers::of(profile.settings()).resets;
         let without_time_wait = profile
             .settings()
@@ -262,7 +263,7 @@ impl Adviser<'_> {
             .settings()
             .iter()
             .any(|setting| setting.key == Key::LocalPortsLate && setting.value == Value::Int(1));
-        if has_late_ports && form.is_none_or(|form| form.process.is_none() && form.command.is_none()) {
+        if has_late_ports && form.is_none_or(|form| !form.conditions.ask_for_process()) {
             let message = "local_ports_late = true: a program that binds to port 0 and then asks for its port is told 0 until it listens or connects (active FTP, Python's socketserver)";
             let help = "put it into a rule whose process is a client that binds to an address of its own";
             self.say(Code::LatePort, effective, &[Key::LocalPortsLate], message.to_owned(), help.to_owned());

@@ -1,14 +1,13 @@
 //! Makes [`Rules`] of a document and the environment's shortcuts, collecting every error.
 
-use wildmatch::WildMatch;
-
 use crate::catalog::{
     EXCLUSIVE, KernelOption, Key, SO_KEEPALIVE, TCP_FASTOPEN, TCP_FASTOPEN_CONNECT, TCP_KEEPCNT, TCP_KEEPIDLE,
     TCP_KEEPINTVL, TCP_USER_TIMEOUT,
 };
 use crate::code::Code;
+use crate::conditions::{Conditions, Direction};
 use crate::constants;
-use crate::document::{Direction, Document, Given, Layer, LineCounter, RuleForm};
+use crate::document::{Document, Given, Layer, LineCounter, RuleForm};
 use crate::enforce::{Enforce, Probing};
 use crate::error::{Listed, Problems, Source};
 use crate::options::{Family, Phase, Phases, Setting, Value};
@@ -80,7 +79,7 @@ pub(crate) fn overlay<'a>(
     form: Option<&'a RuleForm>,
     shortcuts: Option<&'a Layer>,
 ) -> Effective<'a> {
-    let accepts = form.is_some_and(|form| matches!(form.direction(), Direction::Listeners | Direction::Accepted));
+    let accepts = form.is_some_and(|form| form.conditions.is_for_accepted());
     let layers = [
         (Origin::Defaults, Some(&document.defaults)),
         (Origin::Rule, form.map(|form| &form.layer)),
@@ -125,27 +124,19 @@ impl Compiler<'_> {
         let mut rules = Vec::with_capacity(forms.len());
         for form in forms {
             let line = lines.line_of(form.span.start);
-            let applies = process.is_none_or(|process| {
-                form.process.as_ref().is_none_or(|globs| process.is_one_of(globs))
-                    && form
-                        .command
-                        .as_ref()
-                        .is_none_or(|globs| globs.iter().any(|glob| WildMatch::new(glob).matches(&process.command)))
-            });
-            rules.push(Rule {
-                profiles: self.profiles(Some(&form)),
-                line,
-                direction: form.direction(),
-                applies,
-                name: form.name.unwrap_or_else(|| format!("rule {}", form.number)).into(),
-                to: form.to.map(Vec::into_boxed_slice),
-                listen: form.listen.map(Vec::into_boxed_slice),
-                from: form.from.map(Vec::into_boxed_slice),
-            });
+            let profiles = self.profiles(Some(&form));
+            let mut conditions = form.conditions;
+            let applies = process.is_none_or(|process| conditions.mismatch_by_process(process).is_none());
+            if process.is_some() {
+                // Decided for good, and not to be carried along in somebody else's program.
+                conditions.processes = None;
+            }
+            let name = form.name.unwrap_or_else(|| format!("rule {}", form.number)).into();
+            rules.push(Rule { name, line, applies, conditions, profiles });
         }
         let base = self.profiles(None);
         let has_shortcuts = !self.shortcuts.layer.0.is_empty();
-        Rules::new(rules, base, self.shortcuts.to.as_deref(), self.next_id, has_shortcuts)
+        Rules::new(rules, base, self.shortcuts.conditions.clone(), self.next_id, has_shortcuts)
     }
 
     fn profiles(&mut self, form: Option<&RuleForm>) -> Profiles {
@@ -158,21 +149,22 @@ impl Compiler<'_> {
     }
 
     fn both_profiles(&mut self, form: Option<&RuleForm>) -> Profiles {
-        // SOCKOPT_TO limits the shortcuts to some destinations; without it they are for every socket.
-        let outbound = form.is_none_or(|form| matches!(form.direction(), Direction::Outbound | Direction::Both));
-        match (&self.shortcuts.to, self.shortcuts.layer.0.is_empty()) {
-            (_, true) => Profiles { plain: self.profile(form, false), shortcuts: None },
-            (None, false) => Profiles { plain: self.profile(form, true), shortcuts: None },
-            (Some(_), false) => {
-                let plain = self.profile(form, false);
-                Profiles { plain, shortcuts: outbound.then(|| self.profile(form, true).into()) }
-            }
+        // SOCKOPT_TO limits the shortcuts to some destinations; without it they are for every socket of the process.
+        let Shortcuts { layer, conditions } = self.shortcuts;
+        let outbound = form.is_none_or(|form| form.conditions.is_for_connecting());
+        if layer.0.is_empty() || conditions.to().is_some() && !outbound {
+            Profiles { plain: self.profile(form, false), shortcuts: None }
+        } else if *conditions == Conditions::default() {
+            Profiles { plain: self.profile(form, true), shortcuts: None }
+        } else {
+            let plain = self.profile(form, false);
+            Profiles { plain, shortcuts: Some(self.profile(form, true).into()) }
         }
     }
 
     /// Overlays the layers key by key and makes settings of the outcome.
     pub(crate) fn profile(&mut self, form: Option<&RuleForm>, with_shortcuts: bool) -> Profile {
-        let direction = form.map_or(Direction::Both, RuleForm::direction);
+        let direction = form.map_or(Direction::Both, |form| form.conditions.direction());
         if let Some(form) = form {
             self.refuse_what_is_never_set(form, direction);
         }

@@ -10,7 +10,9 @@ use toml::de::{DeTable, DeValue};
 
 use crate::catalog::{Accepts, CATALOG, EXCLUSIVE, Key};
 use crate::code::Code;
+use crate::conditions::Conditions;
 use crate::constants;
+use crate::glob::Glob;
 use crate::matcher::Pattern;
 use crate::values::{Choice, Form, Keepalive, Reader, did_you_mean, option_keys};
 
@@ -53,19 +55,6 @@ impl Layer {
     }
 }
 
-/// Which sockets a rule is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
-    /// It has `to`.
-    Outbound,
-    /// It has `listen` and not `from`.
-    Listeners,
-    /// It has `from`.
-    Accepted,
-    /// None of them.
-    Both,
-}
-
 /// A `[[rule]]`.
 #[derive(Debug, Clone)]
 pub(crate) struct RuleForm {
@@ -74,37 +63,14 @@ pub(crate) struct RuleForm {
     /// Where the table stands.
     pub(crate) span: Range<usize>,
     pub(crate) name: Option<String>,
-    pub(crate) to: Option<Vec<Pattern>>,
-    pub(crate) listen: Option<Vec<Pattern>>,
-    pub(crate) from: Option<Vec<Pattern>>,
-    pub(crate) process: Option<Vec<String>>,
-    pub(crate) command: Option<Vec<String>>,
+    pub(crate) conditions: Conditions,
     pub(crate) layer: Layer,
 }
 
 impl RuleForm {
     /// A rule without conditions or options.
     pub(crate) fn empty(number: usize, span: Range<usize>) -> Self {
-        Self {
-            number,
-            span,
-            name: None,
-            to: None,
-            listen: None,
-            from: None,
-            process: None,
-            command: None,
-            layer: Layer::default(),
-        }
-    }
-
-    pub(crate) fn direction(&self) -> Direction {
-        match (&self.to, &self.listen, &self.from) {
-            (Some(_), ..) => Direction::Outbound,
-            (None, _, Some(_)) => Direction::Accepted,
-            (None, Some(_), None) => Direction::Listeners,
-            (None, None, None) => Direction::Both,
-        }
+        Self { number, span, name: None, conditions: Conditions::default(), layer: Layer::default() }
     }
 }
 
@@ -117,7 +83,12 @@ pub(crate) struct Document {
     pub(crate) rules: Vec<RuleForm>,
 }
 
-const CONDITIONS: [&str; 6] = ["name", "to", "listen", "from", "process", "command"];
+/// Whether a key is one of a rule alone.
+fn is_of_rules(key: &str) -> bool {
+    key == NAME || Conditions::KEYS.contains(&key)
+}
+
+const NAME: &str = "name";
 
 impl Document {
     /// The line on which each rule begins, from 1. Rules are in the order of the text, so each line break is counted once.
@@ -198,7 +169,7 @@ impl<'a> LineCounter<'a> {
 
 /// A key at the top that belongs in a table, or is misspelt.
 fn misplaced(name: &str) -> String {
-    if option_keys().any(|key| key == name) || CONDITIONS.contains(&name) {
+    if option_keys().any(|key| key == name) || is_of_rules(name) {
         return format!("{name} belongs in [defaults] or a [[rule]]");
     }
     match name {
@@ -211,7 +182,7 @@ fn defaults(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Layer {
     let mut layer = Layer::default();
     for (name, value) in table {
         let text = name.get_ref().as_ref();
-        if CONDITIONS.contains(&text) {
+        if is_of_rules(text) {
             reader.error(
                 Code::MisplacedCondition,
                 name.span(),
@@ -230,7 +201,7 @@ fn rule(reader: &mut Reader<'_>, number: usize, span: Range<usize>, table: &DeTa
     let mut form = RuleForm::empty(number, reader.place(&span));
     for (name, value) in table {
         match name.get_ref().as_ref() {
-            "name" => match value.get_ref() {
+            NAME => match value.get_ref() {
                 DeValue::String(text) if !text.trim().is_empty() => form.name = Some(text.to_string()),
                 other => reader.error(
                     Code::WrongType,
@@ -239,11 +210,11 @@ fn rule(reader: &mut Reader<'_>, number: usize, span: Range<usize>, table: &DeTa
                     "for example name = \"gateway\"",
                 ),
             },
-            key @ "to" => form.to = Some(patterns(reader, key, value)),
-            key @ "listen" => form.listen = Some(patterns(reader, key, value)),
-            key @ "from" => form.from = Some(patterns(reader, key, value)),
-            key @ "process" => form.process = Some(texts(reader, key, value)),
-            key @ "command" => form.command = Some(texts(reader, key, value)),
+            key @ "to" => form.conditions.to = Some(patterns(reader, key, value)),
+            key @ "listen" => form.conditions.listen = Some(patterns(reader, key, value)),
+            key @ "from" => form.conditions.from = Some(patterns(reader, key, value)),
+            key @ "process" => form.conditions.processes_mut().process = Some(globs(reader, key, value)),
+            key @ "command" => form.conditions.processes_mut().command = Some(globs(reader, key, value)),
             key => option(reader, &mut form.layer, name.span(), key, value),
         }
     }
@@ -273,7 +244,9 @@ fn meant(name: &str) -> String {
     });
     match kernel {
         Some(entry) => format!("did you mean \"{}\"?", entry.key.name()),
-        None => did_you_mean(name, option_keys().chain(CONDITIONS), "`man sockopt.toml` has every key"),
+        None => {
+            did_you_mean(name, option_keys().chain(Conditions::KEYS).chain([NAME]), "`man sockopt.toml` has every key")
+        }
     }
 }
 
@@ -331,7 +304,7 @@ fn items<'t>(reader: &mut Reader<'_>, key: &str, value: &'t Spanned<DeValue<'t>>
     found
 }
 
-fn patterns(reader: &mut Reader<'_>, key: &str, value: &Spanned<DeValue<'_>>) -> Vec<Pattern> {
+fn patterns(reader: &mut Reader<'_>, key: &str, value: &Spanned<DeValue<'_>>) -> Box<[Pattern]> {
     let items = items(reader, key, value);
     let mut found = Vec::with_capacity(items.len());
     for (span, text) in items {
@@ -350,21 +323,15 @@ fn patterns(reader: &mut Reader<'_>, key: &str, value: &Spanned<DeValue<'_>>) ->
             Err(refused) => reader.error(Code::BadAddress, span, refused.message, refused.help),
         }
     }
-    found
+    found.into_boxed_slice()
 }
 
-fn texts(reader: &mut Reader<'_>, key: &str, value: &Spanned<DeValue<'_>>) -> Vec<String> {
-    let mut found = Vec::new();
-    for (span, text) in items(reader, key, value) {
-        if !refuse_glob(reader, key, span, text) {
-            found.push(text.to_owned());
-        }
-    }
-    found
+fn globs(reader: &mut Reader<'_>, key: &str, value: &Spanned<DeValue<'_>>) -> Box<[Glob]> {
+    items(reader, key, value).into_iter().filter_map(|(span, text)| glob(reader, key, span, text)).collect()
 }
 
-/// Whether a glob can never match, which is reported then.
-pub(crate) fn refuse_glob(reader: &mut Reader<'_>, key: &str, span: Range<usize>, text: &str) -> bool {
+/// A glob; one that can never match is reported.
+pub(crate) fn glob(reader: &mut Reader<'_>, key: &str, span: Range<usize>, text: &str) -> Option<Glob> {
     // The longest name of a file; of a command line, the longest part that anybody writes.
     let longest = if key == "process" { 255 } else { 4_096 };
     if text.is_empty() {
@@ -381,9 +348,9 @@ pub(crate) fn refuse_glob(reader: &mut Reader<'_>, key: &str, span: Range<usize>
         let help = format!("accepted: at most {longest} bytes, with * and ? as wildcards");
         reader.error(Code::BadPattern, span, format!("{key} has {} bytes", text.len()), help);
     } else {
-        return false;
+        return Some(Glob::new(text));
     }
-    true
+    None
 }
 
 /// Whether a key is an option that an environment variable can hold.

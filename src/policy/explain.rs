@@ -3,15 +3,13 @@
 //! What is set is [`Rules::decide`](crate::Rules::decide)'s to say; this reads the same configuration once more, with its
 //! places, for people. Called by the command, never by the library.
 
-use std::fmt;
 use std::ops::Range;
-
-use wildmatch::WildMatch;
 
 use crate::catalog::Key;
 use crate::compile::{Origin, overlay};
+use crate::conditions::{Conditions, Mismatch};
 use crate::connection::{Connection, Endpoint};
-use crate::document::{Direction, RuleForm};
+use crate::document::RuleForm;
 use crate::hosts::{HostSet, Hosts, Name};
 use crate::matcher::Pattern;
 use crate::parsed::Parsed;
@@ -64,9 +62,9 @@ pub struct Explainer<'a> {
 
 /// A rule as it is seen by a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
+pub struct Candidate<'a> {
     /// Its name, if it has one.
-    pub name: Option<String>,
+    pub name: Option<&'a str>,
     /// Its number in the file, from 1.
     pub number: usize,
     /// The source that it stands in.
@@ -74,59 +72,7 @@ pub struct Candidate {
     /// The line on which it begins, from 1.
     pub line: usize,
     /// Why it does not match; none if it does.
-    pub mismatch: Option<Mismatch>,
-}
-
-/// Why a rule does not match.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mismatch {
-    /// It is for sockets that connect.
-    Connects,
-    /// It is for sockets that listen or accept.
-    Accepts,
-    /// It is for some clients, and while a socket is bound or listens, no client is known.
-    NoClient,
-    /// Its `process` does not mean this one.
-    Process(Vec<String>),
-    /// Its `command` does not mean this one.
-    Command(Vec<String>),
-    /// None of its addresses under this key is meant.
-    Address(&'static str, Vec<Pattern>),
-}
-
-/// How many entries of a list are shown.
-const SHOWN: usize = 4;
-
-fn list(f: &mut fmt::Formatter<'_>, items: &[impl fmt::Display]) -> fmt::Result {
-    for (index, item) in items.iter().take(SHOWN).enumerate() {
-        write!(f, "{}\"{item}\"", if index > 0 { ", " } else { "" })?;
-    }
-    match items.len().checked_sub(SHOWN) {
-        Some(more @ 1..) => write!(f, " and {more} more"),
-        _ => Ok(()),
-    }
-}
-
-impl fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Connects => f.write_str("it is for sockets that connect (to)"),
-            Self::Accepts => f.write_str("it is for sockets that listen or accept (listen, from)"),
-            Self::NoClient => f.write_str("it is for some clients (from), decided when one is accepted"),
-            Self::Process(globs) => {
-                f.write_str("another process than: ")?;
-                list(f, globs)
-            }
-            Self::Command(globs) => {
-                f.write_str("another command line than: ")?;
-                list(f, globs)
-            }
-            Self::Address(key, patterns) => {
-                write!(f, "another address than {key}: ")?;
-                list(f, patterns)
-            }
-        }
-    }
+    pub mismatch: Option<Mismatch<'a>>,
 }
 
 /// Where an option comes from.
@@ -168,10 +114,10 @@ impl<'a> Explainer<'a> {
 
     /// Every rule, in order: the first without a mismatch is the one that counts.
     #[must_use]
-    pub fn candidates(&self, connection: &Connection) -> Vec<Candidate> {
-        let candidate = |(form, line): (&RuleForm, usize)| {
+    pub fn candidates(&self, connection: &Connection) -> Vec<Candidate<'a>> {
+        let candidate = |(form, line): (&'a RuleForm, usize)| {
             let mismatch = self.mismatch(form, connection);
-            Candidate { name: form.name.clone(), number: form.number, source: 0, line, mismatch }
+            Candidate { name: form.name.as_deref(), number: form.number, source: 0, line, mismatch }
         };
         self.parsed.document.rules.iter().zip(self.parsed.document.lines(self.parsed.text())).map(candidate).collect()
     }
@@ -196,52 +142,25 @@ impl<'a> Explainer<'a> {
     /// Whether the environment's options are for a connection.
     #[must_use]
     pub fn environment(&self, connection: &Connection) -> Environment {
-        let Shortcuts { layer, to, process } = &self.parsed.shortcuts;
+        let Shortcuts { layer, conditions } = &self.parsed.shortcuts;
         if layer.0.is_empty() {
             return Environment::Empty;
         }
-        if process.as_ref().is_some_and(|globs| !self.process.is_one_of(globs)) {
+        if conditions.mismatch_by_process(self.process).is_some() {
             return Environment::OtherProcesses;
         }
-        match (to, connection) {
-            (None, _) => Environment::InForce,
-            (Some(to), Connection::Outbound { peer })
-                if to.iter().any(|pattern| self.asked.is_meant(pattern, *peer)) =>
-            {
-                Environment::InForce
-            }
-            _ => Environment::OtherDestinations,
+        match self.mismatch_by_address(conditions, connection) {
+            None => Environment::InForce,
+            Some(_) => Environment::OtherDestinations,
         }
     }
 
-    fn mismatch(&self, form: &RuleForm, connection: &Connection) -> Option<Mismatch> {
-        let address = |key, patterns: &Option<Vec<Pattern>>, endpoint: Endpoint| {
-            let patterns = patterns
-                .as_ref()
-                .filter(|patterns| !patterns.iter().any(|pattern| self.asked.is_meant(pattern, endpoint)))?;
-            Some(Mismatch::Address(key, patterns.clone()))
-        };
-        let by_address = match (*connection, form.direction()) {
-            (Connection::Outbound { .. }, Direction::Listeners | Direction::Accepted) => Some(Mismatch::Accepts),
-            (Connection::Outbound { peer }, _) => address("to", &form.to, peer),
-            (_, Direction::Outbound) => Some(Mismatch::Connects),
-            (Connection::Binding { local } | Connection::Listening { local }, direction) => {
-                let no_client = || (direction == Direction::Accepted).then_some(Mismatch::NoClient);
-                address("listen", &form.listen, local).or_else(no_client)
-            }
-            (Connection::Inbound { local, peer }, _) => {
-                address("listen", &form.listen, local).or_else(|| address("from", &form.from, peer))
-            }
-        };
-        let by_process = || {
-            let globs = form.process.as_ref().filter(|globs| !self.process.is_one_of(globs))?;
-            Some(Mismatch::Process(globs.clone()))
-        };
-        let by_command = || {
-            let matches = |glob: &String| WildMatch::new(glob).matches(&self.process.command);
-            let globs = form.command.as_ref().filter(|globs| !globs.iter().any(matches))?;
-            Some(Mismatch::Command(globs.clone()))
-        };
-        by_address.or_else(by_process).or_else(by_command)
+    fn mismatch<'r>(&self, form: &'r RuleForm, connection: &Connection) -> Option<Mismatch<'r>> {
+        let by_address = self.mismatch_by_address(&form.conditions, connection);
+        by_address.or_else(|| form.conditions.mismatch_by_process(self.process))
+    }
+
+    fn mismatch_by_address<'r>(&self, conditions: &'r Conditions, connection: &Connection) -> Option<Mismatch<'r>> {
+        conditions.mismatch_by_address(connection, |pattern, end| self.asked.is_meant(pattern, end))
     }
 }

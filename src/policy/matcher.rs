@@ -132,16 +132,19 @@ impl Pattern {
         }
     }
 
-    /// The address of the network and the length of its prefix; None is any address, or a host.
-    pub(crate) fn network(&self) -> Option<(IpAddr, u8)> {
+    /// The address of the network and the length of its prefix, for a single address that of all its bits. None is any address
+    /// of either IP version, or a host ([`Self::host`]). An IPv4-mapped network is one of IPv4.
+    #[must_use]
+    pub fn network(&self) -> Option<(IpAddr, u8)> {
         match &self.place {
             Place::Network(network) => Some((network.network(), network.prefix_len())),
             Place::Any | Place::Host(_) => None,
         }
     }
 
-    /// The ports.
-    pub(crate) fn ports(&self) -> &RangeInclusive<u16> {
+    /// The ports, 0 to 65535 where none is written.
+    #[must_use]
+    pub fn ports(&self) -> &RangeInclusive<u16> {
         &self.ports
     }
 }

@@ -37,16 +37,18 @@ impl Parsed<'_> {
         Compiled { rules, warnings, sources: self.configuration.sources() }
     }
 
-    /// The rules for a process, or those of every process, which decide for none; and what is probably not meant. Nothing is
-    /// kept twice, since it is done in somebody else's program.
+    /// The rules for a process; without one, every rule with its conditions by process, to be read and not to decide by. And what
+    /// is probably not meant. Nothing is kept twice, since it is done in somebody else's program.
     ///
     /// # Errors
     /// What is wrong.
     pub fn into_rules(self, process: Option<&Process>) -> (Result<Rules, Listed>, Listed) {
         let Self { configuration, mut document, mut shortcuts, mut problems } = self;
-        let is_other = |process: &Process| shortcuts.process.as_ref().is_some_and(|globs| !process.is_one_of(globs));
-        if process.is_some_and(is_other) {
-            shortcuts.layer = Layer::default();
+        if let Some(process) = process {
+            if shortcuts.conditions.mismatch_by_process(process).is_some() {
+                shortcuts.layer = Layer::default();
+            }
+            shortcuts.conditions.processes = None;
         }
         if document.is_torn {
             let (errors, warnings) = problems.into_sorted(configuration.texts());

@@ -56,11 +56,24 @@ impl Rules {
             _ => Inheritance::Full,
         };
         let is_accepted = matches!(connection, Connection::Inbound { .. });
-        Plan { decision, is_accepted, family: Family::of(&connection), phases, inheritance, leaves_limit: false }
+        Plan { is_accepted, inheritance, ..Plan::of(decision, phases, Family::of(&connection)) }
     }
 }
 
 impl<'a> Plan<'a> {
+    /// What a decision sets at `phases` on a socket that sends packets of these IP versions: for whoever finds decisions by other
+    /// means than [`Rules::plan`] (see [`Rules`]).
+    #[must_use]
+    pub fn of(decision: Decision<'a>, phases: Phases, family: Family) -> Self {
+        Self { decision, is_accepted: false, family, phases, inheritance: Inheritance::Full, leaves_limit: false }
+    }
+
+    /// The same for a listener that passes on this: with [`Inheritance::None`] nothing is set that accepted sockets would inherit.
+    #[must_use]
+    pub fn with_inheritance(self, inheritance: Inheritance) -> Self {
+        Self { inheritance, ..self }
+    }
+
     /// The rule that it follows.
     #[must_use]
     pub fn decision(&self) -> Decision<'a> {

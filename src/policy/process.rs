@@ -1,6 +1,6 @@
 //! The process that a configuration is compiled for, and the names that it is known by.
 
-use wildmatch::WildMatch;
+use crate::glob::Glob;
 
 /// A process as rules see it.
 #[derive(Debug, Clone, Default)]
@@ -31,14 +31,9 @@ impl Process {
     }
 
     /// Whether one of the entries of `process` means it.
-    pub(crate) fn is_one_of(&self, globs: &[String]) -> bool {
-        globs.iter().any(|glob| self.is_named(glob))
-    }
-
-    /// Whether an entry of `process` means it.
     #[must_use]
-    pub fn is_named(&self, glob: &str) -> bool {
-        self.names.iter().any(|name| WildMatch::new(glob).matches(name))
+    pub fn is_one_of(&self, globs: &[Glob]) -> bool {
+        globs.iter().any(|glob| self.names.iter().any(|name| glob.matches(name)))
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::catalog::{Key, TCP_USER_TIMEOUT};
+use crate::conditions::{Conditions, Direction};
 use crate::connection::{Connection, Endpoint};
-use crate::document::Direction;
 use crate::enforce::{Enforce, Untouched, is_of_keepalive};
 use crate::hosts::{HostSet, Hosts, Name};
 use crate::index::{Index, PairIndex};
@@ -49,26 +49,26 @@ pub(crate) struct Profiles {
     pub(crate) shortcuts: Option<Box<Profile>>,
 }
 
+impl Profiles {
+    fn of(&self, with_shortcuts: bool) -> &Profile {
+        // Whoever is in no scope has not looked at the rule yet: among many it is in no cache.
+        let shortcuts = if with_shortcuts { self.shortcuts.as_deref() } else { None };
+        shortcuts.unwrap_or(&self.plain)
+    }
+}
+
 /// A rule, ready to be matched.
 #[derive(Debug, Clone)]
 pub struct Rule {
     pub(crate) name: Box<str>,
     pub(crate) line: usize,
-    pub(crate) direction: Direction,
     /// Whether `process` and `command` let this process through.
     pub(crate) applies: bool,
-    pub(crate) to: Option<Box<[Pattern]>>,
-    pub(crate) listen: Option<Box<[Pattern]>>,
-    pub(crate) from: Option<Box<[Pattern]>>,
+    pub(crate) conditions: Conditions,
     pub(crate) profiles: Profiles,
 }
 
 impl Rule {
-    /// The entries of `to` that name a host.
-    pub fn hosts(&self) -> impl Iterator<Item = &Pattern> {
-        self.to.iter().flatten().filter(|pattern| pattern.host().is_some())
-    }
-
     /// Its name, or `rule N`.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -81,27 +81,29 @@ impl Rule {
         self.line
     }
 
+    /// What it asks of a socket and its process.
+    #[must_use]
+    pub fn conditions(&self) -> &Conditions {
+        &self.conditions
+    }
+
+    /// What is decided for a socket for which this rule is the first that matches; the environment's options are over the rule's
+    /// `with_shortcuts` ([`Rules::shortcuts`]). [`Plan::of`](crate::plan::Plan::of) has the settings.
+    #[must_use]
+    pub fn decision(&self, with_shortcuts: bool) -> Decision<'_> {
+        Decision { rule: Some(self), profile: self.profiles.of(with_shortcuts) }
+    }
+
+    /// The entries of `to` that name a host.
+    pub fn hosts(&self) -> impl Iterator<Item = &Pattern> {
+        self.conditions.to().into_iter().flatten().filter(|pattern| pattern.host().is_some())
+    }
+
     /// Whether the rule is for a connection by its addresses, whatever comes before it. [`Rules::decide`] finds the
     /// first that is without asking each; [`Rules::decide_named`] knows of host names too.
     #[must_use]
     pub fn matches(&self, connection: &Connection) -> bool {
-        let any = |patterns: &Option<Box<[Pattern]>>, endpoint: Endpoint| {
-            patterns.as_deref().is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(endpoint)))
-        };
-        let inbound = matches!(self.direction, Direction::Listeners | Direction::Both);
-        self.applies
-            && match *connection {
-                Connection::Outbound { peer } => {
-                    matches!(self.direction, Direction::Outbound | Direction::Both) && any(&self.to, peer)
-                }
-                // Who will connect is not known here, so a rule with `from` cannot be meant.
-                Connection::Binding { local } | Connection::Listening { local } => inbound && any(&self.listen, local),
-                Connection::Inbound { local, peer } => {
-                    (inbound || self.direction == Direction::Accepted)
-                        && any(&self.listen, local)
-                        && any(&self.from, peer)
-                }
-            }
+        self.applies && self.conditions.mismatch_by_address(connection, Pattern::matches).is_none()
     }
 }
 
@@ -192,9 +194,9 @@ pub enum Inheritance {
 }
 
 /// What is not listed is not asked about.
-fn or_any(patterns: &Option<Box<[Pattern]>>) -> &[Pattern] {
+fn or_any(patterns: Option<&[Pattern]>) -> &[Pattern] {
     const ANY: &[Pattern] = &[Pattern::ANY];
-    patterns.as_deref().unwrap_or(ANY)
+    patterns.unwrap_or(ANY)
 }
 
 /// Whether a setting is the user timeout while connecting.
@@ -246,6 +248,12 @@ fn tell_times_apart(rules: &mut [Rule], base: &mut Profiles) {
 const MOST_PAIRS: usize = 64;
 
 /// A compiled configuration.
+///
+/// [`Rules::plan`] decides for a connection. What compiles the rules for another engine, such as the kernel, reads them instead:
+/// [`Rules::rules`] are all rules in order, of which the first counts whose [`conditions`](Rule::conditions) match, and
+/// [`Rule::decision`] is what follows. Where none matches, [`Rules::otherwise`] counts. [`Rules::shortcuts`] says for which
+/// sockets the environment's options are over them. [`Parsed::into_rules`](crate::Parsed::into_rules) without a process makes
+/// rules that have their conditions by process too.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
     rules: Vec<Rule>,
@@ -263,9 +271,9 @@ pub struct Rules {
     /// `to` by name, that of SOCKOPT_TO too.
     hosts: Hosts,
     base: Profiles,
+    shortcuts: Conditions,
     /// SOCKOPT_TO by address.
     scope: Option<Index>,
-    scope_names_hosts: bool,
     phases: Phases,
     /// (level, name) of every setting that some profile enforces, sorted.
     enforced: Box<[(i32, i32)]>,
@@ -280,36 +288,37 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Of rules in the order in which they are asked. `scope` is SOCKOPT_TO.
+    /// Of rules in the order in which they are asked.
     pub(crate) fn new(
         mut rules: Vec<Rule>,
         mut base: Profiles,
-        scope: Option<&[Pattern]>,
+        shortcuts: Conditions,
         setting_count: u32,
         has_shortcuts: bool,
     ) -> Self {
         tell_times_apart(&mut rules, &mut base);
         let live = || (0..).zip(&rules).filter(|(_, rule)| rule.applies);
-        let index = |directions: [Direction; 2], patterns: fn(&Rule) -> &Option<Box<[Pattern]>>| {
-            let rules = live().filter(|(_, rule)| directions.contains(&rule.direction));
+        let conditions = || live().map(|(number, rule)| (number, &rule.conditions));
+        let index = |directions: [Direction; 2], patterns: fn(&Conditions) -> Option<&[Pattern]>| {
+            let rules = conditions().filter(|(_, rule)| directions.contains(&rule.direction()));
             Index::new(rules.flat_map(|(number, rule)| or_any(patterns(rule)).iter().map(move |one| (number, one))))
         };
-        let outbound = index([Direction::Outbound, Direction::Both], |rule| &rule.to);
-        let listeners = index([Direction::Listeners, Direction::Both], |rule| &rule.listen);
-        let per_peer = index([Direction::Accepted; 2], |rule| &rule.listen);
-        let accepted = || live().filter(|(_, rule)| rule.direction == Direction::Accepted);
-        let is_walked = |rule: &Rule| or_any(&rule.listen).len() * or_any(&rule.from).len() > MOST_PAIRS;
+        let outbound = index([Direction::Outbound, Direction::Both], Conditions::to);
+        let listeners = index([Direction::Listeners, Direction::Both], Conditions::listen);
+        let per_peer = index([Direction::Accepted; 2], Conditions::listen);
+        let accepted = || conditions().filter(|(_, rule)| rule.direction() == Direction::Accepted);
+        let is_walked = |rule: &Conditions| or_any(rule.listen()).len() * or_any(rule.from()).len() > MOST_PAIRS;
         let walked = accepted().filter(|(_, rule)| is_walked(rule)).map(|(number, _)| number).collect();
         let pairs = accepted().filter(|(_, rule)| !is_walked(rule)).flat_map(|(number, rule)| {
-            let from = or_any(&rule.from);
-            or_any(&rule.listen).iter().flat_map(move |listen| from.iter().map(move |from| (number, listen, from)))
+            let from = or_any(rule.from());
+            or_any(rule.listen()).iter().flat_map(move |listen| from.iter().map(move |from| (number, listen, from)))
         });
         let accepted = PairIndex::new(pairs);
-        let asks_for_listener = live().any(|(_, rule)| rule.listen.is_some());
-        let to = live().flat_map(|(number, rule)| {
-            rule.to.iter().flat_map(move |to| to.iter().map(move |pattern| (Some(number), pattern)))
-        });
-        let hosts = Hosts::new(to.chain(scope.into_iter().flatten().map(|pattern| (None, pattern))));
+        let asks_for_listener = conditions().any(|(_, rule)| rule.listen().is_some());
+        let to = conditions()
+            .flat_map(|(number, rule)| rule.to().into_iter().flatten().map(move |pattern| (Some(number), pattern)));
+        let scope = shortcuts.to().into_iter().flatten().map(|pattern| (None, pattern));
+        let hosts = Hosts::new(to.chain(scope));
         let mut phases = Phases::NONE;
         let mut enforced: BTreeSet<(i32, i32)> = BTreeSet::new();
         let (mut times, mut computed): (BTreeSet<i32>, BTreeSet<i32>) = Default::default();
@@ -333,8 +342,7 @@ impl Rules {
                 }
             }
         }
-        let scope_names_hosts = scope.is_some_and(|to| to.iter().any(|pattern| pattern.host().is_some()));
-        let scope = scope.map(|to| Index::new(to.iter().map(|pattern| (0, pattern))));
+        let scope = shortcuts.to().map(|to| Index::new(to.iter().map(|pattern| (0, pattern))));
         Self {
             outbound,
             listeners,
@@ -345,8 +353,8 @@ impl Rules {
             hosts,
             rules,
             base,
+            shortcuts,
             scope,
-            scope_names_hosts,
             phases,
             enforced: enforced.into_iter().collect(),
             times_for_connecting: times.into_iter().collect(),
@@ -387,10 +395,7 @@ impl Rules {
             }
             _ => false,
         };
-        // Whoever is in no scope has not looked at the rule yet: among many it is in no cache.
-        let shortcuts = if in_scope { profiles.shortcuts.as_deref() } else { None };
-        let profile = shortcuts.unwrap_or(&profiles.plain);
-        Decision { rule, profile }
+        Decision { rule, profile: profiles.of(in_scope) }
     }
 
     /// What is inherited from a listener bound to `local`, for which this was decided.
@@ -414,7 +419,7 @@ impl Rules {
     /// Whether SOCKOPT_TO names a host.
     #[must_use]
     pub fn scope_names_hosts(&self) -> bool {
-        self.scope_names_hosts
+        self.shortcuts.to().into_iter().flatten().any(|pattern| pattern.host().is_some())
     }
 
     /// Adds what names a host so: by the name that the program gave, or one that it was told for the same host.
@@ -431,7 +436,7 @@ impl Rules {
     /// Whether some rule is for the sockets that a listener accepts from some peers, and not for the listener.
     #[must_use]
     pub fn decides_for_each_peer(&self) -> bool {
-        self.rules().any(|rule| rule.direction == Direction::Accepted)
+        self.rules().any(|rule| rule.conditions.direction() == Direction::Accepted)
     }
 
     /// Whether the address of the listener matters to an accepted socket.
@@ -484,7 +489,7 @@ impl Rules {
         &self.compared_with_new
     }
 
-    /// The rules that can match in this process, in order.
+    /// The rules that can match in this process, in order; all of them if the configuration was compiled for every process.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.rules.iter().filter(|rule| rule.applies)
     }
@@ -507,9 +512,23 @@ impl Rules {
         self.setting_count
     }
 
+    /// What is decided for a socket that no rule matches.
+    #[must_use]
+    pub fn otherwise(&self, with_shortcuts: bool) -> Decision<'_> {
+        Decision { rule: None, profile: self.base.of(with_shortcuts) }
+    }
+
+    /// The sockets for which the environment's options are over the rule's and the defaults (SOCKOPT_TO, SOCKOPT_PROCESS). None if
+    /// there are no such options, or if they are for every socket, and so in every decision.
+    #[must_use]
+    pub fn shortcuts(&self) -> Option<&Conditions> {
+        let is_limited = self.has_shortcuts && self.shortcuts != Conditions::default();
+        is_limited.then_some(&self.shortcuts)
+    }
+
     /// What is set on a socket that no rule matches.
     #[must_use]
     pub fn defaults(&self) -> &Profile {
-        self.base.shortcuts.as_deref().unwrap_or(&self.base.plain)
+        self.base.of(true)
     }
 }

@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use wildmatch::WildMatch;
-
-use crate::document::{Direction, RuleForm};
+use crate::conditions::{Conditions, Direction};
+use crate::document::RuleForm;
+use crate::glob::{Glob, is_within};
 use crate::matcher::Pattern;
 
 /// The side of a connection that decides what a box means.
@@ -65,7 +65,7 @@ fn judge_within(rules: &[RuleForm], comparisons: usize) -> Vec<Reach> {
     let mut verdicts = Vec::with_capacity(rules.len());
     for (index, rule) in rules.iter().enumerate() {
         // Whoever listens is not asked who will connect, so a rule for listeners is dead only where none can listen.
-        let sides: &[Side] = match rule.direction() {
+        let sides: &[Side] = match rule.conditions.direction() {
             Direction::Outbound => &[Side::Outbound],
             Direction::Listeners => &[Side::Listening],
             Direction::Accepted => &[Side::Inbound],
@@ -73,7 +73,7 @@ fn judge_within(rules: &[RuleForm], comparisons: usize) -> Vec<Reach> {
         };
         let mut used = BTreeSet::new();
         let covered = sides.iter().all(|&side| {
-            let areas = areas(rule, side);
+            let areas = areas(&rule.conditions, side);
             !areas.is_empty()
                 && areas.into_iter().all(|(area, host)| {
                     let named = host.and_then(|host| search.names(index, host, &area));
@@ -89,14 +89,14 @@ fn judge_within(rules: &[RuleForm], comparisons: usize) -> Vec<Reach> {
         if search.left == 0 {
             break;
         }
-        let matched: &[Side] = match rule.direction() {
+        let matched: &[Side] = match rule.conditions.direction() {
             Direction::Outbound => &[Side::Outbound],
             Direction::Listeners => &[Side::Listening, Side::Inbound],
             Direction::Accepted => &[Side::Inbound],
             Direction::Both => &[Side::Outbound, Side::Listening, Side::Inbound],
         };
         for &side in matched {
-            for (area, host) in areas(rule, side) {
+            for (area, host) in areas(&rule.conditions, side) {
                 match host {
                     None => search.taken.push(Taken { rule: index, side, area }),
                     Some(host) => search.named.push((index, host, area)),
@@ -195,18 +195,17 @@ impl Search<'_> {
     /// How many comparisons [`Self::lets_pass`] may take.
     fn glob_pairs(&self, earlier: usize, rule: usize) -> usize {
         let (Some(earlier), Some(rule)) = (self.rules.get(earlier), self.rules.get(rule)) else { return 0 };
-        let pairs = |outer: &Option<Vec<String>>, inner: &Option<Vec<String>>| match (outer, inner) {
-            (Some(outer), inner) => outer.len().saturating_mul(inner.as_ref().map_or(1, Vec::len)),
-            (None, _) => 0,
+        let pairs = |globs: fn(&Conditions) -> Option<&[Glob]>| {
+            let count = |rule: &RuleForm| globs(&rule.conditions).map(<[_]>::len);
+            count(earlier).map_or(0, |outer| outer.saturating_mul(count(rule).unwrap_or(1)))
         };
-        pairs(&earlier.process, &rule.process).saturating_add(pairs(&earlier.command, &rule.command))
+        pairs(Conditions::process).saturating_add(pairs(Conditions::command))
     }
 
     /// Whether every process that a rule is for is one that the earlier rule is for.
     fn lets_pass(&self, earlier: usize, rule: usize) -> bool {
         let (Some(earlier), Some(rule)) = (self.rules.get(earlier), self.rules.get(rule)) else { return false };
-        includes(earlier.process.as_deref(), rule.process.as_deref())
-            && includes(earlier.command.as_deref(), rule.command.as_deref())
+        earlier.conditions.let_pass_every_process_of(&rule.conditions)
     }
 }
 
@@ -214,21 +213,8 @@ fn meet(own: Span, other: Span) -> bool {
     own.0 <= other.1 && other.0 <= own.1
 }
 
-/// Whether whatever some of `inner` matches is matched by some of `outer`; none is everything.
-fn includes(outer: Option<&[String]>, inner: Option<&[String]>) -> bool {
-    let everything = ["*".to_owned()];
-    let Some(outer) = outer else { return true };
-    inner.unwrap_or(&everything).iter().all(|inner| outer.iter().any(|outer| is_within(inner, outer)))
-}
-
-/// Whether a glob matches nothing that another does not. Where wildcards make that hard to tell, no.
-fn is_within(inner: &str, outer: &str) -> bool {
-    // Taken as a text, its wildcards are met by wildcards only; `?` stands for less than `*`.
-    inner == outer || (!inner.contains('*') || !outer.contains('?')) && WildMatch::new(outer).matches(inner)
-}
-
 /// What a rule is for, on one side of a connection, with the name of each host; nothing if that is too much.
-fn areas(rule: &RuleForm, side: Side) -> Vec<(Area, Option<&str>)> {
+fn areas(rule: &Conditions, side: Side) -> Vec<(Area, Option<&str>)> {
     let (own, from) = match side {
         Side::Outbound => (&rule.to, &None),
         Side::Listening => (&rule.listen, &None),
@@ -244,7 +230,7 @@ fn areas(rule: &RuleForm, side: Side) -> Vec<(Area, Option<&str>)> {
     own.into_iter().flat_map(with).collect()
 }
 
-fn all_spans(patterns: &Option<Vec<Pattern>>) -> Vec<([Span; 2], Option<&str>)> {
+fn all_spans(patterns: &Option<Box<[Pattern]>>) -> Vec<([Span; 2], Option<&str>)> {
     match patterns {
         Some(patterns) => patterns.iter().flat_map(spans).collect(),
         None => vec![(ANYWHERE, None)],

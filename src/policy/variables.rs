@@ -2,8 +2,10 @@
 
 use crate::catalog::{EXCLUSIVE, Key};
 use crate::code::Code;
-use crate::document::{Layer, has_variable, refuse_glob};
+use crate::conditions::Conditions;
+use crate::document::{self, Layer, has_variable};
 use crate::error::{Problems, Source, nearest};
+use crate::glob::Glob;
 use crate::matcher::Pattern;
 use crate::values::{Choice, Form, Reader, did_you_mean};
 
@@ -65,10 +67,8 @@ pub fn is_on(value: &str) -> bool {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shortcuts {
     pub(crate) layer: Layer,
-    /// SOCKOPT_TO: only outbound sockets to these.
-    pub(crate) to: Option<Vec<Pattern>>,
-    /// SOCKOPT_PROCESS: only in these processes.
-    pub(crate) process: Option<Vec<String>>,
+    /// SOCKOPT_TO, which leaves sockets that connect alone, and SOCKOPT_PROCESS.
+    pub(crate) conditions: Conditions,
 }
 
 /// Reads the shortcuts among `variables`, which are sources from the number `first` on.
@@ -85,8 +85,8 @@ pub(crate) fn read(variables: &[Source], first: usize, problems: &mut Problems) 
         }
         let mut reader = Reader::new(index, problems);
         match name {
-            "TO" => shortcuts.to = Some(patterns(&mut reader, value)),
-            "PROCESS" => shortcuts.process = Some(globs(&mut reader, value)),
+            "TO" => shortcuts.conditions.to = Some(patterns(&mut reader, value)),
+            "PROCESS" => shortcuts.conditions.processes_mut().process = Some(globs(&mut reader, value)),
             "LOG" if Level::from_name(value).is_none() => {
                 let help = did_you_mean(
                     value,
@@ -184,16 +184,14 @@ pub fn known_names() -> impl Iterator<Item = String> {
     CONTROL.iter().map(|name| (*name).to_owned()).chain(options).map(|name| format!("{PREFIX}{name}"))
 }
 
-fn globs(reader: &mut Reader<'_>, value: &str) -> Vec<String> {
+fn globs(reader: &mut Reader<'_>, value: &str) -> Box<[Glob]> {
     let mut found = Vec::new();
     let mut start = 0;
     for item in value.split(',') {
-        if !refuse_glob(reader, "process", start..start + item.len(), item.trim()) {
-            found.push(item.trim().to_owned());
-        }
+        found.extend(document::glob(reader, "process", start..start + item.len(), item.trim()));
         start += item.len() + 1;
     }
-    found
+    found.into_boxed_slice()
 }
 
 /// Whether a variable alone is a configuration: an option that sets something, rather than a control.
@@ -203,7 +201,7 @@ pub fn is_option(name: &str) -> bool {
 }
 
 /// Destinations.
-fn patterns(reader: &mut Reader<'_>, value: &str) -> Vec<Pattern> {
+fn patterns(reader: &mut Reader<'_>, value: &str) -> Box<[Pattern]> {
     let mut found = Vec::new();
     let mut start = 0;
     for item in value.split(',') {
@@ -213,5 +211,5 @@ fn patterns(reader: &mut Reader<'_>, value: &str) -> Vec<Pattern> {
         }
         start += item.len() + 1;
     }
-    found
+    found.into_boxed_slice()
 }

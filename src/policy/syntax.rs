@@ -15,6 +15,7 @@ use toml_parser::Source;
 use crate::code::Code;
 use crate::document::Document;
 use crate::error::Problems;
+use crate::plain::is_unseen;
 use crate::values::Reader;
 
 /// Bytes of a piece: some rules, so that what is done once for each does not count.
@@ -206,8 +207,38 @@ fn syntax_error(error: &Error, text: &str, reader: &mut Reader<'_>) {
     };
     let place = reader.place(&span);
     let code = if error.message() == "duplicate key" { Code::DuplicateKey } else { Code::Syntax };
-    reader.problems.report(code, reader.source, place, message, None);
+    let is_of_value = ["string values must be quoted", "invalid float", "invalid integer", "invalid boolean"];
+    let is_of_value = is_of_value.iter().any(|begin| error.message().starts_with(begin));
+    let help = if is_of_value { unquoted(text, span.start) } else { None };
+    reader.problems.report(code, reader.source, place, message, help);
 }
+
+/// What was meant by a value that should stand in quotes, or is a boolean of another language.
+fn unquoted(text: &str, place: usize) -> Option<String> {
+    let is_end = |c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']' | '{' | '}' | '=' | '#' | '"' | '\'');
+    // The error may be within the word, so it is gone back to the word's beginning; of a long one not all is looked at.
+    let from = (place.saturating_sub(LONGEST_WORD)..=place).find(|at| text.is_char_boundary(*at))?;
+    let to = (place..=text.len().min(place + LONGEST_WORD)).rev().find(|at| text.is_char_boundary(*at))?;
+    let before = text.get(from..place)?;
+    let start =
+        before.rfind(is_end).map_or(from, |at| from + at + before[at..].chars().next().map_or(1, char::len_utf8));
+    let word = text.get(start..to)?.split(is_end).next().filter(|word| !word.is_empty())?;
+    let is_cut = start == from && from > 0 || start + word.len() == to && to < text.len();
+    let is_value = text.get(..start)?.trim_end().ends_with(['=', '[', ',']);
+    let is_word = !word.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.'));
+    let is_quantity = word.ends_with(|c: char| c.is_ascii_alphabetic()) || word.contains([':', '/']);
+    let is_text = is_word || is_quantity || word.matches('.').count() > 1;
+    match word.to_ascii_lowercase().as_str() {
+        _ if is_cut || !is_value || !is_text || word.contains(is_unseen) => None,
+        "yes" | "true" => Some("write true, in lower case and without quotes".to_owned()),
+        "no" | "false" => Some("write false, in lower case and without quotes".to_owned()),
+        word @ ("on" | "off") => Some(format!("write \"{word}\", in quotes; true or false where a key takes these")),
+        _ => Some(format!("write \"{word}\", in quotes")),
+    }
+}
+
+/// Bytes before and behind an error in which its word is looked for.
+const LONGEST_WORD: usize = 80;
 
 /// The text with blanks for each line that has a syntax error, so that the others can be judged, in their places. None
 /// if a table's header is among them: what follows would belong to another table.

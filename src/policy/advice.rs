@@ -10,6 +10,7 @@ use std::ops::Range;
 use crate::catalog::Key;
 use crate::code::Code;
 use crate::compile::{Compiler, Effective, overlay};
+use crate::conditions::Conditions;
 use crate::constants::{self, SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
 use crate::document::{Document, Given, RuleForm};
 use crate::enforce::Enforce;
@@ -27,6 +28,9 @@ use crate::variables::Shortcuts;
 const SHORT_FOR_BULK: u64 = 60_000;
 /// Options that are of use to whoever sends much.
 const OF_BULK: [Key; 3] = [Key::SendBuffer, Key::NotsentLowat, Key::MaxPacingRate];
+
+/// Pairs of addresses that are compared to find rules that take connections from others; what is beyond is not judged.
+const MOST_COMPARISONS: usize = 2_000_000;
 
 /// What is known of the machine. Default: an unknown one, with the kernel's defaults.
 #[derive(Debug, Clone, Default)]
@@ -78,13 +82,18 @@ impl Adviser<'_> {
         let everything = RuleForm::empty(0, 0..0);
         let rules: Vec<RuleForm> = self.document.rules.iter().cloned().chain([everything]).collect();
         let mut verdicts = shadow::judge(&rules).into_iter();
+        let mut reached = Vec::with_capacity(self.document.rules.len());
         for form in &self.document.rules {
             match verdicts.next() {
                 Some(Reach::Shadowed(by)) => self.never_matches(form, &by),
                 Some(Reach::Unknown) => self.not_compared(form),
-                _ => self.judge_socket(Some(form)),
+                _ => {
+                    self.judge_socket(Some(form));
+                    reached.push(form);
+                }
             }
         }
+        self.judge_order(&reached);
         if !matches!(verdicts.next(), Some(Reach::Shadowed(_))) {
             self.judge_socket(None);
         }
@@ -112,6 +121,53 @@ impl Adviser<'_> {
             self.judge_fill(&profile, &effective);
             self.judge_close(form, &profile, &effective);
         }
+    }
+
+    /// Points out rules that take connections from a later one, and give up its watch for dead peers with them. Whoever says
+    /// "system", or sets nothing at all, means it.
+    fn judge_order(&mut self, forms: &[&RuleForm]) {
+        const WATCH: [Key; 2] = [Key::Keepalive, Key::UserTimeout];
+        let Shortcuts { layer, conditions } = self.shortcuts;
+        let for_all = (*conditions == Conditions::default()).then_some(layer);
+        let mut left = MOST_COMPARISONS;
+        let is_set = |given: &Given| !matches!(given.choice, Choice::System | Choice::Refused);
+        let watches = |(_, form): &(usize, &RuleForm)| {
+            let timers = || Timers::of(self.profile_of(form).settings());
+            form.layer.0.iter().any(|given| WATCH.contains(&given.key) && is_set(given))
+                && (timers().keepalive || timers().user_timeout > 0)
+        };
+        let watching: Vec<(usize, &RuleForm)> = forms.iter().copied().enumerate().filter(watches).collect();
+        for (at, earlier) in forms.iter().enumerate() {
+            let sets = |given: &Given| is_set(given) && given.key != Key::Enforce;
+            if left == 0 {
+                return;
+            }
+            let effective = overlay(self.document, Some(earlier), for_all);
+            let watches = WATCH.iter().chain([&Key::Raw]).any(|key| effective.get(key).is_some());
+            if watches || !earlier.layer.0.iter().any(sets) {
+                continue;
+            }
+            let mut meets = |later: &&&RuleForm| shadow::may_meet(&earlier.conditions, &later.conditions, &mut left);
+            let behind = watching.partition_point(|(place, _)| *place <= at);
+            let later = watching.iter().skip(behind).map(|(_, later)| later).find(|later| meets(later));
+            let Some(later) = later else { continue };
+            let message = format!(
+                "{} takes connections from {} (line {}), and sets neither keepalive nor user_timeout on them",
+                title(earlier),
+                title(later),
+                self.line(later)
+            );
+            let help = "only the first rule that matches is used; write dead_peer_timeout in this rule too, or into [defaults]; \
+                        dead_peer_timeout = \"system\" if none is meant";
+            self.problems.report(Code::TakesFromOther, 0, self.first_line(earlier), message, help);
+        }
+    }
+
+    /// What a rule sets by itself and the defaults.
+    fn profile_of(&self, form: &RuleForm) -> Profile {
+        let mut unheard = Problems::default();
+        let (document, shortcuts) = (self.document, self.shortcuts);
+        Compiler { document, shortcuts, problems: &mut unheard, next_id: 0 }.profile(Some(form), false)
     }
 
     /// Says something at the option of the highest layer among these.
@@ -186,7 +242,7 @@ impl Adviser<'_> {
                     effective,
                     &[Key::Keepalive],
                     message,
-                    "with probes = 3 the connection survives two lost packets".to_owned(),
+                    "write probes = 3: the connection then survives two lost probes".to_owned(),
                 );
             } else if has_user_timeout && at_the_first {
                 let sum = time + interval;
@@ -194,8 +250,14 @@ impl Adviser<'_> {
                 let message = format!(
                     "one lost probe {ends} a living connection: user_timeout is {user_timeout}, time + interval {sum} s"
                 );
+                let enough = match timers {
+                    Timers { time: Some(_), interval: Some(_), probes: Some(_), .. } => {
+                        format!("user_timeout = \"auto\", which is {all_probes} s here")
+                    }
+                    _ => format!("user_timeout = \"{all_probes}s\""),
+                };
                 let help = format!(
-                    "the kernel checks user_timeout when the second probe is due, {after_one} after the last packet; time + interval x probes is {all_probes} s"
+                    "write {enough}: the kernel checks user_timeout when the second probe is due, {after_one} after the last packet"
                 );
                 self.say(Code::OneProbe, effective, BOTH, message, help);
             } else if timers.user_timeout > all_probes * 1_000 {

@@ -70,6 +70,7 @@ codes! {
     FillUnknown Advice "fill-unknown" "this kernel does not tell who has set a buffer"
     NeedsCapability Advice "needs-capability" "the kernel wants a capability for this option"
     UnknownAlgorithm Advice "unknown-algorithm" "this machine has no such congestion control"
+    TakesFromOther Advice "takes-from-other" "a rule without dead_peer_timeout hides one that has it"
     NeverMatches Advice "never-matches" "earlier rules cover everything that this one matches"
     NotCompared Advice "not-compared" "too many rules to find those that can never match"
 }

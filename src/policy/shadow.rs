@@ -55,6 +55,40 @@ pub(crate) enum Reach {
     Unknown,
 }
 
+/// Whether some sockets may be meant by both of two rules, as far as their texts tell; nothing is said of a host and an address.
+/// Takes what it compares off `left`, and says no where nothing is left.
+pub(crate) fn may_meet(one: &Conditions, other: &Conditions, left: &mut usize) -> bool {
+    let may_be_one_process = || one.let_pass_every_process_of(other) || other.let_pass_every_process_of(one);
+    let sides = matched_sides(one.direction()).iter().filter(|side| matched_sides(other.direction()).contains(side));
+    *left > 0
+        && may_be_one_process()
+        && sides.into_iter().any(|&side| {
+            let (own, theirs) = (areas(one, side), areas(other, side));
+            let pairs = own.len().saturating_mul(theirs.len());
+            let is_affordable = pairs <= *left;
+            *left = left.saturating_sub(pairs.max(1));
+            let is_both = |(area, host): &(Area, Option<&str>), (their_area, their_host): &(Area, Option<&str>)| {
+                let is_host = match (host, their_host) {
+                    (None, None) => true,
+                    (Some(host), Some(their_host)) => is_within(host, their_host) || is_within(their_host, host),
+                    _ => false,
+                };
+                is_host && area.iter().zip(their_area).all(|(own, other)| meet(*own, *other))
+            };
+            is_affordable && own.iter().any(|own| theirs.iter().any(|theirs| is_both(own, theirs)))
+        })
+}
+
+/// The sides on which a rule is the one that counts.
+fn matched_sides(direction: Direction) -> &'static [Side] {
+    match direction {
+        Direction::Outbound => &[Side::Outbound],
+        Direction::Listeners => &[Side::Listening, Side::Inbound],
+        Direction::Accepted => &[Side::Inbound],
+        Direction::Both => &[Side::Outbound, Side::Listening, Side::Inbound],
+    }
+}
+
 /// A verdict for each rule, in order, up to the first that is unknown.
 pub(crate) fn judge(rules: &[RuleForm]) -> Vec<Reach> {
     judge_within(rules, MOST_COMPARISONS)
@@ -89,13 +123,7 @@ fn judge_within(rules: &[RuleForm], comparisons: usize) -> Vec<Reach> {
         if search.left == 0 {
             break;
         }
-        let matched: &[Side] = match rule.conditions.direction() {
-            Direction::Outbound => &[Side::Outbound],
-            Direction::Listeners => &[Side::Listening, Side::Inbound],
-            Direction::Accepted => &[Side::Inbound],
-            Direction::Both => &[Side::Outbound, Side::Listening, Side::Inbound],
-        };
-        for &side in matched {
+        for &side in matched_sides(rule.conditions.direction()) {
             for (area, host) in areas(&rule.conditions, side) {
                 match host {
                     None => search.taken.push(Taken { rule: index, side, area }),

@@ -279,21 +279,25 @@ fn stdout_that_takes_nothing() {
     }
 }
 
+/// Seen to fail: with [defaults] named where the file has none.
 fn check_says_that_a_file_is_fine() {
     let folder = scratch("check fine");
     let several = write(&folder, "a file.toml", "[[rule]]\nto = \":1\"\nnodelay = true\n\n[[rule]]\nnodelay = true\n");
-    let line = format!("{}: no errors, [defaults] and 2 rules\n", several.display());
+    let line = format!("{}: no errors, 2 rules\n", several.display());
     assert_eq!(check(&[several.as_os_str()]), (Some(0), line, String::new()));
     let one = write(&folder, "one.toml", "[[rule]]\nnodelay = true\n");
-    assert_eq!(
-        check(&[one.as_os_str()]),
-        (Some(0), format!("{}: no errors, [defaults] and 1 rule\n", one.display()), String::new())
-    );
+    assert_eq!(check(&[one.as_os_str()]), (Some(0), format!("{}: no errors, 1 rule\n", one.display()), String::new()));
     // A path from the current directory is taken as every command takes it.
     let relative = outcome(plain(sockopt()).current_dir(&folder).args(["check", "one.toml"]));
-    assert_eq!(relative, (Some(0), "one.toml: no errors, [defaults] and 1 rule\n".into(), String::new()));
+    assert_eq!(relative, (Some(0), "one.toml: no errors, 1 rule\n".into(), String::new()));
     let nothing = write(&folder, "empty.toml", "");
-    assert_eq!(check(&[nothing.as_os_str()]).0, Some(0));
+    let line = format!("{}: no errors, nothing is set\n", nothing.display());
+    assert_eq!(check(&[nothing.as_os_str()]), (Some(0), line, String::new()));
+    let both = write(&folder, "both.toml", "[defaults]\nttl = 9\n[[rule]]\nnodelay = true\n");
+    let line = format!("{}: no errors, [defaults] and 1 rule, options from the environment\n", both.display());
+    let mut command = plain(sockopt());
+    command.env("SOCKOPT_CONFIG", &both).env("SOCKOPT_TTL", "7").arg("check");
+    assert_eq!(outcome(&mut command), (Some(0), line, String::new()));
 }
 
 fn refused(file: &Path, why: &str) {
@@ -345,6 +349,8 @@ fn check_does_not_wait_for_a_fifo() {
     let fifo = scratch("check-fifo").join("fifo.toml");
     assert_eq!(outcome(Command::new("mkfifo").arg(&fifo)).0, Some(0));
     refused(&fifo, "is not a regular file");
+    // Seen to fail: " cannot be read: No such file or directory", of a file without a name.
+    assert!(check(&[OsStr::new("")]).2.starts_with("error: the name of the file is empty\n"));
 }
 
 fn check_nothing_configured() {
@@ -360,7 +366,7 @@ fn check_what_a_program_would_get() {
     let file = write(&scratch("check-environment"), "sockopt.toml", "[defaults]\nnodelay = true\n");
     let checked = |variables: &[(&str, &OsStr)]| outcome(plain(sockopt()).arg("check").envs(variables.iter().copied()));
     let broken = OsStr::new("[defaults]\nnodelay = 1\n");
-    let fine = (Some(0), format!("{}: no errors, [defaults] and 0 rules\n", file.display()), String::new());
+    let fine = (Some(0), format!("{}: no errors, [defaults]\n", file.display()), String::new());
     assert_eq!(checked(&[("SOCKOPT_CONFIG", file.as_os_str())]), fine);
     // The file comes before the inline configuration.
     assert_eq!(checked(&[("SOCKOPT_CONFIG", file.as_os_str()), ("SOCKOPT_CONFIG_TOML", broken)]), fine);
@@ -376,7 +382,7 @@ fn check_what_a_program_would_get() {
     let (code, stdout, stderr) = checked(&[("SOCKOPT_NODELAY", OsStr::new("1"))]);
     assert_eq!(
         (code, stdout.as_str(), stderr.as_str()),
-        (Some(0), "environment: no errors, [defaults] and 0 rules\n", "")
+        (Some(0), "environment: no errors, options from the environment\n", "")
     );
     let (code, _, stderr) = checked(&[("SOCKOPT_DISABLE", OsStr::new("1")), ("SOCKOPT_CONFIG_TOML", broken)]);
     assert_eq!((code, stderr.as_str()), (Some(0), "note: SOCKOPT_DISABLE is set: the library does nothing\n"));
@@ -408,7 +414,11 @@ fn check_reports_every_failure() {
 fn check_warns_of_unknown_variables() {
     let variables = [("SOCKOPT_NODELAY", "1"), ("SOCKOPT_LINGR", "reset"), ("SOCKOPT_LOG", "wran")];
     let (code, stdout, stderr) = outcome(plain(sockopt()).arg("check").envs(variables));
-    assert_eq!((code, stdout.as_str()), (Some(0), "environment: no errors, [defaults] and 0 rules\n"), "{stderr}");
+    assert_eq!(
+        (code, stdout.as_str()),
+        (Some(0), "environment: no errors, options from the environment\n"),
+        "{stderr}"
+    );
     assert_eq!(stderr.lines().filter(|line| line.starts_with("warning[")).count(), 2, "{stderr}");
     assert!(
         stderr.contains("did you mean \"SOCKOPT_LINGER\"?") && stderr.contains("did you mean \"warn\"?"),
@@ -642,6 +652,12 @@ fn run_dry() {
     assert_eq!(exit(&["--ttl=9", "/does/not/exist"]), Some(127));
     assert_eq!(exit(&["--ttl=9", "/etc/passwd"]), Some(126));
     assert_eq!(exit(&["--ttl=9", "--library=/does/not/exist", "true"]), Some(1));
+    // A start that is refused has no variables to print. Seen to fail: they were printed before it was judged.
+    for arguments in [&["--by=supervisor", "/does/not/exist"][..], &["--library=/etc/passwd", "true"], &["/etc/passwd"]]
+    {
+        let (code, stdout, _) = outcome(run().args(["--dry-run", "--ttl=9"]).args(arguments));
+        assert!(code != Some(0) && stdout.is_empty(), "{arguments:?}: {stdout}");
+    }
     // What is used without a configuration is among it.
     if !Path::new(load::DEFAULT_FILE).exists() {
         let (_, stdout, stderr) = outcome(run().args(["--dry-run", "true"]));
@@ -721,8 +737,9 @@ fn run_nothing_configured() {
     assert_eq!(stderr, "note: no configuration: using dead_peer_timeout = \"60s\"\n");
     assert_eq!(variables(&stdout).get("SOCKOPT_DEAD_PEER_TIMEOUT"), Some(&"60s"));
     // What is not an option does not configure, and stays.
+    // Seen to fail: nothing was said of the option that is missing.
     let (_, stdout, stderr) = outcome(run().args(["--to", ":443", "--log", "error", "env"]));
-    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert_eq!(stderr, "note: no configuration, and no option beside --to: using dead_peer_timeout = \"60s\" there\n");
     let found = variables(&stdout);
     assert_eq!(found.get("SOCKOPT_DEAD_PEER_TIMEOUT"), Some(&"60s"));
     assert_eq!(found.get("SOCKOPT_TO"), Some(&":443"));

@@ -400,6 +400,10 @@ fn why_rules_do_not_match() {
     assert!(said.contains("note: no port is given: rules that name one do not match\n"), "{said}");
     let said = explain(&["--to", ":444", "--nodelay", "on", "10.1.2.3:443"]);
     assert!(said.contains("for other destinations (--to)\n") && !said.contains("TCP_NODELAY"), "{said}");
+    // What was typed is not said to come from the environment. Seen to fail: it was.
+    assert!(said.contains("note: the options from the command line are for"), "{said}");
+    let said = explain(&["--nodelay", "on", "[2001:db8:ffff::1]:9"]);
+    assert!(said.contains("no rule matches: defaults and the command line only\n"), "{said}");
 }
 
 fn listeners_and_clients() {
@@ -484,6 +488,12 @@ fn exit_codes() {
         (&["10.1.2.3:port"], 2, "not a port"),
         (&["http://10.1.2.3:80"], 2, "not a host"),
         (&["name.invalid:80"], 1, "name.invalid: "),
+        // Seen to fail: "1%lo" was called no port, and an IPv6 address without brackets a name.
+        (&["fe80::1%lo"], 2, "fe80::1%lo: a zone (%lo) is not supported; leave it out"),
+        (&["[fe80::1%lo]:80"], 2, "a zone (%lo) is not supported; leave it out"),
+        (&["--listen", "fe80::1%lo"], 2, "a zone (%lo) is not supported; leave it out"),
+        (&["2001:db8::g:80"], 2, "2001:db8::g:80: not an address; IPv6 with a port needs brackets: [2001:db8::1]:443"),
+        (&[""], 2, "the host is empty; accepted: 10.1.2.3:443, [::1]:443, example.org:443"),
         (&["--keepalive", "5", "10.1.2.3"], 78, "--keepalive"),
         (&["--config", "/no/such/file", "10.1.2.3"], 78, "cannot be read"),
         (&["10.1.2.3"], 0, ""),

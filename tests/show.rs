@@ -834,7 +834,7 @@ fn options(lab: &Lab) -> Vec<(u16, [i64; 5])> {
     found
 }
 
-/// Seen to fail: with `set` called in a dry run too.
+/// Seen to fail: with `set` called in a dry run too, and with options that were typed said to be the environment's.
 fn dry_run() {
     const SYSTEM: [i64; 5] = [0, 7200, 75, 9, 0];
     let lab = Lab::new();
@@ -859,7 +859,7 @@ fn dry_run() {
 ";
     let title = stdout.lines().next().unwrap_or_default().to_owned();
     assert!(title.starts_with("python3") && title.ends_with(&format!(" ({})", program.pid)), "{stdout}");
-    assert_eq!(stdout, format!("{title}\n  by environment, not done:\n{changes}1 socket would change\n"));
+    assert_eq!(stdout, format!("{title}\n  by the command line, not done:\n{changes}1 socket would change\n"));
     assert!(
         stderr.contains("are not covered, except what its listeners accept: start it under `sockopt run`"),
         "{stderr}"
@@ -867,7 +867,7 @@ fn dry_run() {
 
     let (code, stdout, stderr) = outcome(&run(&lab, Place::Here, &words));
     assert_eq!(code, Some(0), "{stderr}");
-    assert_eq!(stdout, format!("{title}\n  by environment:\n{changes}1 socket changed\n"));
+    assert_eq!(stdout, format!("{title}\n  by the command line:\n{changes}1 socket changed\n"));
     let set = [1, 5, 3, 3, 14_000];
     assert_eq!(options(&lab), [(7001, set), (8001, SYSTEM)]);
     // Once more: nothing is left to do.

@@ -411,7 +411,7 @@ impl Done<'_> {
         for (first, sockets) in &groups {
             text.push_str(&format!(
                 "  by {}{}:\n",
-                Plain(first.rule.as_deref().unwrap_or_default()),
+                Plain(&output::decision(first.rule.as_deref().unwrap_or_default())),
                 if is_dry { ", not done" } else { "" }
             ));
             let before = |change: &Change| {

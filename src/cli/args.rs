@@ -179,10 +179,11 @@ pub(crate) fn run() -> Command {
             Arg::new("by")
                 .long("by")
                 .value_name("WAY")
-                .help("library or supervisor, which must be possible then")
+                .help("Set options by the library or by the supervisor")
                 .long_help(
-                    "library or supervisor: by which way the options get into the program. Without it the library, and the \
-                     supervisor for programs that no library can be loaded into, such as Go's and static ones.",
+                    "Set options by the library, which is loaded into the program, or by the supervisor, which sets them from \
+                     outside: library, supervisor. If that way is impossible, the program is not started. Without --by, the library \
+                     where it can be loaded, else the supervisor (Go, static programs).",
                 )
                 .value_parser(PossibleValuesParser::new(["library", "supervisor"]))
                 .hide_possible_values(true),
@@ -201,8 +202,8 @@ pub(crate) fn run() -> Command {
         ))
         .arg(switch(
             "force",
-            "Start the program in any case",
-            "Even if the library cannot take effect in it; that is then a warning.",
+            "Start the program even if it gets no options",
+            "The reason is then a warning. What the program itself starts may still get them.",
         ));
     // The first word that is no option is the program, and whatever follows belongs to it.
     with_shortcuts(command).arg(

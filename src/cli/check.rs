@@ -8,7 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use load::Loaded;
 use policy::plain::Plain;
 use policy::units::Count;
-use policy::{Code, Compiled, Configuration, Listed, Problem, Process, Severity, Source};
+use policy::{Code, Compiled, Configuration, Listed, Parsed, Problem, Process, Severity, Source};
 use serde::Serialize;
 
 use crate::{args, exit, output, sysctl};
@@ -43,9 +43,12 @@ pub(crate) fn command() -> Command {
                 .action(ArgAction::Append)
                 .value_delimiter(',')
                 .value_parser(PossibleValuesParser::new(allowed().map(Code::name)))
-                .hide_short_help(true)
                 .hide_possible_values(true)
-                .help("Leave out warnings and advice of this kind; it stands in brackets before each"),
+                .help("Leave out warnings and advice of this kind, as one-probe")
+                .long_help(
+                    "Leave out warnings and advice of this kind: the word in brackets before each, as in advice[one-probe]. \
+                     Repeatable, or a list with commas",
+                ),
         )
         .arg(args::json())
         .arg(
@@ -129,6 +132,9 @@ impl<'a> Entry<'a> {
 
 pub(crate) fn check(matches: &ArgMatches) -> u8 {
     let loaded = match matches.get_one::<OsString>("file") {
+        Some(file) if file.is_empty() => {
+            Loaded { failures: vec!["the name of the file is empty".to_owned()], ..Loaded::default() }
+        }
         Some(file) => match load::read_file(Path::new(file)) {
             Ok(source) => Loaded {
                 configuration: Configuration { document: Some(source), variables: Vec::new() },
@@ -149,7 +155,7 @@ pub(crate) fn check(matches: &ArgMatches) -> u8 {
     if matches.get_flag("json") {
         print_json(&loaded, &compiled, &advice);
     } else {
-        print_text(&loaded, &compiled, &advice);
+        print_text(&loaded, &parsed, &compiled, &advice);
     }
     match taken {
         false => exit::CONFIGURATION,
@@ -171,7 +177,7 @@ fn print_json(loaded: &Loaded, compiled: &Compiled, advice: &Listed) {
     output::print(&output::json(&report, true));
 }
 
-fn print_text(loaded: &Loaded, compiled: &Compiled, advice: &Listed) {
+fn print_text(loaded: &Loaded, parsed: &Parsed<'_>, compiled: &Compiled, advice: &Listed) {
     if loaded.disabled {
         return output::note("SOCKOPT_DISABLE is set: the library does nothing");
     }
@@ -183,13 +189,21 @@ fn print_text(loaded: &Loaded, compiled: &Compiled, advice: &Listed) {
         );
     }
     let name = loaded.configuration.document.as_ref().map_or("environment", |source| source.name.as_str());
-    let rules = Count(rules, "rule");
+    let defaults = parsed.has_defaults().then(|| "[defaults]".to_owned());
+    let rules = (rules > 0).then(|| Count(rules, "rule").to_string());
+    let of_file = defaults.into_iter().chain(rules).collect::<Vec<_>>().join(" and ");
+    let of_environment = if parsed.has_shortcuts() { "options from the environment" } else { "" };
+    let what = match (&*of_file, of_environment) {
+        ("", "") => "nothing is set".to_owned(),
+        ("", one) | (one, "") => one.to_owned(),
+        (one, other) => format!("{one}, {other}"),
+    };
     let advice = match advice.count() {
         0 => String::new(),
         1 => ", 1 piece of advice".to_owned(),
         more => format!(", {more} pieces of advice"),
     };
-    output::print(&format!("{}: no errors, [defaults] and {rules}{advice}\n", Plain(name)));
+    output::print(&format!("{}: no errors, {what}{advice}\n", Plain(name)));
 }
 
 /// Reports every problem of a configuration; the number of rules if none is an error, the exit code otherwise.

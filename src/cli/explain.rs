@@ -37,14 +37,19 @@ pub(crate) fn command() -> Command {
                 .value_name("HOST[:PORT]")
                 .help("A destination: an address, or a name, each of whose addresses is explained"),
         )
-        .arg(Arg::new("listen").long("listen").value_name("ADDRESS").help("A listener instead, e.g. :8080"))
+        .arg(
+            Arg::new("listen")
+                .long("listen")
+                .value_name("ADDRESS")
+                .help("Explain a listener instead, such as :8080, and what it accepts"),
+        )
         .arg(
             Arg::new("from")
                 .long("from")
                 .value_name("PEER")
                 .requires("listen")
                 .hide_short_help(true)
-                .help("What it accepts from this client"),
+                .help("With --listen: what a connection gets that is accepted from this client"),
         )
         .group(ArgGroup::new("what").args(["host", "listen"]).required(true))
         .arg(
@@ -52,16 +57,16 @@ pub(crate) fn command() -> Command {
                 .long("process")
                 .value_name("NAME")
                 .hide_short_help(true)
-                .help("In this process: the base name of its executable or script, for rules with `process`"),
+                .help("As if in this process: the base name of its executable or script, for rules with `process`"),
         )
         .arg(
             Arg::new("command")
                 .long("command")
                 .value_name("LINE")
                 .hide_short_help(true)
-                .help("With this command line, for rules with `command`"),
+                .help("As if with this command line, for rules with `command`"),
         )
-        .arg(Arg::new("all").long("all").action(ArgAction::SetTrue).help("Every rule, and why it does not match"))
+        .arg(Arg::new("all").long("all").action(ArgAction::SetTrue).help("List every rule, and why it does not match"))
         .arg(args::json());
     args::with_shortcuts(args::with_control(command, &["config", "to"]))
 }

@@ -22,6 +22,11 @@ pub(crate) type Refused = (String, u8);
 
 /// All that the command line asks for.
 pub(crate) fn connections(host: Option<&str>, listen: Option<&str>, from: Option<&str>) -> Result<Vec<What>, Refused> {
+    for (option, text) in [("", host), ("--listen ", listen), ("--from ", from)] {
+        if let Some(text) = text {
+            refuse_at_once(option, text)?;
+        }
+    }
     let Some(listen) = listen else {
         return Ok(resolve(host.unwrap_or_default())?.into_iter().map(What::Connect).collect());
     };
@@ -40,6 +45,20 @@ pub(crate) fn connections(host: Option<&str>, listen: Option<&str>, from: Option
     }
     Ok(found)
 }
+
+/// What has a form of its own for which there is a better answer.
+fn refuse_at_once(option: &str, text: &str) -> Result<(), Refused> {
+    if text.is_empty() {
+        return Err((format!("{option}the host is empty; {FORMS}"), exit::USAGE));
+    }
+    if let Some((_, zone)) = text.split_once('%') {
+        let zone = zone.split(']').next().unwrap_or_default();
+        return Err((format!("{option}{text}: a zone (%{zone}) is not supported; leave it out"), exit::USAGE));
+    }
+    Ok(())
+}
+
+const FORMS: &str = "accepted: 10.1.2.3:443, [::1]:443, example.org:443";
 
 /// An address, with a port or without: `10.1.2.3`, `10.1.2.3:443`, `::1`, `[::1]`, `[::1]:443`. Without one it is 0.
 fn address(text: &str) -> Option<Endpoint> {
@@ -76,9 +95,13 @@ fn resolve(text: &str) -> Result<Vec<Endpoint>, Refused> {
         return Ok(vec![endpoint]);
     }
     let (host, port) = text.rsplit_once(':').unwrap_or((text, "0"));
+    if host.contains(':') && !host.contains("://") {
+        let help = "IPv6 with a port needs brackets: [2001:db8::1]:443";
+        return Err((format!("{text}: not an address; {help}"), exit::USAGE));
+    }
     let port: u16 = port.parse().map_err(|_| (format!("{text}: \"{port}\" is not a port"), exit::USAGE))?;
     if host.is_empty() || host.contains("://") || host.contains('/') {
-        return Err((format!("{text}: not a host; accepted: 10.1.2.3:443, [::1]:443, example.org:443"), exit::USAGE));
+        return Err((format!("{text}: not a host; {FORMS}"), exit::USAGE));
     }
     let found =
         (host, port).to_socket_addrs().map_err(|error: io::Error| (format!("{host}: {error}"), exit::NO_ADDRESS))?;

@@ -15,6 +15,7 @@ use policy::{
 
 use crate::explain_asked::What;
 use crate::explain_report::{Call, Explanation, Found, Place, Row, RuleLine, Step};
+use crate::output;
 
 /// What everything is explained from.
 pub(crate) struct Context<'a> {
@@ -72,7 +73,11 @@ impl Context<'_> {
         let listed = if self.all { &candidates[..] } else { &[] };
         let is_set = !steps.is_empty();
         // Where no rule matched, a decision is called after its layers.
-        let otherwise = if is_set { format!("{decision} only") } else { "nothing is set".to_owned() };
+        let otherwise = if is_set {
+            format!("{} only", output::decision(&decision.to_string()))
+        } else {
+            "nothing is set".to_owned()
+        };
         let left = self.explainer.given(&connection).into_iter().filter(|given| given.is_left);
         self.note(&candidates, &connection, endpoint, &mut notes);
         match decision.profile().enforce() {
@@ -143,10 +148,12 @@ impl Context<'_> {
         }
         match self.explainer.environment(connection) {
             Environment::OtherProcesses => {
-                notes.push("the options from the environment are for other processes (SOCKOPT_PROCESS)".to_owned());
+                let origin = output::origin();
+                notes.push(format!("the options from {origin} are for other processes (SOCKOPT_PROCESS)"));
             }
             Environment::OtherDestinations => {
-                notes.push("the options from the environment are for other destinations (SOCKOPT_TO)".to_owned());
+                let origin = output::origin();
+                notes.push(format!("the options from {origin} are for other destinations (SOCKOPT_TO)"));
             }
             Environment::Empty | Environment::InForce => {}
         }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 use clap::Command;
 use policy::plain::{Plain, is_unseen};
-use policy::variables::PREFIX;
+use policy::variables::{PREFIX, is_option};
 use policy::{Problem, Severity, Source};
 
 use crate::exit;
@@ -38,6 +38,28 @@ pub(crate) fn as_given(text: &str) -> Cow<'_, str> {
         rest = behind;
     }
     (given + rest).into()
+}
+
+/// Where the options come from that are over those of the file: what was typed does not come from the environment.
+pub(crate) fn origin() -> &'static str {
+    let typed = OPTIONS.get().map_or(&[][..], Vec::as_slice);
+    let is_typed = |name: &str| typed.iter().any(|(variable, _)| variable == name);
+    let inherited = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let is_inherited = inherited.filter(|name| is_option(name)).any(|name| !is_typed(&name));
+    match (typed.iter().any(|(variable, _)| is_option(variable)), is_inherited) {
+        (true, false) => "the command line",
+        (true, true) => "the command line and the environment",
+        (false, _) => "the environment",
+    }
+}
+
+/// A decision, with the layers of one that no rule made as they were given here.
+pub(crate) fn decision(decision: &str) -> String {
+    match decision {
+        "environment" => origin().to_owned(),
+        "defaults and environment" => format!("defaults and {}", origin()),
+        rule => rule.to_owned(),
+    }
 }
 
 /// A problem of the configuration with the line that it is in.

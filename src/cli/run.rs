@@ -115,6 +115,15 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
             }
         }
     }
+    if let (Some(Backend::Library), Some(verdict), Ok(target)) = (by, &mut verdict, &target)
+        && verdict.outlook == Outlook::Cannot
+        && verdict.backend == Backend::Supervisor
+        && target.supervised().outlook != Outlook::Cannot
+    {
+        let others = verdict.instead.take().filter(|help| !help.is_empty()).map(|help| format!("; or {help}"));
+        let others = others.unwrap_or_default();
+        verdict.instead = Some(format!("leave out --by library, and the supervisor sets its options{others}"));
+    }
     let list = library
         .as_ref()
         .filter(|_| ready.is_none())
@@ -125,13 +134,13 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     let sanitizer = neighbours::address_sanitizer(needed, env::var_os("ASAN_OPTIONS")).filter(|_| list.is_some());
     let own = list.map(|list| ("LD_PRELOAD".into(), list));
     variables.splice(0..0, own.into_iter().chain(sanitizer));
-    if is_dry {
-        show(&variables);
-    }
     if let Some(verdict) = &verdict
         && !say(verdict, is_dry, is_forced)
     {
         return exit::CANNOT_WORK;
+    }
+    if is_dry && target.is_ok() {
+        show(&variables);
     }
     if verdict.is_some_and(|verdict| verdict.outlook != Outlook::Cannot)
         && ready.is_none()
@@ -159,7 +168,15 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         ));
     }
     if is_built_in {
-        output::note(&format!("no configuration: using dead_peer_timeout = \"{}\"", BUILT_IN.1));
+        let given = |name: &&str| {
+            loaded.configuration.variables.iter().any(|one| one.name == *name && !one.text.trim().is_empty())
+        };
+        let limits: Vec<&str> = ["SOCKOPT_TO", "SOCKOPT_PROCESS"].into_iter().filter(given).collect();
+        let (beside, there) = match limits.is_empty() {
+            true => (String::new(), ""),
+            false => (format!(", and no option beside {}", limits.join(" and ")), " there"),
+        };
+        output::note(&format!("no configuration{beside}: using dead_peer_timeout = \"{}\"{there}", BUILT_IN.1));
     }
     if is_dry {
         return foretell(&words);

@@ -99,7 +99,7 @@ impl Accepts {
             }
             Self::Linger => format!("reset, {}, off", seconds(1, INT_MAX)),
             Self::Fastopen => "true, false, 1 to 65535".into(),
-            Self::Raw => "a list of { level, name, value }".into(),
+            Self::Raw => "a list of { level, name, value } or { level, name, value, at }".into(),
             Self::ConnectTimeout => format!("{} to {}", DisplayNumber(1_000_000), DisplayNumber(127_000_000)),
             Self::Boolean | Self::TimeWait => "true, false".into(),
             Self::Enforce => "true, false, fill".into(),
@@ -227,7 +227,8 @@ pub static CATALOG: &[Entry] = &[
     row(Key::ReusePort, &[socket("SO_REUSEPORT")], Accepts::Boolean, &[Bind], "3.9", "socket(7)",
         "several sockets may bind to the same address and port and share its connections"),
     row(Key::Raw, &[], Accepts::Raw, &[Connect, Listen, Accept, AcceptAlways, Bind], "2.2", "setsockopt(2)",
-        "any other option: list of { level, name, value, at }; at (bind, connect, listen, accept) may be left out"),
+        "sets options that have no key of their own, each by level, name and value; at: the calls before which it is set (bind, connect, \
+         listen) or after which (accept), all that suit the rule if left out"),
     row(Key::Enforce, &[], Accepts::Enforce, &[], "2.2", "",
         "who has the last word: true (default): the rule; the program's own later setsockopt returns success and changes nothing; \
          false: the program; fill: the program, before and after; only what it has left at the system's default is set"),

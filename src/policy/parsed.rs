@@ -61,6 +61,18 @@ impl Parsed<'_> {
         (if errors.is_empty() { Ok(rules) } else { Err(errors) }, warnings)
     }
 
+    /// Whether `[defaults]` has an option.
+    #[must_use]
+    pub fn has_defaults(&self) -> bool {
+        !self.document.defaults.0.is_empty()
+    }
+
+    /// Whether the environment has an option, for whichever process.
+    #[must_use]
+    pub fn has_shortcuts(&self) -> bool {
+        !self.shortcuts.layer.0.is_empty()
+    }
+
     /// The text of the file.
     pub(crate) fn text(&self) -> &str {
         self.configuration.document.as_ref().map_or("", |source| source.text.as_str())

@@ -137,7 +137,7 @@ pub(crate) fn read(variables: &[Source], first: usize, problems: &mut Problems) 
         let given = |(_, variable): &(usize, &Source)| variable.name == name && !variable.text.trim().is_empty();
         let alone = (first..).zip(variables).find(given).filter(|_| shortcuts.layer.0.is_empty());
         if let Some((index, variable)) = alone {
-            let help = "it limits option variables such as SOCKOPT_DEAD_PEER_TIMEOUT; rules of a file have their own conditions";
+            let help = "it limits options that are given beside it, such as dead_peer_timeout; rules of a file have their own conditions";
             problems.report(
                 Code::UselessVariable,
                 index,

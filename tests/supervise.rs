@@ -1,6 +1,7 @@
 //! Programs that no library can be loaded into, under the supervisor.
 
 mod adverse;
+mod cost;
 mod filter;
 mod processes;
 mod programs;
@@ -14,6 +15,7 @@ use crate::{connecting, fill, hooks, options, time_wait};
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = filter::trials();
     trials.extend(adverse::trials());
+    trials.extend(cost::trials());
     trials.extend(processes::trials());
     trials.extend(programs::trials());
     let of_area = |area: &'static str, scripts: Vec<(String, Script)>| {

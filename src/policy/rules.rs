@@ -439,6 +439,12 @@ impl Rules {
         self.rules().any(|rule| rule.conditions.direction() == Direction::Accepted)
     }
 
+    /// Whether something is set on accepted sockets that they do not inherit from their listener.
+    #[must_use]
+    pub fn sets_on_accepted(&self) -> bool {
+        self.decides_for_each_peer() || self.phases().contains(Phase::AcceptAlways)
+    }
+
     /// Whether the address of the listener matters to an accepted socket.
     #[must_use]
     pub fn asks_for_listener(&self) -> bool {

@@ -222,5 +222,10 @@ pub(crate) fn is_port_known(local: Endpoint) -> bool {
 /// The address that the listener behind an accepted socket is bound to, which is what `listen` is matched against;
 /// None for a socket that was not accepted.
 pub(crate) fn listener_of(local: Endpoint) -> Option<Endpoint> {
-    TABLES.get()?.ports.listener_of(local)
+    ports()?.listener_of(local)
+}
+
+/// How this process listened on each port, where there is anything to be remembered of listeners.
+pub(crate) fn ports() -> Option<&'static Ports> {
+    TABLES.get().map(|tables| &tables.ports)
 }

@@ -322,7 +322,7 @@ fn keepalive_was_chosen(runtime: &Runtime, fd: c_int) {
 
 /// What a socket is, asked of the kernel. None before connect or listen, when the program's options are yet to be set over.
 pub(crate) fn connection_of(runtime: &Runtime, fd: c_int) -> Option<(Connection, Phases)> {
-    standing::of(fd, &runtime.rules, kind_of, descriptors::listener_of)
+    standing::of(fd, &runtime.rules, kind_of, descriptors::ports())
 }
 
 fn tcp(fd: c_int) -> Option<Kind> {

@@ -10,6 +10,8 @@ use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
+use policy::Bypass;
+
 use crate::address::Address;
 use crate::errno::Errno;
 
@@ -298,9 +300,11 @@ pub fn peer_address(fd: c_int) -> Result<Address, Errno> {
             }
         })
     };
-    // The kernel refuses to give fewer bytes than were asked for: first as many as IPv6 has, then as IPv4.
-    match by_size(size_of::<libc::sockaddr_in6>() as _) {
-        Err(Errno(libc::EINVAL)) => by_size(size_of::<libc::sockaddr_in>() as _),
+    // The kernel refuses to give fewer bytes than were asked for, and cuts off what is longer: first as many as IPv4 has.
+    match by_size(size_of::<libc::sockaddr_in>() as _) {
+        Ok(beginning) if beginning.endpoint() == Err(Bypass::BadAddress) => {
+            by_size(size_of::<libc::sockaddr_in6>() as _)
+        }
         other => other,
     }
 }

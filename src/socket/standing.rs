@@ -4,15 +4,16 @@ use policy::{Connection, Endpoint, Phase, Phases, Rules};
 
 use crate::describe::Kind;
 use crate::ffi;
+use crate::ports::Ports;
 
 /// Which connection a socket has or is to have, and the phases of its life that are behind it. None before connect or listen,
-/// when the program's options are yet to be set over. `kind_of` is asked what kind it is, `listener_of` which listener has a
-/// local address.
+/// when the program's options are yet to be set over. `kind_of` is asked what kind it is; `listeners` are the ports that
+/// programs have listened on, if they have on any.
 pub fn of(
     fd: i32,
     rules: &Rules,
     kind_of: impl Fn(i32) -> Option<Kind>,
-    listener_of: impl Fn(Endpoint) -> Option<Endpoint>,
+    listeners: Option<&Ports>,
 ) -> Option<(Connection, Phases)> {
     let tcp = |fd| kind_of(fd).filter(|kind| matches!(kind, Kind::Tcp | Kind::Mptcp));
     let Ok(peer) = ffi::peer_address(fd) else {
@@ -33,7 +34,11 @@ pub fn of(
         Kind::Udp => return Some((outbound, Phases::of(&[Phase::Datagram]))),
         Kind::Other => return None,
     }
-    Some(match listener_of(local_endpoint(fd)?) {
+    let listener = match listeners {
+        None => None,
+        Some(listeners) => listeners.listener_of(local_endpoint(fd)?),
+    };
+    Some(match listener {
         Some(local) => (Connection::Inbound { local, peer }, Phases::INBOUND),
         None => (outbound, Phases::OUTBOUND),
     })

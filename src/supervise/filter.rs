@@ -94,20 +94,31 @@ impl Needs {
         const LISTEN: Phases = Phases::of(&[Phase::Listen, Phase::Accept, Phase::AcceptAlways]);
         let phases = rules.phases();
         let mut options = rules.enforced().to_vec();
-        if phases.intersects(LISTEN) {
-            options.extend(AFTER_ACCEPT);
-        }
         if rules.fills_computed_timeouts() {
             options.extend(KEEPALIVE.map(|KernelOption { level, name }| (level, name)));
         }
         options.sort_unstable();
         options.dedup();
-        Self {
+        let mut needs = Self {
             connect: phases.intersects(CONNECT),
             bind: phases.intersects(BIND),
             // A connect that came to nothing has left its time, which what is accepted would inherit.
             listen: phases.intersects(LISTEN | Phases::of(&[Phase::Connected])),
             options,
+        };
+        // Everything else is inherited from the listener.
+        if rules.sets_on_accepted() {
+            needs.look_at_accepted();
+        }
+        needs
+    }
+
+    /// Be told of what programs set on a socket that they have just accepted, if they may listen at all.
+    pub fn look_at_accepted(&mut self) {
+        if self.listen {
+            self.options.extend(AFTER_ACCEPT);
+            self.options.sort_unstable();
+            self.options.dedup();
         }
     }
 

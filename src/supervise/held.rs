@@ -9,6 +9,7 @@ use rustix::process::{Resource, getrlimit};
 use socket::{Errno, ffi};
 
 use crate::runtime::Runtime;
+use crate::tasks;
 
 /// When a socket that connects is looked at for the first time.
 pub(crate) const FIRST_LOOK: Duration = Duration::from_millis(1);
@@ -34,7 +35,7 @@ pub(crate) struct Held {
 const MOST_HELD: usize = 4_096;
 
 /// So many descriptors are left for the rest of the work.
-const OTHER_DESCRIPTORS: usize = 48;
+const OTHER_DESCRIPTORS: usize = 48 + tasks::MOST;
 
 /// The same, as far as this process may have descriptors.
 pub(crate) fn most_held() -> usize {

@@ -11,6 +11,7 @@ pub mod notification;
 mod processes;
 mod runtime;
 mod sys;
+mod tasks;
 mod worker;
 
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
 use load::Loaded;
-use policy::{Phase, Phases, Rules};
+use policy::Rules;
 use socket::Errno;
 use socket::signal::Pending;
 
@@ -134,15 +135,17 @@ pub fn start(loaded: Loaded, rules: Rules) -> Result<Ready, Refusal> {
     let summary = loaded.summary(&rules);
     let (needs, policy) = if loaded.asks_for_process() {
         let every = loaded.configuration.parse().into_rules(None).0.unwrap_or_default();
-        (Needs::of(&every), Policy::ByProcess { configuration: loaded.configuration, known: HashMap::new() })
+        let mut needs = Needs::of(&every);
+        // A listener may come from a program that has other rules.
+        needs.look_at_accepted();
+        (needs, Policy::ByProcess { configuration: loaded.configuration, known: HashMap::new() })
     } else {
         (Needs::of(&rules), Policy::One(Rc::new(Runtime::new(rules))))
     };
     let shared = sys::Shared::new().map_err(at)?;
     // The program is not to learn of children that were not its own.
     let before = Pending::now();
-    let ready =
-        processes::start(&needs, Worker { policy, log, shared, connecting: Vec::new(), next_look: None }, summary);
+    let ready = processes::start(needs, Worker::new(policy, log, shared), summary);
     before.take_new(libc::SIGCHLD);
     ready
 }
@@ -151,10 +154,9 @@ pub fn start(loaded: Loaded, rules: Rules) -> Result<Ready, Refusal> {
 #[must_use]
 pub fn what_it_cannot(rules: &Rules) -> Vec<String> {
     let mut lost = Vec::new();
-    let sets_on_accepted = Phases::of(&[Phase::AcceptAlways]);
-    if rules.decides_for_each_peer() || rules.phases().intersects(sets_on_accepted) {
+    if rules.sets_on_accepted() {
         lost.push(
-            "accepted sockets do not inherit some options (rules with from; linger, priority, receive_timeout, send_timeout, quickack): the \
+            "accepted sockets do not inherit some options (rules with from; priority, receive_timeout, send_timeout, quickack): the \
              supervisor sets them when the program first sets TCP_NODELAY or SO_KEEPALIVE on the socket, as every Go program does; \
              in a program that sets neither, they are not set"
                 .to_owned(),

@@ -138,14 +138,14 @@ fn install(filter: &[Instruction]) -> Result<OwnedFd, Errno> {
 pub struct Ready {
     socket: OwnedFd,
     guardian: i32,
-    filter: Vec<Instruction>,
+    needs: Needs,
     /// What the supervisor has as well, for what is to be done by this process itself.
     worker: Worker,
     summary: String,
 }
 
 /// Starts a supervisor and tries it out.
-pub(crate) fn start(needs: &Needs, worker: Worker, summary: String) -> Result<Ready, Refusal> {
+pub(crate) fn start(needs: Needs, worker: Worker, summary: String) -> Result<Ready, Refusal> {
     let at = |step: Step| move |errno: Errno| Refusal::new(step, errno);
     let sizes = sys::sizes().map_err(at(Step::Seccomp))?;
     if sizes != (size_of::<libc::seccomp_notif>() as u16, size_of::<libc::seccomp_notif_resp>() as u16) {
@@ -169,7 +169,7 @@ pub(crate) fn start(needs: &Needs, worker: Worker, summary: String) -> Result<Re
     drop(theirs);
     let ready = match receive(socket.as_fd()) {
         Ok(Some((Message { kind: HELLO, number: guardian, .. }, _))) => {
-            Ready { socket, guardian, filter: needs.filter(), worker, summary }
+            Ready { socket, guardian, needs, worker, summary }
         }
         other => return Err(Refusal::new(Step::Start, other.err().unwrap_or(Errno(libc::EPIPE)))),
     };
@@ -237,9 +237,12 @@ impl Ready {
     /// Where it cannot be. If the step is [`Step::HandOver`], nothing works any more that is told of.
     pub fn enter(mut self) -> Result<(), Refusal> {
         self.worker.say(&self.summary);
-        self.worker.prepare_inherited();
+        if self.worker.prepare_inherited() {
+            // What has come in before does not have it from its listener.
+            self.needs.look_at_accepted();
+        }
         sys::let_look_in(self.guardian);
-        let listener = install(&self.filter).map_err(|errno| Refusal::new(Step::Seccomp, errno))?;
+        let listener = install(&self.needs.filter()).map_err(|errno| Refusal::new(Step::Seccomp, errno))?;
         let handed_over = send(self.socket.as_fd(), Message::new(REAL), Some(listener.as_fd()))
             .and_then(|()| receive(self.socket.as_fd()));
         match handed_over {
@@ -407,6 +410,7 @@ fn guard(listener: &OwnedFd, mut worker: Worker) -> ! {
         };
         // The worker has its copies; nothing of a program's is held twice.
         worker.connecting.clear();
+        worker.tasks.forget();
         let event = wait_for_either(listener.as_fd(), child, bell.as_ref(), shared);
         if event == Event::Over {
             // It ends by itself, unless it was stopped. Nobody else would wait for it.

@@ -221,6 +221,8 @@ pub(crate) struct Shared {
     pub(crate) is_watched: AtomicU64,
     /// The thread whose call kept a worker that had to be ended; 0 where there is none to be told of.
     pub(crate) kept_by: AtomicU64,
+    /// Whether the programs have listened on any port: 0 where they have not.
+    pub(crate) has_listened: AtomicU64,
     /// How the programs listened on each port.
     pub(crate) ports: Ports,
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use policy::enforce::is_of_keepalive;
@@ -27,12 +28,14 @@ use crate::log::Log;
 use crate::notification::{Call, Notification};
 use crate::runtime::{Policy, Runtime};
 use crate::sys::{self, Answer, Shared};
+use crate::tasks::Tasks;
 
 /// Who answers the calls that wait.
 pub(crate) struct Worker {
     pub(crate) policy: Policy,
     pub(crate) log: Log,
     pub(crate) shared: &'static Shared,
+    pub(crate) tasks: Tasks,
     /// Sockets that have a time for connecting.
     pub(crate) connecting: Vec<Held>,
     /// When one of them is to be looked at.
@@ -56,6 +59,10 @@ struct Waiting<'a> {
 type At = (&'static str, i32, i32);
 
 impl Worker {
+    pub(crate) fn new(policy: Policy, log: Log, shared: &'static Shared) -> Self {
+        Self { policy, log, shared, tasks: Tasks::default(), connecting: Vec::new(), next_look: None }
+    }
+
     /// What becomes of a call. A fault of ours lets it go on.
     pub(crate) fn answer(&mut self, listener: BorrowedFd<'_>, call: &Notification) -> Answer {
         let answer = catch_unwind(AssertUnwindSafe(|| self.look(listener, call)));
@@ -139,12 +146,7 @@ impl Worker {
     /// A copy of the descriptor that a call is about.
     fn copy(&self, waiting: Waiting<'_>) -> Option<OwnedFd> {
         let thread = waiting.call.thread;
-        let task = match ffi::pidfd_open(thread, Task::Thread) {
-            // Before Linux 6.9: threads have the same descriptors, almost always.
-            Err(Errno(libc::EINVAL)) => ffi::pidfd_open(crate::log::process_of(thread), Task::Process),
-            task => task,
-        };
-        let copy = task.and_then(|task| ffi::pidfd_getfd(task.as_fd(), waiting.fd));
+        let copy = self.tasks.copy(waiting.listener, waiting.call, waiting.fd);
         match copy.as_ref().err() {
             Some(Errno(libc::EPERM)) => self.closed(thread),
             // The kernel answers that, or nobody waits for an answer any more.
@@ -154,8 +156,7 @@ impl Worker {
                 self.log.warn_once("copy", thread, text);
             }
         }
-        // Else it may be another thread's by now.
-        copy.ok().filter(|_| sys::is_waiting(waiting.listener, waiting.call.id))
+        copy.ok().flatten()
     }
 
     fn debug(&self, waiting: Waiting<'_>, text: std::fmt::Arguments<'_>) {
@@ -238,8 +239,9 @@ impl Worker {
 
     /// Looks which connections stand by now, or never will; how long it may take until the next time, if there is one.
     pub(crate) fn look_at_connecting(&mut self) -> Option<Duration> {
+        let next_look = self.next_look?;
         let now = Instant::now();
-        if let Some(left) = self.next_look?.checked_duration_since(now).filter(|left| !left.is_zero()) {
+        if let Some(left) = next_look.checked_duration_since(now).filter(|left| !left.is_zero()) {
             return Some(left);
         }
         let mut over = Vec::new();
@@ -330,6 +332,7 @@ impl Worker {
             }
             Some(reason) => debug(format_args!("left alone: {reason}")),
         }
+        self.shared.has_listened.store(1, Relaxed);
         self.shared.ports.remember(local);
     }
 
@@ -338,16 +341,17 @@ impl Worker {
         self.log.say(Level::Info, ffi::process_id(), format_args!("{summary}"));
     }
 
-    /// Gives the listeners their options that this process has before it becomes the program, and hands on.
-    pub(crate) fn prepare_inherited(&mut self) {
+    /// Gives the listeners their options that this process has before it becomes the program, and hands on; whether there are any.
+    pub(crate) fn prepare_inherited(&mut self) -> bool {
         let thread = ffi::process_id();
         let Some(runtime) = self.policy.of(thread).filter(|runtime| runtime.rules.phases().intersects(Phases::INBOUND))
         else {
-            return;
+            return false;
         };
+        let mut found = false;
         let own = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
         let numbers: Vec<i32> = own.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-        let Ok(this) = ffi::pidfd_open(thread, Task::Process) else { return };
+        let Ok(this) = ffi::pidfd_open(thread, Task::Process) else { return false };
         for fd in numbers {
             let Ok(copy) = ffi::pidfd_getfd(this.as_fd(), fd) else { continue };
             let is_listener = ffi::get_int(copy.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == Ok(1);
@@ -357,17 +361,21 @@ impl Worker {
                 && let Some(local) = local_endpoint(copy.as_raw_fd())
             {
                 self.prepare_listener(&runtime, ("inherited listener", fd, thread), copy.as_fd(), local);
+                found = true;
             }
         }
+        found
     }
 
     fn set(&self, runtime: &Runtime, waiting: Waiting<'_>) -> Option<Answer> {
         let (level, name) = (waiting.call.int(1), waiting.call.int(2));
         let copy = self.copy(waiting)?;
         let fd = copy.as_raw_fd();
-        let kind_of = |fd| kind(fd).ok();
-        let (connection, phases) =
-            standing::of(fd, &runtime.rules, kind_of, |local| self.shared.ports.listener_of(local))?;
+        // What sets an option of TCP's own tells what kind of socket it is: no other has them.
+        let is_known = level == libc::SOL_TCP && !AFTER_ACCEPT.contains(&(level, name));
+        let kind_of = |fd| if is_known { Some(Kind::Tcp) } else { kind(fd).ok() };
+        let listeners = (self.shared.has_listened.load(Relaxed) != 0).then_some(&self.shared.ports);
+        let (connection, phases) = standing::of(fd, &runtime.rules, kind_of, listeners)?;
         if AFTER_ACCEPT.contains(&(level, name)) && matches!(connection, Connection::Inbound { .. }) {
             self.accepted(runtime, waiting, copy.as_fd(), connection);
         }

@@ -241,6 +241,30 @@ int main(int count, char **words) {
     } else if (!strcmp(what, "kept")) {
         /* kept PORT address|socket: one thread's call waits for memory; the others go on. */
         return kept(port, words[3]);
+    } else if (!strcmp(what, "like-go")) {
+        /* like-go PORT COUNT: connections on which what Go sets is set. */
+        for (int i = 0; i < number; i++) {
+            int fd = dial(port), on = 1, seconds = 15;
+            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+            setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+            setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &seconds, sizeof seconds);
+            setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof seconds);
+            if (i == number - 1) show(fd);
+            close(fd);
+        }
+    } else if (!strcmp(what, "same-number")) {
+        /* One process after the other, all with the same process id. */
+        for (int i = 0, id = 0; i < 3; i++) {
+            if (id) {
+                FILE *last = fopen("/proc/sys/kernel/ns_last_pid", "w");
+                if (!last || fprintf(last, "%d", id - 1) < 0 || fclose(last)) return perror("ns_last_pid"), 1;
+            }
+            int child = fork();
+            if (child == 0) return show(dial(port)), 0;
+            waitpid(child, NULL, 0);
+            if (id && child != id) return printf("%d is not %d\n", child, id), 1;
+            id = child;
+        }
     } else if (!strcmp(what, "refuse")) {
         return 2;
     }

@@ -78,7 +78,7 @@ fn is_told(needs: &Needs, number: i64, arguments: [u64; 6]) -> bool {
     answer == NOTIFY
 }
 
-/// What rules need. Seen to fail: with the phases of bind left out.
+/// What rules need. Seen to fail: with the phases of bind left out; with TCP_NODELAY looked at where everything is inherited.
 fn needs() {
     let none = needs_of("");
     assert!(none.is_nothing());
@@ -90,7 +90,18 @@ fn needs() {
     assert_eq!(lax.options, [], "nothing is kept from the program");
     let listen = needs_of("[[rule]]\nlisten = [\":80\"]\nuser_timeout = \"9s\"\n");
     assert_eq!((listen.connect, listen.bind, listen.listen), (false, false, true));
-    assert!(listen.options.contains(&(libc::SOL_SOCKET, libc::SO_KEEPALIVE)), "what follows an accept");
+    assert_eq!(listen.options, [(libc::SOL_TCP, libc::TCP_USER_TIMEOUT)], "what is accepted inherits it");
+    let after_accept = [(libc::SOL_SOCKET, libc::SO_KEEPALIVE), (libc::SOL_TCP, libc::TCP_NODELAY)];
+    let asks = |needs: &Needs| after_accept.iter().all(|option| needs.options.contains(option));
+    let mut inherited = listen.clone();
+    inherited.look_at_accepted();
+    assert!(asks(&inherited), "it has accepted something already");
+    let mut outbound = connect.clone();
+    outbound.look_at_accepted();
+    assert_eq!(outbound, connect, "it accepts nothing");
+    for condition in ["from = [\"10.0.0.0/8\"]\nuser_timeout = \"9s\"\n", "listen = [\":80\"]\npriority = 5\n"] {
+        assert!(asks(&needs_of(&format!("[[rule]]\n{condition}"))), "not inherited: {condition}");
+    }
     assert!(needs_of("[[rule]]\nlisten = [\":80\"]\nreuse_port = true\n").bind);
     let fill = needs_of("[[rule]]\nto = [\":80\"]\nenforce = \"fill\"\ndead_peer_timeout = \"15s\"\n");
     assert!(fill.options.contains(&(libc::SOL_TCP, libc::TCP_KEEPINTVL)), "its user timeout may have to go: {fill:?}");

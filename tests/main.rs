@@ -17,6 +17,7 @@ mod faults;
 mod fill;
 mod hooks;
 mod house;
+mod import;
 mod libcs;
 mod memory;
 mod names;
@@ -63,6 +64,7 @@ fn main() {
         fill::trials(),
         hooks::trials(),
         house::trials(),
+        import::trials(),
         libcs::trials(),
         memory::trials(),
         names::trials(),

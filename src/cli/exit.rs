@@ -6,6 +6,8 @@ pub(crate) const OK: u8 = 0;
 pub(crate) const CANNOT_WORK: u8 = 1;
 /// The configuration has advice, which `--deny-advice` takes for a fault.
 pub(crate) const ADVICE: u8 = 1;
+/// Something that `import` was to say is not in what it prints, which `--strict` takes for a fault.
+pub(crate) const NOT_ALL: u8 = 1;
 /// A host name has no address.
 pub(crate) const NO_ADDRESS: u8 = 1;
 /// Wrong usage, as clap has it.

@@ -11,6 +11,7 @@ mod explain_asked;
 mod explain_found;
 mod explain_report;
 mod explain_text;
+mod import;
 mod man;
 mod output;
 mod pages;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Some(("explain", matches)) => explain::explain(matches),
         Some(("apply", matches)) => apply::apply(matches),
         Some(("show", matches)) => show::show(matches),
+        Some(("import", matches)) => import::run(matches),
         Some(("completions", matches)) => completions::completions(matches, command()),
         Some(("man", matches)) => man::man(matches, command()),
         Some(("schema", _)) => schema::print(),
@@ -66,6 +68,7 @@ fn command() -> Command {
         .subcommand(explain::command())
         .subcommand(show::command())
         .subcommand(apply::command())
+        .subcommand(import::command())
         .subcommand(completions::command())
         .subcommand(man::command())
         .subcommand(schema::command())

@@ -15,7 +15,7 @@ use crate::pages::PAGES;
 use crate::{exit, output};
 
 /// What there is a page of, besides the command as a whole.
-const SUBCOMMANDS: [&str; 8] = ["run", "check", "explain", "show", "apply", "completions", "man", "schema"];
+const SUBCOMMANDS: [&str; 9] = ["run", "check", "explain", "show", "apply", "import", "completions", "man", "schema"];
 
 pub(crate) fn command() -> Command {
     Command::new("man")

@@ -69,22 +69,50 @@ pub(crate) fn problem(problem: &Problem, sources: &[Source]) {
         Severity::Warning => Level::WARNING,
         Severity::Advice => Level::NOTE.with_name("advice"),
     };
-    let Some(source) = sources.get(problem.source) else {
-        return message(level, &problem.message, problem.help.as_deref());
-    };
-    let path = plain(&as_given(&source.name));
-    let code = problem.code.name();
-    let title = wrapped(&plain(&as_given(&problem.message)), LONGEST_LEVEL + "[]".len() + code.len());
-    let excerpt = Excerpt::of(problem, &source.text);
+    let Problem { line, column, span, message, help, .. } = problem;
+    let place = sources.get(problem.source).map(|source| Place { source, line: *line, column: *column, span });
+    placed(level, problem.code.name(), message, help.as_deref(), place);
+}
+
+/// What is said of a file that is not ours, with the line that it is in.
+pub(crate) fn remark(
+    is_warning: bool,
+    code: &str,
+    message: &str,
+    help: Option<&str>,
+    place: Option<(&Source, &Range<usize>)>,
+) {
+    let level = if is_warning { Level::WARNING } else { Level::NOTE };
+    let place = place.map(|(source, span)| {
+        let (line, column) = source.position(span.start);
+        Place { source, line, column, span }
+    });
+    placed(level, code, message, help, place);
+}
+
+/// A place in a text.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    source: &'a Source,
+    line: usize,
+    column: usize,
+    span: &'a Range<usize>,
+}
+
+fn placed(level: Level<'static>, code: &str, text: &str, help: Option<&str>, place: Option<Place<'_>>) {
+    let Some(place) = place else { return message(level, text, help) };
+    let path = plain(&as_given(&place.source.name));
+    let title = wrapped(&plain(&as_given(text)), LONGEST_LEVEL + "[]".len() + code.len());
+    let excerpt = Excerpt::of(place);
     let text = shown(&excerpt.text);
     let mut group = if excerpt.is_far {
-        let place = Origin::path(path).line(problem.line).char_column(problem.column);
-        level.primary_title(title).id(code).element(place).element(Level::NOTE.message(format!("there: {text}")))
+        let origin = Origin::path(path).line(place.line).char_column(place.column);
+        level.primary_title(title).id(code).element(origin).element(Level::NOTE.message(format!("there: {text}")))
     } else {
-        let snippet = Snippet::source(text).path(path).line_start(problem.line);
+        let snippet = Snippet::source(text).path(path).line_start(place.line);
         level.primary_title(title).id(code).element(snippet.annotation(AnnotationKind::Primary.span(excerpt.span)))
     };
-    if let Some(help) = &problem.help {
+    if let Some(help) = help {
         // It stands behind as many blanks as the number of the last line shown has digits.
         let before = excerpt.last_line.to_string().len() + " = help: ".len();
         group = group.element(Level::HELP.message(wrapped(&plain(&as_given(help)), before)));
@@ -108,14 +136,15 @@ const LONGEST_EXCERPT: usize = 4_000;
 const LONGEST_SPAN: usize = 60;
 
 impl<'a> Excerpt<'a> {
-    fn of(problem: &Problem, text: &'a str) -> Self {
-        let Range { start, end } = problem.span.clone();
+    fn of(place: Place<'a>) -> Self {
+        let text = place.source.text.as_str();
+        let Range { start, end } = place.span.clone();
         let first = text.get(..start).and_then(|before| before.rfind('\n')).map_or(0, |line_break| line_break + 1);
         let line_end =
             |from: usize| text.get(from..).and_then(|rest| rest.find('\n')).map_or(text.len(), |at| from + at);
         let lines = text.get(first..line_end(end)).unwrap_or_default();
         if lines.len() <= LONGEST_EXCERPT {
-            let last_line = problem.line + text.get(start..end).map_or(0, |span| span.matches('\n').count());
+            let last_line = place.line + text.get(start..end).map_or(0, |span| span.matches('\n').count());
             return Self { text: lines.into(), span: start - first..end - first, last_line, is_far: false };
         }
         let to = (start..=line_end(start).min(start + LONGEST_SPAN)).rev().find(|at| text.is_char_boundary(*at));
@@ -123,7 +152,7 @@ impl<'a> Excerpt<'a> {
         let is_far = start - first > LONGEST_EXCERPT;
         let from = if is_far { start } else { first };
         let piece = format!("{}…", text.get(from..to).unwrap_or_default());
-        Self { text: piece.into(), span: start - from..end.min(to) - from, last_line: problem.line, is_far }
+        Self { text: piece.into(), span: start - from..end.min(to) - from, last_line: place.line, is_far }
     }
 }
 

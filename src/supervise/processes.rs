@@ -376,6 +376,7 @@ fn guard(listener: &OwnedFd, mut worker: Worker) -> ! {
             Ok(Side::Parent(child)) => child,
             Ok(Side::Child) => {
                 sys::rename(c"sockopt-work");
+                sys::give_back_code();
                 match work(listener, &mut worker, guardian, bell.as_ref()) {
                     End::Programs => ffi::exit_now(0),
                     End::Guardian => {
@@ -411,6 +412,7 @@ fn guard(listener: &OwnedFd, mut worker: Worker) -> ! {
         // The worker has its copies; nothing of a program's is held twice.
         worker.connecting.clear();
         worker.tasks.forget();
+        sys::give_back_code();
         let event = wait_for_either(listener.as_fd(), child, bell.as_ref(), shared);
         if event == Event::Over {
             // It ends by itself, unless it was stopped. Nobody else would wait for it.

@@ -1,7 +1,7 @@
 //! The system calls that neither std nor rustix has.
 #![expect(unsafe_code, reason = "system calls; every block says what makes it sound")]
 
-use std::ffi::{CStr, c_int, c_long, c_uint, c_ulong};
+use std::ffi::{CStr, c_int, c_long, c_uint, c_ulong, c_void};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
@@ -208,6 +208,39 @@ pub(crate) fn close_range(first: c_uint, last: c_uint) {
             // SAFETY: who calls this owns none of them as a value.
             unsafe { libc::close(fd as c_int) };
         }
+    }
+}
+
+/// Gives back the pages of this program's own file: its code and constants. What is needed from here on is read again when it is
+/// used; what only the start needed is no more in this process.
+pub(crate) fn give_back_code() {
+    /// So many segments are looked at; a program has four or five.
+    const MOST: usize = 8;
+    type Ranges = [(usize, usize); MOST];
+    /// The first object is the program itself.
+    unsafe extern "C" fn of_program(object: *mut libc::dl_phdr_info, _size: usize, data: *mut c_void) -> c_int {
+        // SAFETY: libc, or the loader, gives what the program was loaded by, and `data` is what was passed along.
+        let (object, segments, ranges) = unsafe {
+            let object = &*object;
+            let segments = std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into());
+            (object, segments, &mut *data.cast::<Ranges>())
+        };
+        let are_read_alone = segments.iter().filter(|one| one.p_type == libc::PT_LOAD && one.p_flags & libc::PF_W == 0);
+        for (range, segment) in ranges.iter_mut().zip(are_read_alone) {
+            let start = (object.dlpi_addr + segment.p_vaddr) as usize;
+            *range = (start, start + segment.p_memsz as usize);
+        }
+        1
+    }
+    let mut ranges: Ranges = [(0, 0); MOST];
+    // SAFETY: the function writes into the ranges alone.
+    unsafe { libc::dl_iterate_phdr(Some(of_program), (&raw mut ranges).cast()) };
+    // All are known before the first is given back: the list itself lies in one.
+    for (start, end) in ranges {
+        let start = start & !4095;
+        // SAFETY: pages of the program's file that nobody can have written to: the same bytes are there when they are next read.
+        // A start that is no page's, where pages are larger, is refused.
+        unsafe { libc::madvise(ptr::with_exposed_provenance_mut(start), end - start, libc::MADV_DONTNEED) };
     }
 }
 

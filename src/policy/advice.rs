@@ -4,11 +4,10 @@
 //! stands at the option that brings it about, with the figure that it rests on.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::ops::Range;
 
+use crate::advice_text::{Advice, Cure, Title};
 use crate::catalog::Key;
-use crate::code::Code;
 use crate::compile::{Compiler, Effective, overlay};
 use crate::conditions::Conditions;
 use crate::constants::{self, SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
@@ -19,8 +18,7 @@ use crate::options::{Setting, Value};
 use crate::parsed::Parsed;
 use crate::rules::Profile;
 use crate::shadow::{self, Reach};
-use crate::timers::{End, State, Sysctls, Timers};
-use crate::units::DisplayNumber;
+use crate::timers::{State, Sysctls, Timers};
 use crate::values::Choice;
 use crate::variables::Shortcuts;
 
@@ -151,15 +149,8 @@ impl Adviser<'_> {
             let behind = watching.partition_point(|(place, _)| *place <= at);
             let later = watching.iter().skip(behind).map(|(_, later)| later).find(|later| meets(later));
             let Some(later) = later else { continue };
-            let message = format!(
-                "{} takes connections from {} (line {}), and sets neither keepalive nor user_timeout on them",
-                title(earlier),
-                title(later),
-                self.line(later)
-            );
-            let help = "only the first rule that matches is used; write dead_peer_timeout in this rule too, or into [defaults]; \
-                        dead_peer_timeout = \"system\" if none is meant";
-            self.problems.report(Code::TakesFromOther, 0, self.first_line(earlier), message, help);
+            let advice = Advice::TakesFromOther { rule: title(earlier), later: title(later), line: self.line(later) };
+            self.problems.add(0, self.first_line(earlier), &advice);
         }
     }
 
@@ -170,12 +161,12 @@ impl Adviser<'_> {
         Compiler { document, shortcuts, problems: &mut unheard, next_id: 0 }.profile(Some(form), false)
     }
 
-    /// Says something at the option of the highest layer among these.
-    fn say(&mut self, code: Code, effective: &Effective<'_>, keys: &[Key], message: String, help: String) {
+    /// Gives advice at the option of the highest layer among these.
+    fn say(&mut self, effective: &Effective<'_>, keys: &[Key], advice: &Advice<'_>) {
         let given = keys.iter().filter_map(|key| effective.get(key)).max_by_key(|(origin, _)| *origin);
         // raw sets everything.
         if let Some((_, given)) = given.or_else(|| effective.get(&Key::Raw)) {
-            self.problems.report(code, given.source, given.span.clone(), message, help);
+            self.problems.add(given.source, given.span.clone(), advice);
         }
     }
 
@@ -188,109 +179,51 @@ impl Adviser<'_> {
         let has_user_timeout = timers.user_timeout > 0;
         let end = |state, timers: Timers| timers.end(state, sysctls);
         let (time, interval, probes) = timers.keepalive_values(sysctls);
-        let seconds = |milliseconds: u64| DisplayNumber(milliseconds * 1_000);
-        let user_timeout = seconds(timers.user_timeout);
+        let user_timeout_ms = timers.user_timeout;
         let all_probes = time + interval * probes;
+        let cure = || match timers {
+            Timers { time: Some(_), interval: Some(_), probes: Some(_), .. } => Cure::Auto(all_probes),
+            _ => Cure::Seconds(all_probes),
+        };
 
         if timers.keepalive && !has_user_timeout && !is_left(&Key::UserTimeout) {
-            let message = format!(
-                "keepalive without user_timeout: data in flight to a vanished peer goes unnoticed {}",
-                For(end(State::InFlight, timers))
-            );
-            let cure = match timers {
-                Timers { time: Some(_), interval: Some(_), probes: Some(_), .. } => {
-                    format!("user_timeout = \"auto\", which is {all_probes} s here")
-                }
-                _ => "user_timeout, or use dead_peer_timeout, which is both".to_owned(),
-            };
-            self.say(
-                Code::DataUnguarded,
-                effective,
-                BOTH,
-                message,
-                format!("while data is in flight nothing is probed; add {cure}"),
-            );
+            let unnoticed = end(State::InFlight, timers);
+            self.say(effective, BOTH, &Advice::DataUnguarded { unnoticed, cure: cure() });
         }
         if has_user_timeout && !timers.keepalive && !is_left(&Key::Keepalive) {
-            let message = "user_timeout without keepalive: a program that waits for an answer from a vanished peer waits for ever";
-            self.say(
-                Code::IdleUnguarded,
-                effective,
-                BOTH,
-                message.to_owned(),
-                format!("it counts only while data is in flight; add {}", fitting(timers.user_timeout)),
-            );
+            self.say(effective, BOTH, &Advice::IdleUnguarded { user_timeout_ms });
         }
         if timers.keepalive && timers.time.is_none() {
-            let message = format!(
-                "keepalive without time: an idle peer that vanished goes unnoticed {}",
-                For(end(State::Idle, timers))
-            );
-            let help = format!("the system's net.ipv4.tcp_keepalive_time is {time} s; add time");
-            self.say(Code::SlowKeepalive, effective, &[Key::Keepalive], message, help);
+            let unnoticed = end(State::Idle, timers);
+            self.say(effective, &[Key::Keepalive], &Advice::SlowKeepalive { unnoticed, time });
         } else if timers.keepalive {
             let without = end(State::Idle, Timers { user_timeout: 0, ..timers });
             let after_one = end(State::Idle, Timers { user_timeout: 0, probes: Some(1), ..timers });
-            let with = end(State::Idle, timers);
+            let noticed = end(State::Idle, timers);
             // Each timer is late, so a timeout that is barely longer can be over at the same time.
-            let at_the_first = after_one.latest().is_some_and(|latest| latest >= timers.user_timeout);
-            let given_up = timers.user_timeout.saturating_sub(time * 1_000).div_ceil((interval * 1_000).max(1)).max(1);
+            let at_the_first = after_one.latest().is_some_and(|latest| latest >= user_timeout_ms);
+            let unanswered = user_timeout_ms.saturating_sub(time * 1_000).div_ceil((interval * 1_000).max(1)).max(1);
             if probes == 1 && (!has_user_timeout || at_the_first) {
-                let message = "one lost probe ends a living connection: probes = 1".to_owned();
-                self.say(
-                    Code::OneProbe,
-                    effective,
-                    &[Key::Keepalive],
-                    message,
-                    "write probes = 3: the connection then survives two lost probes".to_owned(),
-                );
+                self.say(effective, &[Key::Keepalive], &Advice::SingleProbe);
             } else if has_user_timeout && at_the_first {
-                let sum = time + interval;
-                let ends = if timers.user_timeout > sum * 1_000 { "may end" } else { "ends" };
-                let message = format!(
-                    "one lost probe {ends} a living connection: user_timeout is {user_timeout}, time + interval {sum} s"
-                );
-                let enough = match timers {
-                    Timers { time: Some(_), interval: Some(_), probes: Some(_), .. } => {
-                        format!("user_timeout = \"auto\", which is {all_probes} s here")
-                    }
-                    _ => format!("user_timeout = \"{all_probes}s\""),
-                };
-                let help = format!(
-                    "write {enough}: the kernel checks user_timeout when the second probe is due, {after_one} after the last packet"
-                );
-                self.say(Code::OneProbe, effective, BOTH, message, help);
-            } else if timers.user_timeout > all_probes * 1_000 {
-                let message = format!(
-                    "user_timeout is {user_timeout}, above time + interval x probes = {all_probes} s: an idle peer that vanished is noticed after {with} instead of {without}"
-                );
-                let help = format!(
-                    "with user_timeout set, probes = {probes} is ignored: the connection ends after {given_up} unanswered probes; \"auto\" is {all_probes} s"
-                );
-                self.say(Code::UselessProbes, effective, BOTH, message, help);
-            } else if has_user_timeout && given_up < probes {
-                let message = format!(
-                    "with user_timeout = \"{user_timeout}\" set, probes = {probes} is ignored: the connection to an idle peer ends after {given_up} unanswered, {with}"
-                );
-                let help = format!(
-                    "write probes = {given_up}, or user_timeout = \"auto\" for time + interval x probes = {all_probes} s"
-                );
-                self.say(Code::UselessProbes, effective, BOTH, message, help);
+                let second_probe = time + interval;
+                let advice = Advice::LostProbe { user_timeout_ms, second_probe, due: after_one, cure: cure() };
+                self.say(effective, BOTH, &advice);
+            } else if user_timeout_ms > all_probes * 1_000 {
+                let advice =
+                    Advice::LateUserTimeout { user_timeout_ms, all_probes, probes, unanswered, noticed, without };
+                self.say(effective, BOTH, &advice);
+            } else if has_user_timeout && unanswered < probes {
+                let advice = Advice::UselessProbes { user_timeout_ms, all_probes, probes, unanswered, noticed };
+                self.say(effective, BOTH, &advice);
             }
         }
         let bulk = OF_BULK.iter().find(|key| effective.get(key).is_some_and(|(_, given)| limits(&given.choice)));
-        if let Some(bulk) = bulk.filter(|_| has_user_timeout && timers.user_timeout < SHORT_FOR_BULK) {
-            let by = match effective.get(&Key::UserTimeout) {
-                Some((_, given)) if given.written != Key::UserTimeout => format!(" (by {})", given.written.name()),
-                _ => String::new(),
-            };
-            let message = format!(
-                "user_timeout is {user_timeout}{by} on what looks like bulk transfer ({}): a living reader that keeps its window closed is cut off after {}",
-                bulk.name(),
-                end(State::ClosedWindowAlive, timers)
-            );
-            let help = "give slow readers a rule of their own with a longer user_timeout, as in config/presets/bulk-transfer.toml";
-            self.say(Code::ShortForBulk, effective, &[Key::UserTimeout], message, help.to_owned());
+        if let Some(bulk) = bulk.filter(|_| has_user_timeout && user_timeout_ms < SHORT_FOR_BULK) {
+            let by = effective.get(&Key::UserTimeout).map_or(Key::UserTimeout, |(_, given)| given.written);
+            let cut_off = end(State::ClosedWindowAlive, timers);
+            let advice = Advice::ShortForBulk { user_timeout_ms, by, bulk: *bulk, cut_off };
+            self.say(effective, &[Key::UserTimeout], &advice);
         }
     }
 
@@ -301,39 +234,26 @@ impl Adviser<'_> {
             .settings()
             .iter()
             .any(|setting| setting.key == Key::TimeWait && matches!(setting.value, Value::Int(seconds) if seconds < 0));
-        if without_time_wait && resets {
-            let message = "time_wait = false has no effect beside linger = \"reset\", which leaves no TIME_WAIT either";
-            let help = "leave linger out: time_wait = false sends everything first";
-            self.say(Code::TimeWaitUnneeded, effective, &[Key::TimeWait], message.to_owned(), help.to_owned());
-        } else if without_time_wait {
-            let message = "time_wait = false: no TIME_WAIT is left to answer a peer whose last FIN is lost, or to catch late duplicates";
-            let help = "timestamps and random sequence numbers make harm rare (RFC 1337, RFC 6191); `check --allow no-time-wait` leaves this out";
-            self.say(Code::NoTimeWait, effective, &[Key::TimeWait], message.to_owned(), help.to_owned());
+        if without_time_wait {
+            let advice = if resets { Advice::TimeWaitUnneeded } else { Advice::NoTimeWait };
+            self.say(effective, &[Key::TimeWait], &advice);
         }
         let lingers = profile.settings().iter().find_map(|setting| match setting.value {
             Value::Linger { on: true, seconds: seconds @ 1.. } => Some(seconds),
             _ => None,
         });
         if let Some(seconds) = lingers {
-            let message = format!(
-                "linger = \"{seconds}s\": close waits up to {seconds} s while data is not acknowledged, also on a non-blocking socket: an event loop (Node, nginx, Redis) stands still meanwhile"
-            );
-            let help = "without linger the kernel sends what is left after close, in the background";
-            self.say(Code::BlockingClose, effective, &[Key::Linger], message, help.to_owned());
+            self.say(effective, &[Key::Linger], &Advice::BlockingClose { seconds });
         }
         let has_late_ports = profile
             .settings()
             .iter()
             .any(|setting| setting.key == Key::LocalPortsLate && setting.value == Value::Int(1));
         if has_late_ports && form.is_none_or(|form| !form.conditions.ask_for_process()) {
-            let message = "local_ports_late = true: a program that binds to port 0 and then asks for its port is told 0 until it listens or connects (active FTP, Python's socketserver)";
-            let help = "put it into a rule whose process is a client that binds to an address of its own";
-            self.say(Code::LatePort, effective, &[Key::LocalPortsLate], message.to_owned(), help.to_owned());
+            self.say(effective, &[Key::LocalPortsLate], &Advice::LatePort);
         }
         if accepts && resets {
-            let message = "linger = \"reset\" on accepted connections: close and exit throw away what the client has not acknowledged";
-            let help = "measured: 128504 of 161104 bytes of a reply arrived; time_wait = false leaves no TIME_WAIT either, and sends everything first";
-            self.say(Code::ResetsReplies, effective, &[Key::Linger], message.to_owned(), help.to_owned());
+            self.say(effective, &[Key::Linger], &Advice::ResetsReplies);
         }
     }
 
@@ -345,21 +265,13 @@ impl Adviser<'_> {
         for setting in profile.settings() {
             match (setting.key, &setting.value) {
                 (Key::UserTimeout, Value::Int(time @ 1..)) if setting.computed_from.is_none() => {
-                    let message = format!(
-                        "user_timeout is {} with enforce = \"fill\": it is also set if the program has its own keepalive, and one lost probe may then end a living connection",
-                        DisplayNumber(u64::from(time.unsigned_abs()) * 1_000)
-                    );
-                    let help =
-                        "\"auto\" and dead_peer_timeout are set only beside a keepalive that outlasts a lost probe";
-                    self.say(Code::FillBesideOther, effective, &[Key::UserTimeout], message, help.to_owned());
+                    let advice = Advice::FillBesideOther { user_timeout_ms: u64::from(time.unsigned_abs()) };
+                    self.say(effective, &[Key::UserTimeout], &advice);
                 }
                 (key @ (Key::ReceiveBuffer | Key::SendBuffer), _)
                     if self.machine.kernel.is_some_and(|kernel| kernel < (5, 14)) =>
                 {
-                    let message = format!("{} is never set by enforce = \"fill\" on this kernel", key.name());
-                    let help =
-                        "kernels tell whether the program has set the buffer only since Linux 5.14 (SO_BUF_LOCK)";
-                    self.say(Code::FillUnknown, effective, &[key], message, help.to_owned());
+                    self.say(effective, &[key], &Advice::FillUnknown { key });
                 }
                 _ => {}
             }
@@ -368,78 +280,26 @@ impl Adviser<'_> {
 
     fn judge_capabilities(&mut self, profile: &Profile, effective: &Effective<'_>) {
         for setting in profile.settings() {
-            let Some(need) = self.need(setting) else { continue };
-            let option = constants::option_name(setting.level, setting.name).unwrap_or_default();
-            let what = match setting.key {
-                Key::Raw => format!("{option} = {}", setting.value),
-                key => format!("{} = {}", key.name(), setting.value),
+            let Some(need) = need(self.machine, setting) else { continue };
+            let advice = match need {
+                Need::Capability(capability, condition) => Advice::NeedsCapability { setting, capability, condition },
+                Need::Algorithm(congestion) => Advice::UnknownAlgorithm { setting, available: &congestion.available },
             };
-            let (code, message, help) = match need {
-                Need::Capability(capability, reason) => (
-                    Code::NeedsCapability,
-                    format!("{what} needs {capability} in the program{reason}"),
-                    "without it the kernel refuses the option, and the program runs without the option".to_owned(),
-                ),
-                Need::Algorithm(congestion) => (
-                    Code::UnknownAlgorithm,
-                    format!("{what} is not among the congestion controls of this machine"),
-                    format!("net.ipv4.tcp_available_congestion_control: {}", congestion.available.join(" ")),
-                ),
-            };
-            self.say(code, effective, &[setting.key], message, help);
+            self.say(effective, &[setting.key], &advice);
         }
-    }
-
-    /// What the kernel asks for before it takes a setting, as measured on Linux 6.18 and read in its source.
-    fn need(&self, setting: &Setting) -> Option<Need<'_>> {
-        const ADMIN: Need<'static> = Need::Capability("CAP_NET_ADMIN", "");
-        let since_5_17 = Need::Capability("CAP_NET_ADMIN", ", or CAP_NET_RAW since Linux 5.17");
-        let on = !matches!(setting.value, Value::Int(0));
-        Some(match (setting.level, constants::option_name(setting.level, setting.name)?, &setting.value) {
-            (SOL_SOCKET, "SO_MARK", _) => since_5_17,
-            (SOL_SOCKET, "SO_PRIORITY", Value::Int(priority)) if !(0..=6).contains(priority) => since_5_17,
-            (SOL_SOCKET, "SO_RCVBUFFORCE" | "SO_SNDBUFFORCE" | "SO_BUSY_POLL_BUDGET", _) => ADMIN,
-            (SOL_SOCKET, "SO_DEBUG" | "SO_PREFER_BUSY_POLL", _) if on => ADMIN,
-            (SOL_IP, "IP_TRANSPARENT", _) | (SOL_IPV6, "IPV6_TRANSPARENT", _) if on => {
-                Need::Capability("CAP_NET_ADMIN or CAP_NET_RAW", "")
-            }
-            (SOL_SOCKET, "SO_BINDTODEVICE", _) if self.machine.kernel.is_some_and(|kernel| kernel < (5, 7)) => {
-                Need::Capability("CAP_NET_RAW", ": this kernel is older than 5.7")
-            }
-            (SOL_TCP, "TCP_CONGESTION", Value::Text(name)) => {
-                let congestion = self.machine.congestion.as_ref()?;
-                let has = |list: &[String]| list.iter().any(|known| **known == **name);
-                match (has(&congestion.allowed), has(&congestion.available)) {
-                    (true, _) => return None,
-                    (false, true) => {
-                        Need::Capability("CAP_NET_ADMIN", ": it is not in net.ipv4.tcp_allowed_congestion_control")
-                    }
-                    (false, false) => Need::Algorithm(congestion),
-                }
-            }
-            _ => return None,
-        })
     }
 
     fn never_matches(&mut self, form: &RuleForm, by: &BTreeSet<usize>) {
         const SHOWN: usize = 3;
         let rules = by.iter().filter_map(|index| self.document.rules.get(*index));
-        let mut names: Vec<String> =
-            rules.take(SHOWN).map(|rule| format!("{} (line {})", title(rule), self.line(rule))).collect();
-        if let Some(more @ 1..) = by.len().checked_sub(SHOWN) {
-            names.push(format!("{more} more"));
-        }
-        let last = names.pop().unwrap_or_default();
-        let names = if names.is_empty() { last } else { format!("{} and {last}", names.join(", ")) };
-        let (covers, them) = if by.len() == 1 { ("covers", "it") } else { ("cover", "them") };
-        let message = format!("{} can never match: {names} {covers} everything it matches", title(form));
-        let help = format!("the first rule that matches is used; move this one above {them}, or delete it");
-        self.problems.report(Code::NeverMatches, 0, self.first_line(form), message, help);
+        let shown: Vec<_> = rules.take(SHOWN).map(|rule| (title(rule), self.line(rule))).collect();
+        let more = by.len().saturating_sub(SHOWN);
+        let advice = Advice::NeverMatches { rule: title(form), by: &shown, more };
+        self.problems.add(0, self.first_line(form), &advice);
     }
 
     fn not_compared(&mut self, form: &RuleForm) {
-        let message = "from here on no rule was compared with the earlier ones: there are too many rules";
-        self.problems.report(Code::NotCompared, 0, self.first_line(form), message, None);
+        self.problems.add(0, self.first_line(form), &Advice::NotCompared);
     }
 
     fn line(&self, form: &RuleForm) -> usize {
@@ -454,44 +314,50 @@ impl Adviser<'_> {
     }
 }
 
-fn title(form: &RuleForm) -> String {
-    match &form.name {
-        Some(name) => format!("rule \"{name}\""),
-        None => format!("rule {}", form.number),
-    }
+/// What the kernel asks for before it takes a setting, as measured on Linux 6.18 and read in its source.
+fn need<'m>(machine: &'m Machine, setting: &Setting) -> Option<Need<'m>> {
+    const ADMIN: Need<'static> = Need::Capability("CAP_NET_ADMIN", "");
+    let since_5_17 = Need::Capability("CAP_NET_ADMIN", ", or CAP_NET_RAW since Linux 5.17");
+    let on = !matches!(setting.value, Value::Int(0));
+    Some(match (setting.level, constants::option_name(setting.level, setting.name)?, &setting.value) {
+        (SOL_SOCKET, "SO_MARK", _) => since_5_17,
+        (SOL_SOCKET, "SO_PRIORITY", Value::Int(priority)) if !(0..=6).contains(priority) => since_5_17,
+        (SOL_SOCKET, "SO_RCVBUFFORCE" | "SO_SNDBUFFORCE" | "SO_BUSY_POLL_BUDGET", _) => ADMIN,
+        (SOL_SOCKET, "SO_DEBUG" | "SO_PREFER_BUSY_POLL", _) if on => ADMIN,
+        (SOL_IP, "IP_TRANSPARENT", _) | (SOL_IPV6, "IPV6_TRANSPARENT", _) if on => {
+            Need::Capability("CAP_NET_ADMIN or CAP_NET_RAW", "")
+        }
+        (SOL_SOCKET, "SO_BINDTODEVICE", _) if machine.kernel.is_some_and(|kernel| kernel < (5, 7)) => {
+            Need::Capability("CAP_NET_RAW", ": this kernel is older than 5.7")
+        }
+        (SOL_TCP, "TCP_CONGESTION", Value::Text(name)) => {
+            let congestion = machine.congestion.as_ref()?;
+            let has = |list: &[String]| list.iter().any(|known| **known == **name);
+            match (has(&congestion.allowed), has(&congestion.available)) {
+                (true, _) => return None,
+                (false, true) => {
+                    Need::Capability("CAP_NET_ADMIN", ": it is not in net.ipv4.tcp_allowed_congestion_control")
+                }
+                (false, false) => Need::Algorithm(congestion),
+            }
+        }
+        _ => return None,
+    })
+}
+
+fn title(form: &RuleForm) -> Title<'_> {
+    Title { name: form.name.as_deref(), number: form.number }
 }
 
 /// Why a setting may be refused.
 enum Need<'a> {
-    /// The program has to have it; a reason.
+    /// The program has to have it; a condition.
     Capability(&'static str, &'static str),
     /// The kernel has no such algorithm, only these.
     Algorithm(&'a Congestion),
 }
 
-/// `for 14.0 to 14.9 s`, `for ever`.
-struct For(End);
-
-impl fmt::Display for For {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.latest() {
-            Some(_) => write!(f, "for {}", self.0),
-            None => write!(f, "{}", self.0),
-        }
-    }
-}
-
 /// Whether an option of bulk transfer is in force.
 fn limits(choice: &Choice) -> bool {
     !matches!(choice, Choice::System | Choice::Refused | Choice::Value(Value::Int(-1)))
-}
-
-/// The keepalive whose time + interval x probes is a user timeout.
-fn fitting(milliseconds: u64) -> String {
-    let seconds = milliseconds / 1_000;
-    let interval = seconds * 3 / 14;
-    if interval == 0 || !milliseconds.is_multiple_of(1_000) {
-        return "keepalive, or use dead_peer_timeout, which is both".to_owned();
-    }
-    format!("keepalive = {{ time = \"{}s\", interval = \"{interval}s\", probes = 3 }}", seconds - 3 * interval)
 }

@@ -138,6 +138,14 @@ pub const MOST: usize = 100;
 /// Bytes of a message or a help. A text of any length may be quoted in them; what is too much is cut out of the middle.
 const LONGEST: usize = 1_000;
 
+/// What a problem says: the message by Display, and what would be right.
+pub(crate) trait Words: fmt::Display {
+    /// What kind of problem it is.
+    fn code(&self) -> Code;
+    /// What would be right.
+    fn help(&self) -> Option<String>;
+}
+
 /// Collects problems while a configuration is read.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Problems {
@@ -158,6 +166,11 @@ impl Problems {
         let (message, help) = (shortened(message.into()), help.into().0.map(shortened));
         let problem = Problem { code, source, span, line: 0, column: 0, message, help };
         self.of(code.severity()).push(ByPlace(problem));
+    }
+
+    /// Adds one in its own words.
+    pub(crate) fn add(&mut self, source: usize, span: Range<usize>, words: &impl Words) {
+        self.report(words.code(), source, span, words.to_string(), words.help());
     }
 
     fn of(&mut self, severity: Severity) -> &mut First {

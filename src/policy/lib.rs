@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod advice;
+mod advice_text;
 pub mod catalog;
 pub mod code;
 pub mod compile;

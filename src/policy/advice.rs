@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use crate::advice_text::{Advice, Cure, Title};
+use crate::advice_text::{Advice, Cure};
 use crate::catalog::Key;
 use crate::compile::{Compiler, Effective, overlay};
 use crate::conditions::Conditions;
@@ -149,7 +149,7 @@ impl Adviser<'_> {
             let behind = watching.partition_point(|(place, _)| *place <= at);
             let later = watching.iter().skip(behind).map(|(_, later)| later).find(|later| meets(later));
             let Some(later) = later else { continue };
-            let advice = Advice::TakesFromOther { rule: title(earlier), later: title(later), line: self.line(later) };
+            let advice = Advice::TakesFromOther { rule: earlier.title(), later: later.title(), line: self.line(later) };
             self.problems.add(0, self.first_line(earlier), &advice);
         }
     }
@@ -292,9 +292,9 @@ impl Adviser<'_> {
     fn never_matches(&mut self, form: &RuleForm, by: &BTreeSet<usize>) {
         const SHOWN: usize = 3;
         let rules = by.iter().filter_map(|index| self.document.rules.get(*index));
-        let shown: Vec<_> = rules.take(SHOWN).map(|rule| (title(rule), self.line(rule))).collect();
+        let shown: Vec<_> = rules.take(SHOWN).map(|rule| (rule.title(), self.line(rule))).collect();
         let more = by.len().saturating_sub(SHOWN);
-        let advice = Advice::NeverMatches { rule: title(form), by: &shown, more };
+        let advice = Advice::NeverMatches { rule: form.title(), by: &shown, more };
         self.problems.add(0, self.first_line(form), &advice);
     }
 
@@ -343,10 +343,6 @@ fn need<'m>(machine: &'m Machine, setting: &Setting) -> Option<Need<'m>> {
         }
         _ => return None,
     })
-}
-
-fn title(form: &RuleForm) -> Title<'_> {
-    Title { name: form.name.as_deref(), number: form.number }
 }
 
 /// Why a setting may be refused.

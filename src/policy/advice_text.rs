@@ -5,7 +5,7 @@ use std::fmt;
 use crate::catalog::Key;
 use crate::code::Code;
 use crate::constants;
-use crate::error::Words;
+use crate::error::{Title, Words};
 use crate::options::Setting;
 use crate::timers::End;
 use crate::units::DisplayNumber;
@@ -62,22 +62,6 @@ pub(crate) enum Cure {
     Auto(u64),
     /// So many seconds, of a keepalive of which only a part is given.
     Seconds(u64),
-}
-
-/// A rule by its name, or by its number.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Title<'a> {
-    pub(crate) name: Option<&'a str>,
-    pub(crate) number: usize,
-}
-
-impl fmt::Display for Title<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.name {
-            Some(name) => write!(f, "rule \"{name}\""),
-            None => write!(f, "rule {}", self.number),
-        }
-    }
 }
 
 /// `for 14.0 to 14.9 s`, `for ever`.

@@ -4,12 +4,12 @@ use crate::catalog::{
     EXCLUSIVE, KernelOption, Key, SO_KEEPALIVE, TCP_FASTOPEN, TCP_FASTOPEN_CONNECT, TCP_KEEPCNT, TCP_KEEPIDLE,
     TCP_KEEPINTVL, TCP_USER_TIMEOUT,
 };
-use crate::code::Code;
 use crate::conditions::{Conditions, Direction};
 use crate::constants;
 use crate::document::{Document, Given, Layer, LineCounter, RuleForm};
 use crate::enforce::{Enforce, Probing};
 use crate::error::{Listed, Problems, Source};
+use crate::fault::{Fault, Never};
 use crate::options::{Family, Phase, Phases, Setting, Value};
 use crate::process::Process;
 use crate::rules::{Profile, Profiles, Rule, Rules};
@@ -207,14 +207,9 @@ impl Compiler<'_> {
                         let own = settings.list.iter_mut().filter(|setting| setting.key == key);
                         own.for_each(|setting| setting.computed_from = Some(probing));
                     }
-                    Err(help) => {
-                        let whose =
-                            form.filter(|_| origin != Origin::Rule).map_or(String::new(), |form| match &form.name {
-                                Some(name) => format!(" for rule \"{name}\""),
-                                None => format!(" for rule {}", form.number),
-                            });
-                        let message = format!("user_timeout = \"auto\" cannot be computed{whose}");
-                        self.problems.report(Code::NotHere, given.source, given.span.clone(), message, help);
+                    Err(sum) => {
+                        let rule = form.filter(|_| origin != Origin::Rule).map(RuleForm::title);
+                        self.problems.add(given.source, given.span.clone(), &Fault::NoAuto { rule, sum });
                     }
                 },
                 Choice::FastopenConnect(on) => {
@@ -267,38 +262,17 @@ impl Compiler<'_> {
 
     /// An option that its own rule can never set is a slip.
     fn refuse_what_is_never_set(&mut self, form: &RuleForm, direction: Direction) {
-        let (who, instead) = match direction {
-            Direction::Outbound => (
-                "a rule with \"to\"",
-                "it is set on listening sockets or at bind, before the destination is known: use a rule with \"listen\", or [defaults]",
-            ),
-            Direction::Listeners => {
-                ("a rule with \"listen\"", "it is set on sockets that connect: use a rule with \"to\", or [defaults]")
-            }
-            Direction::Accepted => (
-                "a rule with \"from\"",
-                "the client is known only after accept, too late for this option: use a rule with \"listen\" or \"to\", or [defaults]",
-            ),
-            Direction::Both => return,
-        };
+        if direction == Direction::Both {
+            return;
+        }
         for given in &form.layer.0 {
             let phases = match given.choice {
                 Choice::Enforce(_) | Choice::System | Choice::Refused => continue,
                 // Each by itself is to be set at some time.
                 Choice::Raw(ref options) => {
                     for never in options.iter().filter(|option| !option.phases.intersects(allowed(direction))) {
-                        let option = match constants::option_name(never.level, never.name) {
-                            Some(name) => name.to_owned(),
-                            None => format!("level {} option {}", never.level, never.name),
-                        };
-                        let message = format!("raw: {option} is never set by {who}");
-                        self.problems.report(
-                            Code::NotHere,
-                            given.source,
-                            given.span.clone(),
-                            message,
-                            instead.to_owned(),
-                        );
+                        let option = Never::Raw(never.level, never.name);
+                        self.problems.add(given.source, given.span.clone(), &Fault::NeverSet { option, direction });
                     }
                     continue;
                 }
@@ -307,8 +281,8 @@ impl Compiler<'_> {
                 _ => given.key.entry().phases,
             };
             if !phases.intersects(allowed(direction)) {
-                let message = format!("{} is never set by {who}", given.key.name());
-                self.problems.report(Code::NotHere, given.source, given.span.clone(), message, instead.to_owned());
+                let option = Never::Key(given.key);
+                self.problems.add(given.source, given.span.clone(), &Fault::NeverSet { option, direction });
             }
         }
     }
@@ -346,23 +320,16 @@ pub fn set_at(key: Key) -> String {
     words
 }
 
-/// time + interval x probes, milliseconds.
-fn auto_user_timeout(keepalive: Option<Keepalive>, given: &Given) -> Result<i32, String> {
+/// time + interval x probes, milliseconds; else the seconds that are too many, or that there are none.
+fn auto_user_timeout(keepalive: Option<Keepalive>, given: &Given) -> Result<i32, Option<u64>> {
     let whole = match keepalive {
         Some(Keepalive { on: true, time: Some(time), interval: Some(interval), probes: Some(probes) }) => {
             Some((u64::from(time) + u64::from(interval) * u64::from(probes)) * 1_000)
         }
         _ => given.promised_ms,
     };
-    let Some(milliseconds) = whole else {
-        return Err(
-            "it is time + interval x probes of a keepalive that has all three; or give user_timeout a duration"
-                .to_owned(),
-        );
-    };
-    i32::try_from(milliseconds).map_err(|_| {
-        format!("time + interval x probes is {} s, more than TCP_USER_TIMEOUT holds (2147483 s)", milliseconds / 1_000)
-    })
+    let milliseconds = whole.ok_or(None)?;
+    i32::try_from(milliseconds).map_err(|_| Some(milliseconds / 1_000))
 }
 
 struct Settings<'a> {

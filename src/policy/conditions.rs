@@ -61,9 +61,6 @@ pub enum Mismatch<'a> {
 }
 
 impl Conditions {
-    /// The key of each.
-    pub const KEYS: [&'static str; 5] = ["to", "listen", "from", "process", "command"];
-
     /// Which sockets they mean.
     #[must_use]
     pub fn direction(&self) -> Direction {
@@ -169,6 +166,9 @@ impl Conditions {
         glob::includes(self.process(), others.process()) && glob::includes(self.command(), others.command())
     }
 }
+
+/// The keys of a rule that `[defaults]` cannot have.
+pub(crate) const OF_RULES: [&str; 6] = ["name", "to", "listen", "from", "process", "command"];
 
 /// How many entries of a list are shown.
 const SHOWN: usize = 4;

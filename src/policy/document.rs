@@ -8,13 +8,15 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::catalog::{Accepts, CATALOG, EXCLUSIVE, Key};
-use crate::code::Code;
-use crate::conditions::Conditions;
-use crate::constants;
+use crate::catalog::{Accepts, EXCLUSIVE, Key};
+use crate::conditions::{Conditions, OF_RULES};
+use crate::error::Title;
+use crate::fault::Fault;
+use crate::form::Form;
 use crate::glob::Glob;
 use crate::matcher::Pattern;
-use crate::values::{Choice, Form, Keepalive, Reader, did_you_mean, option_keys};
+use crate::reader::Reader;
+use crate::values::{Choice, Keepalive};
 
 /// One key with its value and place.
 #[derive(Debug, Clone)]
@@ -72,6 +74,11 @@ impl RuleForm {
     pub(crate) fn empty(number: usize, span: Range<usize>) -> Self {
         Self { number, span, name: None, conditions: Conditions::default(), layer: Layer::default() }
     }
+
+    /// What it is called.
+    pub(crate) fn title(&self) -> Title<'_> {
+        Title { name: self.name.as_deref(), number: self.number }
+    }
 }
 
 /// The whole file.
@@ -82,13 +89,6 @@ pub(crate) struct Document {
     pub(crate) defaults: Layer,
     pub(crate) rules: Vec<RuleForm>,
 }
-
-/// Whether a key is one of a rule alone.
-fn is_of_rules(key: &str) -> bool {
-    key == NAME || Conditions::KEYS.contains(&key)
-}
-
-const NAME: &str = "name";
 
 impl Document {
     /// The line on which each rule begins, from 1. Rules are in the order of the text, so each line break is counted once.
@@ -110,36 +110,15 @@ impl Document {
                                 let number = self.rules.len() + 1;
                                 self.rules.push(rule(reader, number, item.span(), table));
                             }
-                            other => reader.error(
-                                Code::WrongType,
-                                item.span(),
-                                format!("a rule is a table, not {}", Form::Toml(other)),
-                                "write [[rule]]",
-                            ),
+                            other => reader.fault(item.span(), &Fault::NoRule(Form::Toml(other))),
                         }
                     }
                 }
-                ("rule", DeValue::Table(_)) => {
-                    reader.error(
-                        Code::WrongType,
-                        name.span(),
-                        "[rule] is a single table; rules are a list",
-                        "write [[rule]], with two brackets",
-                    );
+                ("rule", DeValue::Table(_)) => reader.fault(name.span(), &Fault::SingleRule),
+                (name @ ("defaults" | "rule"), other) => {
+                    reader.fault(value.span(), &Fault::NoTable { name, form: Form::Toml(other) });
                 }
-                (known @ ("defaults" | "rule"), other) => {
-                    reader.error(
-                        Code::WrongType,
-                        value.span(),
-                        format!("{known} is a table, not {}", Form::Toml(other)),
-                        "write [defaults] or [[rule]]",
-                    );
-                }
-                (other, _) => {
-                    reader.error_with(Code::UnknownKey, name.span(), || {
-                        (format!("unknown key \"{other}\""), misplaced(other))
-                    });
-                }
+                (other, _) => reader.fault(name.span(), &Fault::UnknownTable(other)),
             }
         }
         // The map is in the order of the alphabet, `[[rule]]` of the file.
@@ -167,28 +146,12 @@ impl<'a> LineCounter<'a> {
     }
 }
 
-/// A key at the top that belongs in a table, or is misspelt.
-fn misplaced(name: &str) -> String {
-    if option_keys().any(|key| key == name) || is_of_rules(name) {
-        return format!("{name} belongs in [defaults] or a [[rule]]");
-    }
-    match name {
-        "rules" | "Rule" => "write [[rule]] for each rule".to_owned(),
-        _ => did_you_mean(name, ["defaults", "rule"].into_iter(), "the file has [defaults] and [[rule]]"),
-    }
-}
-
 fn defaults(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Layer {
     let mut layer = Layer::default();
     for (name, value) in table {
         let text = name.get_ref().as_ref();
-        if is_of_rules(text) {
-            reader.error(
-                Code::MisplacedCondition,
-                name.span(),
-                format!("\"{text}\" is not allowed in [defaults], which applies to every TCP socket"),
-                "move it to a [[rule]]",
-            );
+        if OF_RULES.contains(&text) {
+            reader.fault(name.span(), &Fault::MisplacedCondition(text));
             continue;
         }
         option(reader, &mut layer, name.span(), text, value);
@@ -201,14 +164,9 @@ fn rule(reader: &mut Reader<'_>, number: usize, span: Range<usize>, table: &DeTa
     let mut form = RuleForm::empty(number, reader.place(&span));
     for (name, value) in table {
         match name.get_ref().as_ref() {
-            NAME => match value.get_ref() {
+            "name" => match value.get_ref() {
                 DeValue::String(text) if !text.trim().is_empty() => form.name = Some(text.to_string()),
-                other => reader.error(
-                    Code::WrongType,
-                    value.span(),
-                    format!("name takes a text, not {}", Form::Toml(other)),
-                    "for example name = \"gateway\"",
-                ),
+                other => reader.fault(value.span(), &Fault::NoName(Form::Toml(other))),
             },
             key @ "to" => form.conditions.to = Some(patterns(reader, key, value)),
             key @ "listen" => form.conditions.listen = Some(patterns(reader, key, value)),
@@ -222,37 +180,16 @@ fn rule(reader: &mut Reader<'_>, number: usize, span: Range<usize>, table: &DeTa
         (key_span(table, "to"), key_span(table, "listen").or_else(|| key_span(table, "from")))
     {
         let later = if to.start > other.start { to } else { other };
-        reader.error(
-            Code::BothDirections,
-            later,
-            "a rule has \"to\", for sockets that connect, or \"listen\" and \"from\", for those that accept, not both",
-            "make two rules",
-        );
+        reader.fault(later, &Fault::BothDirections);
     }
     exclude_duplicates(reader, table);
     form.layer.0.shrink_to_fit();
     form
 }
 
-/// What an unknown option was probably meant to be.
-fn meant(name: &str) -> String {
-    // TCP_USER_TIMEOUT or so_linger: the kernel's name of what has another one here.
-    let kernel = CATALOG.iter().find(|entry| {
-        entry.kernel.iter().any(|option| {
-            constants::option_name(option.level, option.name).is_some_and(|known| known.eq_ignore_ascii_case(name))
-        })
-    });
-    match kernel {
-        Some(entry) => format!("did you mean \"{}\"?", entry.key.name()),
-        None => {
-            did_you_mean(name, option_keys().chain(Conditions::KEYS).chain([NAME]), "`man sockopt.toml` has every key")
-        }
-    }
-}
-
 fn option(reader: &mut Reader<'_>, layer: &mut Layer, span: Range<usize>, name: &str, value: &Spanned<DeValue<'_>>) {
     let Some(key) = Key::from_name(name) else {
-        return reader.error_with(Code::UnknownKey, span, || (format!("unknown key \"{name}\""), meant(name)));
+        return reader.fault(span, &Fault::UnknownKey(name));
     };
     let choice = reader.choice(key.entry(), value.span(), Form::Toml(value.get_ref()));
     layer.add(key, reader.source, reader.place(&value.span()), choice.unwrap_or(Choice::Refused));
@@ -266,8 +203,7 @@ fn exclude_duplicates(reader: &mut Reader<'_>, table: &DeTable<'_>) {
         }
         for other in *others {
             if let Some(span) = key_span(table, other.name()) {
-                let message = format!("{} conflicts with {}, {why}", other.name(), first.name());
-                reader.error(Code::ConflictingKeys, span, message, "remove one of them");
+                reader.fault(span, &Fault::Conflict { one: other.name(), with: first.name(), why });
             }
         }
     }
@@ -282,21 +218,11 @@ fn items<'t>(reader: &mut Reader<'_>, key: &str, value: &'t Spanned<DeValue<'t>>
     let mut found = Vec::new();
     let mut take = |reader: &mut Reader<'_>, item: &'t Spanned<DeValue<'t>>| match item.get_ref() {
         DeValue::String(text) => found.push((item.span(), text.as_ref())),
-        other => reader.error(
-            Code::WrongType,
-            item.span(),
-            format!("{key} takes a list of texts, not {}", Form::Toml(other)),
-            "texts stand in quotes",
-        ),
+        other => reader.fault(item.span(), &Fault::NoText { key, form: Form::Toml(other) }),
     };
     match value.get_ref() {
         DeValue::Array(list) if list.is_empty() => {
-            reader.error(
-                Code::EmptyCondition,
-                value.span(),
-                format!("an empty {key} matches nothing"),
-                format!("leave {key} out to match everything"),
-            );
+            reader.fault(value.span(), &Fault::EmptyList(key));
         }
         DeValue::Array(list) => list.iter().for_each(|item| take(reader, item)),
         _ => take(reader, value),
@@ -310,17 +236,11 @@ fn patterns(reader: &mut Reader<'_>, key: &str, value: &Spanned<DeValue<'_>>) ->
     for (span, text) in items {
         match Pattern::parse(text) {
             Ok(pattern) if key != "to" && pattern.host().is_some() => {
-                let help = "\"to\" takes names that the program itself looks up; nothing is looked up for this";
-                reader.error(
-                    Code::BadAddress,
-                    span,
-                    format!("{key} takes addresses, not a host name (\"{text}\")"),
-                    help,
-                );
+                reader.fault(span, &Fault::HostName { key, text });
             }
             Ok(pattern) if key == "to" => found.push(pattern.as_destination()),
             Ok(pattern) => found.push(pattern),
-            Err(refused) => reader.error(Code::BadAddress, span, refused.message, refused.help),
+            Err(refused) => reader.fault(span, &Fault::Address(refused)),
         }
     }
     found.into_boxed_slice()
@@ -335,18 +255,11 @@ pub(crate) fn glob(reader: &mut Reader<'_>, key: &str, span: Range<usize>, text:
     // The longest name of a file; of a command line, the longest part that anybody writes.
     let longest = if key == "process" { 255 } else { 4_096 };
     if text.is_empty() {
-        reader.error(
-            Code::EmptyCondition,
-            span,
-            format!("an empty {key} matches nothing"),
-            "accepted: a name with * and ? as wildcards",
-        );
+        reader.fault(span, &Fault::EmptyGlob(key));
     } else if key == "process" && text.contains('/') {
-        let help = "process is the base name of the executable or script; command sees the whole command line";
-        reader.error(Code::BadPattern, span, format!("process \"{text}\" is a path"), help);
+        reader.fault(span, &Fault::Path(text));
     } else if text.len() > longest {
-        let help = format!("accepted: at most {longest} bytes, with * and ? as wildcards");
-        reader.error(Code::BadPattern, span, format!("{key} has {} bytes", text.len()), help);
+        reader.fault(span, &Fault::LongGlob { key, bytes: text.len(), longest });
     } else {
         return Some(Glob::new(text));
     }

@@ -154,37 +154,19 @@ pub(crate) struct Problems {
 }
 
 impl Problems {
-    /// Adds one.
-    pub(crate) fn report(
-        &mut self,
-        code: Code,
-        source: usize,
-        span: Range<usize>,
-        message: impl Into<String>,
-        help: impl Into<Help>,
-    ) {
-        let (message, help) = (shortened(message.into()), help.into().0.map(shortened));
-        let problem = Problem { code, source, span, line: 0, column: 0, message, help };
-        self.of(code.severity()).push(ByPlace(problem));
-    }
-
-    /// Adds one in its own words.
+    /// Adds one. Of a file that is wrong throughout, most are only counted, and not worded.
     pub(crate) fn add(&mut self, source: usize, span: Range<usize>, words: &impl Words) {
-        self.report(words.code(), source, span, words.to_string(), words.help());
+        let code = words.code();
+        let of = self.of(code.severity());
+        let (message, help) = match of.keeps((source, span.start)) {
+            true => (shortened(words.to_string()), words.help().map(shortened)),
+            false => Default::default(),
+        };
+        of.push(ByPlace(Problem { code, source, span, line: 0, column: 0, message, help }));
     }
 
     fn of(&mut self, severity: Severity) -> &mut First {
         if severity == Severity::Error { &mut self.errors } else { &mut self.others }
-    }
-
-    /// Whether an error at this place would be kept: else what is dear to say of it need not be found out.
-    pub(crate) fn keeps_error_at(&self, source: usize, start: usize) -> bool {
-        self.errors.keeps((source, start))
-    }
-
-    /// The same for a warning.
-    pub(crate) fn keeps_warning_at(&self, source: usize, start: usize) -> bool {
-        self.others.keeps((source, start))
     }
 
     /// Whether there is no error.
@@ -284,22 +266,19 @@ fn shortened(text: String) -> String {
     format!("{} […] {}", head.unwrap_or_default(), tail.unwrap_or_default())
 }
 
-/// An optional help line.
-pub(crate) struct Help(Option<String>);
+/// A rule by its name, or by its number.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Title<'a> {
+    pub(crate) name: Option<&'a str>,
+    pub(crate) number: usize,
+}
 
-impl From<&str> for Help {
-    fn from(text: &str) -> Self {
-        Self(Some(text.to_owned()))
-    }
-}
-impl From<String> for Help {
-    fn from(text: String) -> Self {
-        Self(Some(text))
-    }
-}
-impl From<Option<String>> for Help {
-    fn from(text: Option<String>) -> Self {
-        Self(text)
+impl fmt::Display for Title<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name {
+            Some(name) => write!(f, "rule \"{name}\""),
+            None => write!(f, "rule {}", self.number),
+        }
     }
 }
 

@@ -12,11 +12,11 @@ use toml::Spanned;
 use toml::de::{DeTable, Error};
 use toml_parser::Source;
 
-use crate::code::Code;
 use crate::document::Document;
 use crate::error::Problems;
+use crate::fault::{Fault, Meant};
 use crate::plain::is_unseen;
-use crate::values::Reader;
+use crate::reader::Reader;
 
 /// Bytes of a piece: some rules, so that what is done once for each does not count.
 const PIECE: usize = 2 << 10;
@@ -131,9 +131,7 @@ impl Refused {
         match self {
             Self::Syntax(error) => syntax_error(error, text, reader),
             Self::TooManyTokens => {
-                let message = format!("more than {MOST_TOKENS} names, values and signs in one table");
-                let help = "make several rules of it, each under its own [[rule]] at the start of a line";
-                reader.error(Code::Syntax, place, message, help);
+                reader.fault(place, &Fault::TooManyTokens(MOST_TOKENS));
             }
         }
     }
@@ -201,20 +199,19 @@ fn recovered(text: &str, reader: &mut Reader<'_>) -> Document {
 
 fn syntax_error(error: &Error, text: &str, reader: &mut Reader<'_>) {
     let span = error.span().unwrap_or(0..0);
-    let message = match text.get(span.clone()).filter(|key| !key.is_empty() && error.message() == "duplicate key") {
-        Some(key) => format!("duplicate key \"{key}\""),
-        None => error.message().to_owned(),
-    };
-    let place = reader.place(&span);
-    let code = if error.message() == "duplicate key" { Code::DuplicateKey } else { Code::Syntax };
+    let message = error.message();
     let is_of_value = ["string values must be quoted", "invalid float", "invalid integer", "invalid boolean"];
-    let is_of_value = is_of_value.iter().any(|begin| error.message().starts_with(begin));
-    let help = if is_of_value { unquoted(text, span.start) } else { None };
-    reader.problems.report(code, reader.source, place, message, help);
+    let is_of_value = is_of_value.iter().any(|begin| message.starts_with(begin));
+    let meant = if is_of_value { unquoted(text, span.start) } else { None };
+    let fault = match text.get(span.clone()).filter(|key| !key.is_empty()) {
+        key if message == "duplicate key" => Fault::DuplicateKey(key),
+        _ => Fault::Syntax { message, meant },
+    };
+    reader.fault(span, &fault);
 }
 
 /// What was meant by a value that should stand in quotes, or is a boolean of another language.
-fn unquoted(text: &str, place: usize) -> Option<String> {
+fn unquoted(text: &str, place: usize) -> Option<Meant<'_>> {
     let is_end = |c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']' | '{' | '}' | '=' | '#' | '"' | '\'');
     // The error may be within the word, so it is gone back to the word's beginning; of a long one not all is looked at.
     let from = (place.saturating_sub(LONGEST_WORD)..=place).find(|at| text.is_char_boundary(*at))?;
@@ -228,13 +225,16 @@ fn unquoted(text: &str, place: usize) -> Option<String> {
     let is_word = !word.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.'));
     let is_quantity = word.ends_with(|c: char| c.is_ascii_alphabetic()) || word.contains([':', '/']);
     let is_text = is_word || is_quantity || word.matches('.').count() > 1;
-    match word.to_ascii_lowercase().as_str() {
-        _ if is_cut || !is_value || !is_text || word.contains(is_unseen) => None,
-        "yes" | "true" => Some("write true, in lower case and without quotes".to_owned()),
-        "no" | "false" => Some("write false, in lower case and without quotes".to_owned()),
-        word @ ("on" | "off") => Some(format!("write \"{word}\", in quotes; true or false where a key takes these")),
-        _ => Some(format!("write \"{word}\", in quotes")),
+    if is_cut || !is_value || !is_text || word.contains(is_unseen) {
+        return None;
     }
+    Some(match word.to_ascii_lowercase().as_str() {
+        "yes" | "true" => Meant::Boolean(true),
+        "no" | "false" => Meant::Boolean(false),
+        "on" => Meant::Switch("on"),
+        "off" => Meant::Switch("off"),
+        _ => Meant::Text(word),
+    })
 }
 
 /// Bytes before and behind an error in which its word is looked for.

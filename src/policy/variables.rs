@@ -1,13 +1,15 @@
 //! The `SOCKOPT_…` environment variables: what configures the library itself, and the shortcuts for options.
 
 use crate::catalog::{EXCLUSIVE, Key};
-use crate::code::Code;
 use crate::conditions::Conditions;
 use crate::document::{self, Layer, has_variable};
 use crate::error::{Problems, Source, nearest};
+use crate::fault::Fault;
+use crate::form::Form;
 use crate::glob::Glob;
 use crate::matcher::Pattern;
-use crate::values::{Choice, Form, Reader, did_you_mean};
+use crate::reader::Reader;
+use crate::values::Choice;
 
 /// The prefix of every variable.
 pub const PREFIX: &str = "SOCKOPT_";
@@ -88,24 +90,14 @@ pub(crate) fn read(variables: &[Source], first: usize, problems: &mut Problems) 
             "TO" => shortcuts.conditions.to = Some(patterns(&mut reader, value)),
             "PROCESS" => shortcuts.conditions.processes_mut().process = Some(globs(&mut reader, value)),
             "LOG" if Level::from_name(value).is_none() => {
-                let help = did_you_mean(
-                    value,
-                    Level::ALL.iter().map(|(name, _)| *name),
-                    "accepted: off, error, warn, info, debug",
-                );
-                problems.report(Code::BadSwitch, index, whole, format!("unknown log level \"{value}\""), help);
+                let known = Level::ALL.map(|(name, _)| name);
+                reader.fault(whole, &Fault::UnknownLevel { value, known: &known });
             }
             "STRICT" | "DISABLE"
                 if !is_on(value)
                     && !matches!(value.trim().to_ascii_lowercase().as_str(), "0" | "false" | "off" | "no") =>
             {
-                problems.report(
-                    Code::BadSwitch,
-                    index,
-                    whole,
-                    format!("{PREFIX}{name} is a switch, not \"{value}\""),
-                    "accepted: 1, true, on, yes; 0, false, off, no".to_owned(),
-                );
+                reader.fault(whole, &Fault::NoSwitch { variable: &variable.name, value });
             }
             _ if CONTROL.contains(&name) => {}
             _ => match option_of(name) {
@@ -113,22 +105,10 @@ pub(crate) fn read(variables: &[Source], first: usize, problems: &mut Problems) 
                     let choice = reader.choice(key.entry(), whole.clone(), Form::Variable(value));
                     shortcuts.layer.add(key, index, whole, choice.unwrap_or(Choice::Refused));
                 }
-                None if !problems.keeps_warning_at(index, 0) => {
-                    problems.report(Code::UnknownVariable, index, whole, "", None)
-                }
                 None => {
-                    let help = match nearest(name, known.iter().filter_map(|known| known.strip_prefix(PREFIX))) {
-                        _ if name == "RAW" => "raw has no variable; SOCKOPT_CONFIG_TOML takes it".to_owned(),
-                        Some(near) => format!("did you mean \"{PREFIX}{near}\"?"),
-                        None => "it is ignored".to_owned(),
-                    };
-                    problems.report(
-                        Code::UnknownVariable,
-                        index,
-                        whole,
-                        format!("unknown variable {}", variable.name),
-                        help,
-                    );
+                    let without_prefix = || known.iter().filter_map(|known| known.strip_prefix(PREFIX));
+                    let near = || nearest(name, without_prefix()).map(|near| format!("{PREFIX}{near}"));
+                    reader.fault(whole, &Fault::UnknownVariable { name: &variable.name, near: &near });
                 }
             },
         }
@@ -137,14 +117,7 @@ pub(crate) fn read(variables: &[Source], first: usize, problems: &mut Problems) 
         let given = |(_, variable): &(usize, &Source)| variable.name == name && !variable.text.trim().is_empty();
         let alone = (first..).zip(variables).find(given).filter(|_| shortcuts.layer.0.is_empty());
         if let Some((index, variable)) = alone {
-            let help = "it limits options that are given beside it, such as dead_peer_timeout; rules of a file have their own conditions";
-            problems.report(
-                Code::UselessVariable,
-                index,
-                0..variable.text.len(),
-                format!("{name} alone has no effect"),
-                help,
-            );
+            problems.add(index, 0..variable.text.len(), &Fault::VariableAlone(name));
         }
     }
     // The same exclusion as within one table of the file.
@@ -157,14 +130,8 @@ pub(crate) fn read(variables: &[Source], first: usize, problems: &mut Problems) 
     for (key, others, why) in EXCLUSIVE {
         let Some((_, one)) = given(*key) else { continue };
         for (index, other) in others.iter().filter_map(|other| given(*other)) {
-            let message = format!("{} conflicts with {}, {why}", other.name, one.name);
-            problems.report(
-                Code::ConflictingKeys,
-                index,
-                0..other.text.len(),
-                message,
-                "remove one of them".to_owned(),
-            );
+            let fault = Fault::Conflict { one: &other.name, with: &one.name, why };
+            problems.add(index, 0..other.text.len(), &fault);
         }
     }
     shortcuts
@@ -207,7 +174,7 @@ fn patterns(reader: &mut Reader<'_>, value: &str) -> Box<[Pattern]> {
     for item in value.split(',') {
         match Pattern::parse(item) {
             Ok(pattern) => found.push(pattern.as_destination()),
-            Err(refused) => reader.error(Code::BadAddress, start..start + item.len(), refused.message, refused.help),
+            Err(refused) => reader.fault(start..start + item.len(), &Fault::Address(refused)),
         }
         start += item.len() + 1;
     }

@@ -3,7 +3,9 @@
 //!
 //! Seen to fail: with port-level settings that keep what the host's rule says (port_levels, mesh), the mesh's keepalive over a rule's own
 //! (mesh), everything accepted (destination_rules, socket_options), buffers read big-endian (socket_options), wildcards before exact
-//! hosts (envoy_filters, envoy).
+//! hosts (envoy_filters, envoy), HAProxy's milliseconds for seconds (haproxy.cfg), a TOS byte for a code point (web.socket), sysctls that
+//! switch nothing on (sysctl.conf), msantos' milliseconds for seconds (msantos.env), a directive that is looked for in its own block alone
+//! (nginx.conf).
 
 use std::env;
 use std::fs;

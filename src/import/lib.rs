@@ -10,12 +10,18 @@ mod draft;
 mod envoy;
 mod envoy_filter;
 mod finish;
+mod haproxy;
 mod istio;
 mod kind;
 mod kubernetes;
+mod nginx;
 mod note;
 mod oracle;
+mod shims;
 mod socket_options;
+mod sysctl;
+mod systemd;
+mod text;
 mod time;
 mod yaml;
 
@@ -48,6 +54,11 @@ pub fn import(sources: &[Source], formats: &[Format], request: &Request) -> Outc
         numbered.filter(|(_, own)| **own == format).map(|(source, _)| source).collect()
     };
     kubernetes::read(&of(Format::Yaml), &mut context);
+    of(Format::Systemd).into_iter().for_each(|source| systemd::read(source, &mut context));
+    of(Format::Haproxy).into_iter().for_each(|source| haproxy::read(source, &mut context));
+    of(Format::Nginx).into_iter().for_each(|source| nginx::read(source, &mut context));
+    of(Format::Sysctl).into_iter().for_each(|source| sysctl::read(source, &mut context));
+    of(Format::Variables).into_iter().for_each(|source| shims::read(source, &mut context));
     let (toml, mut notes) = finish::write(context);
     notes.list.sort_by_key(|note| note.place.as_ref().map(|place| (place.source, place.span.start, place.span.end)));
     Outcome { toml, notes: notes.list, more: notes.more, has_lost: notes.has_lost }

@@ -10,10 +10,60 @@ const MS: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000_000_000;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
 
 /// Go's time.ParseDuration, by which Kubernetes reads durations; protobuf's JSON mapping ("1.5s") is a part of it.
 pub(crate) const GO: Units =
     &[("ns", NS), ("us", US), ("µs", US), ("μs", US), ("ms", MS), ("s", SECOND), ("m", MINUTE), ("h", HOUR)];
+/// HAProxy's configuration manual, section "Time format".
+pub(crate) const HAPROXY: Units = &[("us", US), ("ms", MS), ("s", SECOND), ("m", MINUTE), ("h", HOUR), ("d", DAY)];
+/// nginx, "Configuration file measurement units".
+pub(crate) const NGINX: Units = &[
+    ("ms", MS),
+    ("s", SECOND),
+    ("m", MINUTE),
+    ("h", HOUR),
+    ("d", DAY),
+    ("w", 7 * DAY),
+    ("M", 30 * DAY),
+    ("y", 365 * DAY),
+];
+/// systemd.time(7).
+pub(crate) const SYSTEMD: Units = &[
+    ("nsec", NS),
+    ("ns", NS),
+    ("usec", US),
+    ("us", US),
+    ("µs", US),
+    ("μs", US),
+    ("msec", MS),
+    ("ms", MS),
+    ("seconds", SECOND),
+    ("second", SECOND),
+    ("sec", SECOND),
+    ("s", SECOND),
+    ("minutes", MINUTE),
+    ("minute", MINUTE),
+    ("min", MINUTE),
+    ("months", 2_629_800 * SECOND),
+    ("month", 2_629_800 * SECOND),
+    ("M", 2_629_800 * SECOND),
+    ("m", MINUTE),
+    ("hours", HOUR),
+    ("hour", HOUR),
+    ("hr", HOUR),
+    ("h", HOUR),
+    ("days", DAY),
+    ("day", DAY),
+    ("d", DAY),
+    ("weeks", 7 * DAY),
+    ("week", 7 * DAY),
+    ("w", 7 * DAY),
+    ("years", 31_557_600 * SECOND),
+    ("year", 31_557_600 * SECOND),
+    ("y", 31_557_600 * SECOND),
+];
+
 /// The nanoseconds of a text such as `1h30m`, `1.5s` or `5min 20s`; a number without a unit is in `default`. None for what
 /// is no such time, or more than 584 years.
 pub(crate) fn nanoseconds(text: &str, units: Units, default: Option<u64>) -> Option<u64> {
@@ -58,6 +108,21 @@ pub(crate) fn duration(nanoseconds: u64) -> String {
     }
 }
 
+/// Bytes with a suffix to the base of 1024: systemd's K, M, G, T; nginx's k, m, g.
+pub(crate) fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "k" | "K" => 10,
+        "m" | "M" => 20,
+        "g" | "G" => 30,
+        "t" | "T" => 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,8 +143,23 @@ mod tests {
             (".s", GO, None, None),
             ("1..5s", GO, None, None),
             ("99999999999999999999s", GO, None, None),
+            ("5000", HAPROXY, Some(MS), Some(5 * SECOND)),
+            ("10", HAPROXY, Some(SECOND), Some(10 * SECOND)),
+            ("30m", NGINX, Some(SECOND), Some(30 * MINUTE)),
+            ("5min 20s", SYSTEMD, Some(SECOND), Some(320 * SECOND)),
+            ("2 h", SYSTEMD, Some(SECOND), Some(2 * HOUR)),
+            ("60", SYSTEMD, Some(SECOND), Some(60 * SECOND)),
         ] {
             assert_eq!(nanoseconds(text, units, default), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes("8M"), Some(8 << 20));
+        assert_eq!(bytes("64k"), Some(64 << 10));
+        assert_eq!(bytes("4096"), Some(4096));
+        assert_eq!(bytes("4Mi"), None);
+        assert_eq!(bytes("99999999999T"), None);
     }
 }

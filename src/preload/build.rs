@@ -1,20 +1,22 @@
 //! Links `libsockopt.so` so that it loads in every C library from glibc 2.17 and musl 1.2 on and needs libc alone.
 //! A missing tool costs portability, not the build. docs/design.md has the reasons.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What of glibc is needed in which version: the oldest there is, where the linker would take the newest of the
-/// machine that builds. An empty version is for what the library does without (weak references). All of it lies in
-/// libc.so.6 here, so that neither libdl, libpthread nor ld-linux is needed: newer glibc has it there, older programs
-/// have those libraries loaded or none (`dlsym`: see libc_compat.rs). From `readelf --dyn-syms` of glibc 2.17, x86-64.
+/// machine that builds. Machines that came with 2.17 (aarch64) or later have no older version. An empty version is for what
+/// the library does without (weak references). All of it lies in libc.so.6 here, so that neither libdl, libpthread nor
+/// ld-linux is needed: newer glibc has it there, older programs have those libraries loaded or none (`dlsym`: see
+/// libc_compat.rs). From `readelf --dyn-syms` of glibc 2.17, x86-64.
 const SYMBOLS: [(&str, &str); 7] = [
     (
         "GLIBC_2.2.5",
-        "__errno_location _exit abort dl_iterate_phdr dlerror dlsym environ free getenv getpeername getsockname malloc memcmp \
-         memmove memset mmap pthread_setcanceltype strlen syscall",
+        "__errno_location _exit abort dl_iterate_phdr dlerror dlsym environ fcntl free getenv getpeername getsockname malloc \
+         memcmp memmove memset mmap pthread_setcanceltype realloc strchr strlen syscall writev",
     ),
     ("GLIBC_2.3", "__tls_get_addr"),
     ("GLIBC_2.3.4", "__xpg_strerror_r"),
@@ -39,9 +41,10 @@ fn main() {
         println!("cargo:rustc-link-search=native={}", folder.display());
         println!("cargo:rustc-link-lib=static:-bundle=gcc_eh");
     }
-    if native && target("ENV") == "gnu" && target("ARCH") == "x86_64" && make_stub(&compiler, &out).is_some() {
-        println!("cargo:rustc-link-search=native={}", out.display());
-        println!("cargo:rustc-link-lib=dylib=sockopt_glibc");
+    let is_known = matches!(target("ARCH").as_str(), "x86_64" | "aarch64");
+    if native && target("ENV") == "gnu" && is_known && make_stub(&compiler, &target("ARCH"), &out).is_some() {
+        // For the library alone, in the place of the machine's: a test has start files, which ask for more than the stub has.
+        println!("cargo:rustc-cdylib-link-arg=-L{}", out.display());
     }
     // What every process runs lies together: pages that a program never needs do not become its memory.
     let layout = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default()).join("layout.ld");
@@ -69,23 +72,25 @@ fn folder_of(compiler: &std::ffi::OsStr, library: &str) -> Option<PathBuf> {
 }
 
 /// An empty libc.so.6 whose only content is names and versions; it is linked against and never loaded.
-fn make_stub(compiler: &std::ffi::OsStr, out: &Path) -> Option<()> {
-    let names =
-        || SYMBOLS.iter().flat_map(|(version, names)| names.split_whitespace().map(move |name| (*version, name)));
-    let source: String = names().map(|(_, name)| format!(".globl {name}\n{name}: ret\n")).collect();
-    let versions: String = SYMBOLS
+fn make_stub(compiler: &std::ffi::OsStr, machine: &str, out: &Path) -> Option<()> {
+    let version_on =
+        |version: &'static str| if machine == "x86_64" || version.is_empty() { version } else { "GLIBC_2.17" };
+    let mut versions = BTreeMap::<&str, Vec<&str>>::new();
+    for (version, names) in SYMBOLS {
+        versions.entry(version_on(version)).or_default().extend(names.split_whitespace());
+    }
+    let source: String = versions.values().flatten().map(|name| format!(".globl {name}\n{name}: ret\n")).collect();
+    let versions: String = versions
         .iter()
         .filter(|(version, _)| !version.is_empty())
-        .map(|(version, names)| {
-            format!("{version} {{ {}; }};\n", names.split_whitespace().collect::<Vec<_>>().join("; "))
-        })
+        .map(|(version, names)| format!("{version} {{ {}; }};\n", names.join("; ")))
         .collect();
     let (assembly, script) = (out.join("glibc.s"), out.join("glibc.map"));
-    fs::write(&assembly, format!(".text\n{source}.section .note.GNU-stack,\"\",@progbits\n")).ok()?;
+    fs::write(&assembly, format!(".text\n{source}.section .note.GNU-stack,\"\",%progbits\n")).ok()?;
     fs::write(&script, versions).ok()?;
     let built = Command::new(compiler)
         .args(["-shared", "-nostdlib", "-Wl,-soname,libc.so.6", "-o"])
-        .arg(out.join("libsockopt_glibc.so"))
+        .arg(out.join("libc.so"))
         .arg(format!("-Wl,--version-script={}", script.display()))
         .arg(assembly)
         .status();

@@ -47,7 +47,7 @@ pub(crate) fn own_base() -> usize {
 }
 
 /// This library's segments.
-#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
+#[cfg(all(target_env = "gnu", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) fn own_segments() -> &'static [Elf64_Phdr] {
     // SAFETY: the program headers lie in our first segment, where the header says.
     unsafe {

@@ -13,6 +13,8 @@ mod guard;
 mod hooks;
 mod intercept;
 mod libc_compat;
+#[cfg(all(target_env = "gnu", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod libc_symbols;
 mod log;
 mod lookup_table;
 mod lookups;

@@ -4,8 +4,6 @@
 #![expect(unsafe_code, reason = "symbols for the linker, and functions that only the loader knows")]
 
 use std::arch::global_asm;
-#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
-use std::ffi::c_int;
 use std::ffi::{c_char, c_void};
 use std::ptr;
 
@@ -75,100 +73,3 @@ pub(crate) fn definition_for(handle: *mut c_void, name: &str) -> *mut c_void {
     }
     found
 }
-
-/// What glibc's `_dl_find_object` (2.35) fills in, dlfcn.h.
-#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
-#[repr(C)]
-struct FoundObject {
-    flags: u64,
-    start: usize,
-    end: usize,
-    link_map: usize,
-    eh_frame_header: usize,
-    reserved: [u64; 7],
-}
-
-#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
-const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
-
-/// Tells the unwinder that is linked in where the unwinding tables are: those of this library, since a panic of ours
-/// is caught before it leaves. GCC's asks glibc 2.35 and up by this name; here nobody is asked, and no lock is taken.
-#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
-extern "C" fn find_object(address: usize, result: &mut FoundObject) -> c_int {
-    let (segments, base) = (elf::own_segments(), elf::own_base());
-    let loaded = segments.iter().filter(|segment| segment.p_type == libc::PT_LOAD);
-    let end = base + loaded.map(|segment| (segment.p_vaddr + segment.p_memsz) as usize).max().unwrap_or(0);
-    let tables = segments.iter().find(|segment| segment.p_type == PT_GNU_EH_FRAME);
-    let Some(tables) = tables.filter(|_| (base..end).contains(&address)) else { return -1 };
-    *result = FoundObject {
-        flags: 0,
-        start: base,
-        end,
-        link_map: 0,
-        eh_frame_header: base + tables.p_vaddr as usize,
-        reserved: [0; 7],
-    };
-    0
-}
-
-// x86-64 only: elsewhere glibc's structure has another shape, and no glibc is older than these functions' names.
-#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
-global_asm!(
-    ".macro sockopt_own name",
-    ".hidden \\name",
-    ".globl \\name",
-    ".type \\name, @function",
-    "\\name:",
-    ".endm",
-    ".macro sockopt_call name number",
-    "sockopt_own \\name",
-    "mov r9, r8",
-    "mov r8, rcx",
-    "mov rcx, rdx",
-    "mov rdx, rsi",
-    "mov rsi, rdi",
-    "mov edi, \\number",
-    "xor eax, eax",
-    "jmp [rip + syscall@GOTPCREL]",
-    ".endm",
-    ".pushsection .text.sockopt_libc_compat,\"ax\",@progbits",
-    "sockopt_own _dl_find_object",
-    "jmp {find_object}",
-    // Before 2.33 these had no symbols of their own.
-    "sockopt_call stat64 {stat}",
-    "sockopt_call fstat64 {fstat}",
-    // What the loader need not look up when a program starts: the system calls that std makes, by syscall(2).
-    "sockopt_call getpid {getpid}",
-    "sockopt_call ioctl {ioctl}",
-    "sockopt_call lseek64 {lseek}",
-    "sockopt_call madvise {madvise}",
-    "sockopt_call mprotect {mprotect}",
-    "sockopt_call munmap {munmap}",
-    "sockopt_call open64 {open}",
-    "sockopt_call read {read}",
-    "sockopt_call readlink {readlink}",
-    "sockopt_call write {write}",
-    "sockopt_own bcmp",
-    "jmp [rip + memcmp@GOTPCREL]",
-    "sockopt_own mmap64",
-    "jmp [rip + mmap@GOTPCREL]",
-    // For std's backtraces alone, which nobody asks for here: null.
-    "sockopt_own getcwd",
-    "sockopt_own realpath",
-    "xor eax, eax",
-    "ret",
-    ".popsection",
-    find_object = sym find_object,
-    stat = const libc::SYS_stat,
-    fstat = const libc::SYS_fstat,
-    getpid = const libc::SYS_getpid,
-    ioctl = const libc::SYS_ioctl,
-    lseek = const libc::SYS_lseek,
-    madvise = const libc::SYS_madvise,
-    mprotect = const libc::SYS_mprotect,
-    munmap = const libc::SYS_munmap,
-    open = const libc::SYS_open,
-    read = const libc::SYS_read,
-    readlink = const libc::SYS_readlink,
-    write = const libc::SYS_write,
-);

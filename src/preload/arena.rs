@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use corosensei::stack::{Stack, StackPointer};
 use corosensei::{CoroutineResult, ScopedCoroutine, Yielder};
 use once_cell::race::OnceRef;
+use zerocopy::FromZeros;
 
 /// Why set-up did not come to an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,22 +175,9 @@ impl Drop for Memory {
     }
 }
 
-/// What is sound, and what it says when nothing was ever written there, in memory of zeroes.
-///
-/// # Safety
-/// It has nothing but integers and atomics of them.
-pub(crate) unsafe trait Zeroes {}
-// SAFETY: atomics.
-unsafe impl Zeroes for crate::descriptors::Tables {}
-// SAFETY: atomics.
-unsafe impl Zeroes for crate::lookup_table::Table {}
-
-// SAFETY: as each of them.
-unsafe impl<A: Zeroes, B: Zeroes> Zeroes for (A, B) {}
-
 /// A table for the life of the process, in a mapping of its own: pages come with their first use. None where the kernel
 /// refuses it.
-pub(crate) fn zeroes<T: Zeroes + Sync>() -> Option<&'static T> {
+pub(crate) fn zeroes<T: FromZeros + Sync>() -> Option<&'static T> {
     let memory = Memory::reserve(size_of::<T>())?;
     let table: *const T = ptr::with_exposed_provenance(memory.start);
     std::mem::forget(memory);
@@ -314,9 +302,8 @@ struct Allocator;
 static ALLOCATOR: Allocator = Allocator;
 
 /// For what is allocated outside of set-up: the payload of a panic of ours.
+#[derive(FromZeros)]
 pub(crate) struct Reserve([AtomicUsize; 1024]);
-// SAFETY: atomics.
-unsafe impl Zeroes for Reserve {}
 
 /// None before anything is configured, when nothing panics.
 static RESERVE: OnceRef<'static, Reserve> = OnceRef::new();

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64};
 use once_cell::race::OnceRef;
 use policy::Endpoint;
 use socket::ports::Ports;
+use zerocopy::FromZeros;
 
 /// A descriptor's row is its number modulo this.
 const ROWS: usize = 4_096;
@@ -48,6 +49,7 @@ const LOOKING: u16 = 4;
 const WAITING: u16 = 4;
 
 /// What is known; nothing, where all is zero.
+#[derive(FromZeros)]
 pub(crate) struct Tables {
     by_descriptor: [AtomicU64; ROWS],
     ports: Ports,

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
 
 use once_cell::race::OnceRef;
 use policy::{Endpoint, HostSet};
+use zerocopy::FromZeros;
 
 /// Whether rules may name hosts; before they are compiled, by the look of their text.
 static WANTED: AtomicBool = AtomicBool::new(false);
@@ -35,6 +36,7 @@ pub(crate) fn begin(table: &'static Table) {
 const WAYS: usize = 16;
 const SETS: usize = 256;
 
+#[derive(FromZeros)]
 #[repr(align(128))]
 struct Row {
     /// Odd while the row is written.
@@ -47,6 +49,7 @@ struct Row {
 }
 
 /// What is known; nothing, where all is zero.
+#[derive(FromZeros)]
 pub(crate) struct Table([[Row; WAYS]; SETS]);
 
 #[cfg(test)]

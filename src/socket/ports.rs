@@ -14,7 +14,7 @@ const ONE_ADDRESS: u8 = 4;
 
 /// A byte for each port; nothing is known where all is zero.
 #[repr(transparent)]
-#[derive(Debug)]
+#[derive(Debug, zerocopy::FromZeros)]
 pub struct Ports([AtomicU8; 65_536]);
 
 impl Ports {

@@ -3,6 +3,7 @@
 
 mod advice;
 mod bounds;
+mod cgroup;
 mod command;
 mod connecting;
 mod dead_peers;
@@ -50,6 +51,7 @@ fn main() {
     let trials: Vec<Trial> = [
         advice::trials(),
         bounds::trials(),
+        cgroup::trials(),
         command::trials(),
         connecting::trials(),
         dead_peers::trials(),

@@ -3,6 +3,7 @@
 
 mod apply;
 mod args;
+mod attach;
 mod check;
 mod completions;
 mod exit;
@@ -38,6 +39,9 @@ fn main() -> ExitCode {
         Some(("apply", matches)) => apply::apply(matches),
         Some(("show", matches)) => show::show(matches),
         Some(("import", matches)) => import::run(matches),
+        Some(("attach", matches)) => attach::attach(matches),
+        Some(("detach", matches)) => attach::detach(matches),
+        Some(("status", matches)) => attach::status(matches),
         Some(("completions", matches)) => completions::completions(matches, command()),
         Some(("man", matches)) => man::man(matches, command()),
         Some(("schema", _)) => schema::print(),
@@ -48,7 +52,7 @@ fn main() -> ExitCode {
 
 /// The whole command line: each subcommand is defined where it is done.
 fn command() -> Command {
-    let about = "TCP socket options from outside, for programs that do not let their users set them";
+    let about = "TCP socket options from outside, for programs that do not let users set them";
     Command::new("sockopt")
         .version(env!("CARGO_PKG_VERSION"))
         .about(about)
@@ -69,6 +73,9 @@ fn command() -> Command {
         .subcommand(show::command())
         .subcommand(apply::command())
         .subcommand(import::command())
+        .subcommand(attach::command())
+        .subcommand(attach::detach_command())
+        .subcommand(attach::status_command())
         .subcommand(completions::command())
         .subcommand(man::command())
         .subcommand(schema::command())

@@ -15,7 +15,20 @@ use crate::pages::PAGES;
 use crate::{exit, output};
 
 /// What there is a page of, besides the command as a whole.
-const SUBCOMMANDS: [&str; 9] = ["run", "check", "explain", "show", "apply", "import", "completions", "man", "schema"];
+const SUBCOMMANDS: [&str; 12] = [
+    "run",
+    "check",
+    "explain",
+    "show",
+    "apply",
+    "import",
+    "attach",
+    "detach",
+    "status",
+    "completions",
+    "man",
+    "schema",
+];
 
 pub(crate) fn command() -> Command {
     Command::new("man")

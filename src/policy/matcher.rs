@@ -31,7 +31,7 @@ enum Place {
 
 impl Pattern {
     /// Every endpoint.
-    pub(crate) const ANY: Self = Self { place: Place::Any, ports: ANY_PORT };
+    pub const ANY: Self = Self { place: Place::Any, ports: ANY_PORT };
 
     /// Reads a pattern.
     ///

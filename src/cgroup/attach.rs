@@ -1,0 +1,529 @@
+//! Puts a policy on a control group, replaces it, takes it away, and tells what is attached.
+//!
+//! What is attached is held by links that are pinned in the BPF file system, so that it stays in force when the command is
+//! gone: `/sys/fs/bpf/sockopt/NUMBER/`, by the number of the control group.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use socket::Errno;
+
+use crate::assembler::{Map, NoProgram, Program};
+use crate::compile::Tables;
+use crate::group::{Group, id_at};
+use crate::programs;
+use crate::refusal::{Other, Refusal};
+use crate::rows::{Kind, Rows};
+use crate::sys::{self, CLONE, MapForm, MapType, NO_PREALLOCATION, ProgramType, borrowed};
+
+/// Where BPF file systems are by custom; systemd mounts it, and so do bpftool and libbpf where nobody has.
+pub const FILE_SYSTEM: &str = "/sys/fs/bpf";
+/// BPF_FS_MAGIC
+const BPF_FS: u64 = 0xcafe_4a11;
+/// The folder in it.
+const FOLDER: &str = "sockopt";
+/// What is said of an attachment.
+const ABOUT: &str = "about";
+/// The file that is renamed to it.
+const NEW: &str = "about_new";
+
+/// Where a program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    Enforce,
+    Events,
+    Connect4,
+    Connect6,
+}
+
+impl Place {
+    /// In the order in which they are attached.
+    pub(crate) const ALL: [Self; 4] = [Self::Enforce, Self::Events, Self::Connect4, Self::Connect6];
+
+    /// The name of the pin.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "setsockopt",
+            Self::Events => "sock_ops",
+            Self::Connect4 => "connect4",
+            Self::Connect6 => "connect6",
+        }
+    }
+
+    /// linux/bpf.h
+    const fn kind(self) -> ProgramType {
+        match self {
+            Self::Enforce => ProgramType { kind: 25, place: 22 },
+            Self::Events => ProgramType { kind: 13, place: 3 },
+            Self::Connect4 => ProgramType { kind: 18, place: 10 },
+            Self::Connect6 => ProgramType { kind: 18, place: 11 },
+        }
+    }
+
+    fn program(self) -> Result<Program, NoProgram> {
+        match self {
+            Self::Enforce => programs::setsockopt(),
+            Self::Events => programs::events(),
+            Self::Connect4 => programs::connect4(),
+            Self::Connect6 => programs::connect6(),
+        }
+    }
+
+    /// Those that a policy needs.
+    fn needed(tables: &Tables) -> Vec<Self> {
+        let is_needed = |place: &Self| match place {
+            Self::Enforce => tables.enforces,
+            Self::Events => tables.listens,
+            Self::Connect4 | Self::Connect6 => tables.connects,
+        };
+        Self::ALL.into_iter().filter(is_needed).collect()
+    }
+}
+
+/// What there is to know of an attachment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct About {
+    /// The folder of the control group when it was attached.
+    pub group: String,
+    /// Where the configuration came from.
+    pub configuration: String,
+    /// How many rules it has.
+    pub rules: usize,
+    /// How often it was attached and replaced.
+    pub generation: u64,
+}
+
+impl About {
+    fn to_text(&self) -> String {
+        let line = |text: &str| text.replace('\n', "\u{fffd}");
+        format!("{}\n{}\n{}\n{}\n", line(&self.group), line(&self.configuration), self.rules, self.generation)
+    }
+
+    fn from_text(text: &str) -> Self {
+        let mut lines = text.lines();
+        let mut next = || lines.next().unwrap_or_default();
+        Self {
+            group: next().to_owned(),
+            configuration: next().to_owned(),
+            rules: next().parse().unwrap_or_default(),
+            generation: next().parse().unwrap_or_default(),
+        }
+    }
+}
+
+/// Something that is attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// The number of the control group.
+    pub group_id: u64,
+    /// Where its links are pinned.
+    pub pins: PathBuf,
+    /// What was said of it.
+    pub about: About,
+    /// Whether the control group exists no more.
+    pub is_gone: bool,
+    /// What is attached: `connect4`, and the number of the program.
+    pub programs: Vec<(&'static str, u32)>,
+}
+
+/// What came of attaching.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attached {
+    /// 1 for the first time.
+    pub generation: u64,
+    /// Whether the BPF file system had to be mounted.
+    pub has_mounted: bool,
+}
+
+/// The folder of all attachments, for one process at a time.
+struct Folder {
+    path: PathBuf,
+    _lock: OwnedFd,
+}
+
+impl Folder {
+    /// Makes it where it is not.
+    fn make() -> Result<(Self, bool), Refusal> {
+        let is_there = || rustix::fs::statfs(FILE_SYSTEM).is_ok_and(|found| found.f_type as u64 == BPF_FS);
+        let has_mounted = !is_there();
+        if has_mounted {
+            let step = format!("{FILE_SYSTEM}: a BPF file system cannot be mounted");
+            rustix::mount::mount("bpf", FILE_SYSTEM, "bpf", rustix::mount::MountFlags::empty(), None)
+                .map_err(|errno| Refusal::kernel(step)(Errno(errno.raw_os_error())))?;
+        }
+        loop {
+            let path = Path::new(FILE_SYSTEM).join(FOLDER);
+            match fs::create_dir(&path) {
+                Err(why) if why.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(Refusal::file(format!("{} cannot be made", path.display()))(why));
+                }
+                _ => {}
+            }
+            if let Some(folder) = Self::lock(path)? {
+                return Ok((folder, has_mounted));
+            }
+        }
+    }
+
+    /// The one that is there, if it is.
+    fn existing() -> Result<Option<Self>, Refusal> {
+        let path = Path::new(FILE_SYSTEM).join(FOLDER);
+        while path.is_dir() {
+            if let Some(folder) = Self::lock(path.clone())? {
+                return Ok(Some(folder));
+            }
+        }
+        Ok(None)
+    }
+
+    /// None if somebody has removed it in the meantime.
+    fn lock(path: PathBuf) -> Result<Option<Self>, Refusal> {
+        let step = format!("{} cannot be locked", path.display());
+        let folder = match fs::File::open(&path) {
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            folder => folder.map_err(Refusal::file(step.clone()))?,
+        };
+        flock(&folder, FlockOperation::LockExclusive)
+            .map_err(|errno| Refusal::kernel(step)(Errno(errno.raw_os_error())))?;
+        let id = |found: std::io::Result<fs::Metadata>| found.map(|found| found.ino()).ok();
+        let is_it = id(folder.metadata()) == id(fs::metadata(&path));
+        Ok(is_it.then(|| Self { path, _lock: folder.into() }))
+    }
+
+    fn pins_of(&self, group: &Group) -> PathBuf {
+        self.path.join(group.id.to_string())
+    }
+}
+
+/// What was done so far, to be undone if something fails.
+#[derive(Default)]
+struct Undo {
+    pins: Vec<PathBuf>,
+    folder: Option<PathBuf>,
+    /// Links, with the program that they had.
+    replaced: Vec<(OwnedFd, OwnedFd)>,
+}
+
+impl Undo {
+    fn all(self) {
+        for (link, program) in &self.replaced {
+            let _ = sys::update_link(borrowed(link), borrowed(program));
+        }
+        for pin in &self.pins {
+            let _ = fs::remove_file(pin);
+        }
+        if let Some(folder) = self.folder {
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+/// Attaches a policy to a control group, or puts it in the place of the one that is attached: at no moment there is none. If
+/// that fails, everything is as it was.
+///
+/// # Errors
+/// Why nothing was changed.
+pub fn attach(group: &Group, tables: &Tables, configuration: &str, rules: usize) -> Result<Attached, Refusal> {
+    // Before Linux 5.11 tables count as locked memory, of which there is little by default.
+    let all = rustix::process::Rlimit { current: None, maximum: None };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Memlock, all);
+    let mut places = Place::needed(tables);
+    refuse_others(group, &places)?;
+    let (folder, has_mounted) = Folder::make()?;
+    // What earlier ones enforce stays enforced on the sockets that they were for.
+    if !places.contains(&Place::Enforce) && folder.pins_of(group).join(Place::Enforce.name()).exists() {
+        places.insert(0, Place::Enforce);
+    }
+    collect(&folder);
+    let mut undo = Undo::default();
+    match attached(group, tables, &places, &folder, &mut undo, configuration, rules) {
+        Ok(generation) => Ok(Attached { generation, has_mounted }),
+        Err(refusal) => {
+            undo.all();
+            // Only if nothing else is there.
+            let _ = fs::remove_dir(&folder.path);
+            Err(refusal)
+        }
+    }
+}
+
+fn attached(
+    group: &Group,
+    tables: &Tables,
+    places: &[Place],
+    folder: &Folder,
+    undo: &mut Undo,
+    configuration: &str,
+    rules: usize,
+) -> Result<u64, Refusal> {
+    let pins = folder.pins_of(group);
+    if !pins.is_dir() {
+        fs::create_dir(&pins).map_err(Refusal::file(format!("{} cannot be made", pins.display())))?;
+        undo.folder = Some(pins.clone());
+    }
+    let before = about_at(&pins).unwrap_or_default();
+    let loaded = load(tables, places, &pins, undo)?;
+    for (place, program) in &loaded {
+        let at = pins.join(place.name());
+        let step = || format!("the program for {} cannot be attached to {}", place.name(), group.path.display());
+        let link = sys::open_pin(&at).ok();
+        let old = link.as_ref().and_then(|link| {
+            let info = sys::link_info(borrowed(link)).ok().filter(|info| info.group == group.id)?;
+            sys::program_by_id(info.program).ok()
+        });
+        if let (Some(link), Some(old)) = (link, old) {
+            sys::update_link(borrowed(&link), borrowed(program)).map_err(Refusal::kernel(step()))?;
+            undo.replaced.push((link, old));
+            continue;
+        }
+        // What is left of one that was taken off by somebody else.
+        let _ = fs::remove_file(&at);
+        let link = sys::create_link(borrowed(program), borrowed(&group.folder), place.kind().place)
+            .map_err(Refusal::kernel(step()))?;
+        sys::pin(borrowed(&link), &at).map_err(Refusal::kernel(format!("{} cannot be made", at.display())))?;
+        undo.pins.push(at);
+    }
+    let about = About {
+        group: group.path.display().to_string(),
+        configuration: configuration.to_owned(),
+        rules,
+        generation: before.generation + 1,
+    };
+    tell(&pins, &about, undo)?;
+    for place in Place::ALL.iter().filter(|place| !places.contains(place)) {
+        remove_link(&pins.join(place.name()));
+    }
+    Ok(about.generation)
+}
+
+/// Puts what is said of an attachment in its place, at once.
+fn tell(pins: &Path, about: &About, undo: &mut Undo) -> Result<(), Refusal> {
+    let (new, at) = (pins.join(NEW), pins.join(ABOUT));
+    let text = about.to_text();
+    let step = || format!("{} cannot be made", at.display());
+    let form = MapForm {
+        kind: MapType::Array,
+        key: 4,
+        value: text.len() as u32,
+        entries: 1,
+        flags: 0,
+        name: c"sockopt_about",
+        types: None,
+    };
+    let map = sys::create_map(&form).map_err(Refusal::kernel(step()))?;
+    sys::update(borrowed(&map), &[0; 4], text.as_bytes()).map_err(Refusal::kernel(step()))?;
+    let _ = fs::remove_file(&new);
+    sys::pin(borrowed(&map), &new).map_err(Refusal::kernel(step()))?;
+    let is_first = !at.exists();
+    if let Err(why) = fs::rename(&new, &at) {
+        let _ = fs::remove_file(&new);
+        return Err(Refusal::file(step())(why));
+    }
+    if is_first {
+        undo.pins.push(at);
+    }
+    Ok(())
+}
+
+fn about_at(pins: &Path) -> Option<About> {
+    let map = sys::open_pin(&pins.join(ABOUT)).ok()?;
+    let length = sys::value_size(borrowed(&map)).ok()?;
+    let text = sys::lookup(borrowed(&map), &[0; 4], length as usize).ok()?;
+    Some(About::from_text(&String::from_utf8_lossy(&text)))
+}
+
+/// A map of a policy's own.
+fn map(form: &MapForm<'_>) -> Result<OwnedFd, Refusal> {
+    sys::create_map(form).map_err(Refusal::kernel(format!("the table {} cannot be made", form.name.to_string_lossy())))
+}
+
+/// Makes the tables and loads the programs. What is remembered of sockets is the same map as before.
+fn load(tables: &Tables, places: &[Place], pins: &Path, undo: &mut Undo) -> Result<Vec<(Place, OwnedFd)>, Refusal> {
+    let mut maps: BTreeMap<Map, OwnedFd> = BTreeMap::new();
+    let types = sys::load_types().map_err(Refusal::kernel("the types of a table cannot be loaded"))?;
+    let storage = |name| MapForm {
+        kind: MapType::SocketStorage,
+        key: 4,
+        value: 8,
+        entries: 0,
+        flags: NO_PREALLOCATION | CLONE,
+        name,
+        types: Some(borrowed(&types)),
+    };
+    let at = pins.join(Map::Sockets.name());
+    let sockets = match sys::open_pin(&at) {
+        Ok(sockets) => sockets,
+        Err(_) => {
+            let sockets = map(&storage(c"sockopt_sockets"))?;
+            sys::pin(borrowed(&sockets), &at).map_err(Refusal::kernel(format!("{} cannot be made", at.display())))?;
+            undo.pins.push(at);
+            sockets
+        }
+    };
+    maps.insert(Map::Sockets, sockets);
+    maps.insert(Map::Listeners, map(&storage(c"sockopt_listen"))?);
+    for rows in Rows::of(tables) {
+        let name = CString::new(rows.map.name()).unwrap_or_default();
+        let count = rows.keys.len() / rows.key;
+        let form = MapForm {
+            kind: match rows.kind {
+                Kind::Hash => MapType::Hash,
+                Kind::Array => MapType::Array,
+                Kind::LongestPrefix => MapType::LongestPrefix,
+            },
+            key: rows.key as u32,
+            value: rows.value as u32,
+            entries: count.max(1) as u32,
+            flags: if rows.kind == Kind::Array { 0 } else { NO_PREALLOCATION },
+            name: &name,
+            types: None,
+        };
+        let made = map(&form)?;
+        sys::update_all(borrowed(&made), &rows.keys, rows.key, &rows.values, rows.value)
+            .map_err(Refusal::kernel(format!("the table {} cannot be filled", rows.map.name())))?;
+        maps.insert(rows.map, made);
+    }
+    let mut loaded = Vec::new();
+    for place in places {
+        let step = format!("the program for {} is refused by the kernel", place.name());
+        let program = place.program().map_err(|NoProgram| Refusal::kernel(step.clone())(Errno(libc::EINVAL)))?;
+        let code = program.with_maps(|map| maps.get(&map).map_or(-1, AsRawFd::as_raw_fd));
+        let program = sys::load(place.kind(), program.name, &code).map_err(|refused| Refusal::Kernel {
+            step,
+            errno: refused.errno,
+            log: refused.log,
+        })?;
+        loaded.push((*place, program));
+    }
+    Ok(loaded)
+}
+
+/// Somebody else's programs that ours would displace, or that let none be attached.
+fn refuse_others(group: &Group, places: &[Place]) -> Result<(), Refusal> {
+    /// BPF_F_ALLOW_MULTI
+    const MULTI: u32 = 2;
+    let folders = std::iter::once(group.path.as_path()).chain(group.ancestors());
+    for folder in folders {
+        let Ok(open) = fs::File::open(folder) else { continue };
+        let open = OwnedFd::from(open);
+        for place in places {
+            let step = format!("the programs of {} cannot be asked for", folder.display());
+            let (flags, ids) = sys::query(borrowed(&open), place.kind().place).map_err(Refusal::kernel(step))?;
+            if let (Some(&id), 0) = (ids.first(), flags & MULTI) {
+                let name = sys::program_by_id(id).and_then(|program| sys::program_info(borrowed(&program)));
+                return Err(Refusal::Other(Other {
+                    id,
+                    name: name.map(|(_, name)| name).unwrap_or_default(),
+                    group: folder.to_owned(),
+                    place: place.name(),
+                    pin: pin_of(Path::new(FILE_SYSTEM), id, 4),
+                    is_exclusive: flags == 0,
+                }));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where a program, or a link of it, is pinned.
+fn pin_of(folder: &Path, program: u32, depth: usize) -> Option<PathBuf> {
+    let entries = fs::read_dir(folder).ok()?;
+    for entry in entries.flatten().take(4096) {
+        let path = entry.path();
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let found = match (is_folder, depth) {
+            (true, 0) => None,
+            (true, _) => pin_of(&path, program, depth - 1),
+            (false, _) => is_pin_of(&path, program).then_some(path),
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+fn is_pin_of(pin: &Path, program: u32) -> bool {
+    let Ok(object) = sys::open_pin(pin) else { return false };
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", object.as_raw_fd())).unwrap_or_default();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("prog_id:"));
+    lines.any(|id| id.trim().parse() == Ok(program))
+}
+
+/// Takes a link off, and its pin away.
+fn remove_link(pin: &Path) {
+    if let Ok(link) = sys::open_pin(pin) {
+        let _ = sys::detach_link(borrowed(&link));
+    }
+    let _ = fs::remove_file(pin);
+}
+
+/// Takes away everything below a folder of pins.
+fn remove(pins: &Path) -> Result<(), Refusal> {
+    for place in Place::ALL {
+        remove_link(&pins.join(place.name()));
+    }
+    let step = || format!("{} cannot be removed", pins.display());
+    for entry in fs::read_dir(pins).map_err(Refusal::file(step()))?.flatten() {
+        fs::remove_file(entry.path()).map_err(Refusal::file(step()))?;
+    }
+    fs::remove_dir(pins).map_err(Refusal::file(step()))
+}
+
+/// Takes away what was for control groups that exist no more.
+fn collect(folder: &Folder) {
+    for attachment in attachments(folder).into_iter().filter(|attachment| attachment.is_gone) {
+        let _ = remove(&attachment.pins);
+    }
+}
+
+/// Takes everything off a control group.
+///
+/// # Errors
+/// What is left, and why.
+pub fn detach(group: &Group) -> Result<(), Refusal> {
+    let nothing = || Refusal::NothingAttached(group.path.clone());
+    let folder = Folder::existing()?.ok_or_else(nothing)?;
+    let pins = folder.pins_of(group);
+    if !pins.is_dir() {
+        return Err(nothing());
+    }
+    remove(&pins)?;
+    collect(&folder);
+    let _ = fs::remove_dir(&folder.path);
+    Ok(())
+}
+
+/// Everything that is attached.
+///
+/// # Errors
+/// Why that is not known.
+pub fn status() -> Result<Vec<Attachment>, Refusal> {
+    Ok(Folder::existing()?.map(|folder| attachments(&folder)).unwrap_or_default())
+}
+
+fn attachments(folder: &Folder) -> Vec<Attachment> {
+    let entries = fs::read_dir(&folder.path).into_iter().flatten().flatten();
+    let mut found: Vec<Attachment> = entries
+        .filter_map(|entry| {
+            let group_id = entry.file_name().to_str()?.parse().ok()?;
+            let pins = entry.path();
+            let about = about_at(&pins).unwrap_or_default();
+            let link = |place: &Place| {
+                let link = sys::open_pin(&pins.join(place.name())).ok()?;
+                let info = sys::link_info(borrowed(&link)).ok()?;
+                (info.group == group_id && info.place == place.kind().place).then_some((place.name(), info.program))
+            };
+            let programs: Vec<(&'static str, u32)> = Place::ALL.iter().filter_map(link).collect();
+            let is_gone = programs.is_empty() && id_at(Path::new(&about.group)) != Some(group_id);
+            Some(Attachment { group_id, pins, about, is_gone, programs })
+        })
+        .collect();
+    found.sort_by(|one, other| one.about.group.cmp(&other.about.group));
+    found
+}

@@ -1,0 +1,192 @@
+//! The kernel's machine, for tests: runs a program on its tables, and says what it set.
+
+use std::collections::BTreeMap;
+
+use crate::assembler::{
+    ADD, AND, BY_REGISTER, CALL, DOUBLE, EXIT, GO, Helper, Instruction, JUMP, JUMP_WORD, LOAD, LOAD_WIDE, MOVE, Map,
+    OR, Program, SHIFT_RIGHT, STORE, STORE_IMMEDIATE, SUBTRACT, TO_BIG_ENDIAN, WIDE, When,
+};
+use crate::rows::{Kind, Rows};
+
+/// What a program did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Done {
+    /// Its answer.
+    pub(crate) result: u64,
+    /// Level, name and value of what it set.
+    pub(crate) set: Vec<(i32, i32, Vec<u8>)>,
+}
+
+/// A machine with tables, and one socket.
+pub(crate) struct Machine {
+    rows: Vec<Rows>,
+    /// What is remembered of the socket.
+    pub(crate) storage: BTreeMap<Map, u64>,
+    memory: Vec<Vec<u8>>,
+}
+
+/// A pointer: the number of the memory from 1, then the offset in it.
+fn pointer(memory: usize, offset: usize) -> u64 {
+    ((memory as u64 + 1) << 32) + offset as u64
+}
+
+const MAP: u64 = 1 << 60;
+const STACK: usize = 512;
+
+impl Machine {
+    pub(crate) fn new(rows: Vec<Rows>) -> Self {
+        Self { rows, storage: BTreeMap::new(), memory: Vec::new() }
+    }
+
+    fn bytes(&mut self, at: u64, length: usize) -> &mut [u8] {
+        let (memory, offset) = ((at >> 32) as usize - 1, (at & 0xffff_ffff) as usize);
+        &mut self.memory[memory][offset..offset + length]
+    }
+
+    fn number(&mut self, at: u64, length: usize) -> u64 {
+        let mut number = [0; 8];
+        number[..length].copy_from_slice(self.bytes(at, length));
+        u64::from_le_bytes(number)
+    }
+
+    fn lookup(&mut self, map: Map, key: u64) -> u64 {
+        let rows = self.rows.iter().find(|rows| rows.map == map).expect("a table");
+        let (kind, length) = (rows.kind, rows.key);
+        let key = self.bytes(key, length).to_vec();
+        let rows = self.rows.iter().find(|rows| rows.map == map).expect("a table");
+        let mut of_all = rows.keys.chunks_exact(rows.key).zip(rows.values.chunks_exact(rows.value));
+        let found = match kind {
+            Kind::Array | Kind::Hash => of_all.find(|(known, _)| *known == key),
+            Kind::LongestPrefix => {
+                let bits = |key: &[u8]| u32::from_le_bytes(key[..4].try_into().expect("4 bytes")) as usize;
+                let bit = |key: &[u8], at: usize| key[4 + at / 8] >> (7 - at % 8) & 1;
+                let is_in = |known: &[u8]| {
+                    bits(known) <= bits(&key) && (0..bits(known)).all(|at| bit(known, at) == bit(&key, at))
+                };
+                of_all.filter(|(known, _)| is_in(known)).max_by_key(|(known, _)| bits(known))
+            }
+        };
+        let Some(value) = found.map(|(_, value)| value.to_vec()) else { return 0 };
+        self.memory.push(value);
+        pointer(self.memory.len() - 1, 0)
+    }
+
+    /// Runs a program on a context; `socket` is where the context has the address of the socket, whose fields follow.
+    pub(crate) fn run(&mut self, program: &Program, context: &[u8], at: usize, socket: &[u8]) -> Done {
+        self.memory = vec![vec![0xaa; STACK], socket.to_vec(), context.to_vec()];
+        let of_socket = pointer(1, 0);
+        self.memory[2][at..at + 8].copy_from_slice(&of_socket.to_le_bytes());
+        let mut done = Done::default();
+        let mut registers = [0_u64; 11];
+        registers[1] = pointer(2, 0);
+        registers[10] = pointer(0, STACK);
+        let mut next = 0;
+        for _ in 0..100_000 {
+            let Instruction { code, registers: both, offset, immediate } = program.code[next];
+            let (to, from) = (usize::from(both & 0xf), usize::from(both >> 4));
+            let wide = i64::from(immediate) as u64;
+            let operand = if code & BY_REGISTER != 0 { registers[from] } else { wide };
+            let length = if code & DOUBLE == DOUBLE { 8 } else { 4 };
+            let jump = (next as i64 + 1 + i64::from(offset)) as usize;
+            let place = |register: u64| register.wrapping_add(i64::from(offset) as u64);
+            next += 1;
+            match code {
+                EXIT => {
+                    done.result = registers[0];
+                    return done;
+                }
+                GO => next = jump,
+                LOAD_WIDE => {
+                    let (_, map) = program.maps.iter().find(|(at, _)| *at == next - 1).expect("a map");
+                    registers[to] = MAP | *map as u64;
+                    next += 1;
+                }
+                TO_BIG_ENDIAN => registers[to] = u64::from((registers[to] as u16).to_be()),
+                CALL => {
+                    let map = |register: u64| {
+                        let all = [
+                            Map::Networks,
+                            Map::Ports,
+                            Map::Profiles,
+                            Map::Options,
+                            Map::Enforced,
+                            Map::Sockets,
+                            Map::Listeners,
+                        ];
+                        all.into_iter().find(|map| MAP | *map as u64 == register).expect("a map")
+                    };
+                    registers[0] = match Helper::from_number(immediate).expect("a helper") {
+                        Helper::MapLookup => self.lookup(map(registers[1]), registers[2]),
+                        Helper::SetSockopt => {
+                            assert_eq!(registers[1], pointer(2, 0), "the context");
+                            let value = self.bytes(registers[4], registers[5] as usize).to_vec();
+                            done.set.push((registers[2] as i32, registers[3] as i32, value));
+                            0
+                        }
+                        Helper::StorageGet => {
+                            assert_eq!(registers[2], of_socket, "the socket");
+                            let map = map(registers[1]);
+                            if registers[4] == 1 {
+                                self.storage.entry(map).or_default();
+                            }
+                            match self.storage.get(&map) {
+                                None => 0,
+                                Some(value) => {
+                                    // Whatever is written there is what is remembered.
+                                    self.memory.push(value.to_le_bytes().to_vec());
+                                    pointer(self.memory.len() - 1, 0)
+                                }
+                            }
+                        }
+                    };
+                    if Helper::from_number(immediate) == Some(Helper::StorageGet) && registers[0] != 0 {
+                        // The program may write to it, with its next instructions: found again by its place.
+                        self.memory.last_mut().expect("just made").push(map(registers[1]) as u8);
+                    }
+                    registers[1..6].fill(0xdead_dead_dead_dead);
+                }
+                _ if code & !DOUBLE == LOAD => registers[to] = self.number(place(registers[from]), length),
+                _ if code & !DOUBLE == STORE || code & !DOUBLE == STORE_IMMEDIATE => {
+                    let value = if code & !DOUBLE == STORE { registers[from] } else { wide };
+                    let at = place(registers[to]);
+                    self.bytes(at, length).copy_from_slice(&value.to_le_bytes()[..length]);
+                    let memory = &self.memory[(at >> 32) as usize - 1];
+                    if memory.len() == 9 {
+                        let written = u64::from_le_bytes(memory[..8].try_into().expect("8 bytes"));
+                        let map = if memory[8] == Map::Sockets as u8 { Map::Sockets } else { Map::Listeners };
+                        self.storage.insert(map, written);
+                    }
+                }
+                _ if code & 7 == WIDE => {
+                    registers[to] = match code & 0xf0 {
+                        ADD => registers[to].wrapping_add(operand),
+                        SUBTRACT => registers[to].wrapping_sub(operand),
+                        OR => registers[to] | operand,
+                        AND => registers[to] & operand,
+                        SHIFT_RIGHT => registers[to] >> operand,
+                        MOVE => operand,
+                        other => panic!("operation {other:x}"),
+                    };
+                }
+                _ => {
+                    let (one, other) = match code & 7 {
+                        JUMP => (registers[to], operand),
+                        JUMP_WORD => (u64::from(registers[to] as u32), u64::from(operand as u32)),
+                        class => panic!("class {class:x}"),
+                    };
+                    let when = When::ALL.into_iter().find(|when| when.bits() == code & 0xf0).expect("a comparison");
+                    let is_so = match when {
+                        When::Equal => one == other,
+                        When::NotEqual => one != other,
+                        When::Above => one > other,
+                        When::AtLeast => one >= other,
+                    };
+                    if is_so {
+                        next = jump;
+                    }
+                }
+            }
+        }
+        panic!("it does not end");
+    }
+}

@@ -1,0 +1,473 @@
+//! A policy as tables for the programs: which rule, and what it sets when. Pure; the decisions are [`Rules`]'.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+
+use policy::catalog::Key;
+use policy::conditions::Direction;
+use policy::constants::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP, option_name, option_number};
+use policy::matcher::Pattern;
+use policy::options::Family;
+use policy::plan::Plan;
+use policy::rules::Inheritance;
+use policy::{Decision, Enforce, Phase, Phases, Rules, Setting, Value};
+
+use crate::tables::{Class, FROM, LISTEN, LOCAL, Networks, TO, TooLarge};
+
+/// Options that the kernel lets programs set on a socket (net/core/filter.c), which is not every option: by level and name.
+/// A place in this list is a bit in what is remembered of a socket, also by programs of another version of the command: only
+/// ever add to it.
+const SETTABLE: [(i32, &str); 24] = [
+    (SOL_SOCKET, "SO_KEEPALIVE"),
+    (SOL_TCP, "TCP_KEEPIDLE"),
+    (SOL_TCP, "TCP_KEEPINTVL"),
+    (SOL_TCP, "TCP_KEEPCNT"),
+    (SOL_TCP, "TCP_USER_TIMEOUT"),
+    (SOL_TCP, "TCP_SYNCNT"),
+    (SOL_TCP, "TCP_NODELAY"),
+    (SOL_TCP, "TCP_MAXSEG"),
+    (SOL_TCP, "TCP_CONGESTION"),
+    (SOL_TCP, "TCP_NOTSENT_LOWAT"),
+    (SOL_TCP, "TCP_WINDOW_CLAMP"),
+    (SOL_TCP, "TCP_THIN_LINEAR_TIMEOUTS"),
+    (SOL_TCP, "TCP_RTO_MAX_MS"),
+    (SOL_SOCKET, "SO_RCVBUF"),
+    (SOL_SOCKET, "SO_SNDBUF"),
+    (SOL_SOCKET, "SO_RCVLOWAT"),
+    (SOL_SOCKET, "SO_MAX_PACING_RATE"),
+    (SOL_SOCKET, "SO_PRIORITY"),
+    (SOL_SOCKET, "SO_MARK"),
+    (SOL_SOCKET, "SO_BINDTODEVICE"),
+    (SOL_SOCKET, "SO_REUSEADDR"),
+    (SOL_SOCKET, "SO_REUSEPORT"),
+    (SOL_IP, "IP_TOS"),
+    (SOL_IPV6, "IPV6_TCLASS"),
+];
+
+/// The bit of an option, if programs can set it.
+fn bit(level: i32, name: i32) -> Option<u32> {
+    SETTABLE
+        .iter()
+        .zip(0..)
+        .find_map(|((of, option), bit)| (*of == level && option_number(level, option) == Some(name)).then_some(bit))
+}
+
+/// Whether the kernel lets programs set an option, on some kernel at least.
+#[must_use]
+pub fn is_settable(level: i32, name: i32) -> bool {
+    bit(level, name).is_some()
+}
+
+/// Options that one profile may set: the programs' loop has an end.
+pub(crate) const MOST_OPTIONS: usize = 64;
+/// Rules, and profiles: each has 16 bits of an answer.
+const MOST_RULES: usize = 65_534;
+
+/// What a profile sets on one kind of socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Slot {
+    /// Where its options begin.
+    pub start: u32,
+    /// How many they are.
+    pub count: u32,
+    /// Which of them the program is not to change, by their bits.
+    pub enforced: u64,
+}
+
+/// Which slot of a profile a socket has: those of sockets that connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// TCP that sends IPv4.
+    Tcp4,
+    /// TCP that sends IPv6.
+    Tcp6,
+    /// UDP that sends IPv4.
+    Udp4,
+    /// UDP that sends IPv6.
+    Udp6,
+}
+
+/// Slots of a profile. A profile for listeners has those of IPv4, IPv6 and both; one for accepted sockets IPv4 and IPv6.
+pub(crate) const SLOTS: usize = 4;
+/// A profile in the kernel.
+pub(crate) type Profile = [Slot; SLOTS];
+
+/// An option with its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OptionRow {
+    /// As in setsockopt(2).
+    pub level: i32,
+    /// As in setsockopt(2).
+    pub name: i32,
+    /// Bytes of the value.
+    pub length: u32,
+    /// The value, behind which there are zeroes.
+    pub value: [u8; 16],
+}
+
+impl OptionRow {
+    fn of(setting: &Setting) -> Option<Self> {
+        let (mut value, length) = ([0; 16], setting.value.length()?);
+        match &setting.value {
+            Value::Int(number) => value.iter_mut().zip(number.to_ne_bytes()).for_each(|(to, from)| *to = from),
+            Value::Text(text) => value.iter_mut().zip(text.bytes().take(15)).for_each(|(to, from)| *to = from),
+            Value::Timeval { .. } | Value::Linger { .. } => return None,
+        }
+        is_settable(setting.level, setting.name).then_some(Self {
+            level: setting.level,
+            name: setting.name,
+            length,
+            value,
+        })
+    }
+}
+
+trait Length {
+    fn length(&self) -> Option<u32>;
+}
+
+impl Length for Value {
+    fn length(&self) -> Option<u32> {
+        match self {
+            Self::Int(_) => Some(4),
+            Self::Text(text) => u32::try_from(text.len().min(15)).ok().filter(|length| *length > 0),
+            Self::Timeval { .. } | Self::Linger { .. } => None,
+        }
+    }
+}
+
+/// An option that can be enforced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Enforced {
+    /// As in setsockopt(2).
+    pub level: i32,
+    /// As in setsockopt(2).
+    pub name: i32,
+    /// Its bit.
+    pub bit: u64,
+    /// From fewer bytes the kernel makes an error of its own.
+    pub least: u32,
+}
+
+impl Enforced {
+    /// All that there are: what is enforced on a socket stays so when another policy takes the place of the one that did it.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let of = |((level, option), bit): (&(i32, &str), u32)| {
+            let least = match *option {
+                // An empty name takes the socket off its interface.
+                "SO_BINDTODEVICE" => 0,
+                "TCP_CONGESTION" | "IP_TOS" => 1,
+                _ => 4,
+            };
+            Some(Self { level: *level, name: option_number(*level, option)?, bit: 1 << bit, least })
+        };
+        SETTABLE.iter().zip(0..).filter_map(of).collect()
+    }
+}
+
+/// Something that the kernel cannot do for a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// The rule, or "defaults".
+    pub rule: String,
+    /// What, and why.
+    pub what: String,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.what)
+    }
+}
+
+/// A policy, ready for the kernel.
+#[derive(Debug, Default)]
+pub struct Tables {
+    /// Networks and ports.
+    pub networks: Networks,
+    /// What is set.
+    pub profiles: Vec<Profile>,
+    /// With which values.
+    pub options: Vec<OptionRow>,
+    /// Whether there is anything that programs cannot change.
+    pub enforces: bool,
+    /// Whether anything is set on sockets that connect.
+    pub connects: bool,
+    /// Whether anything is set on listeners, or on sockets that are accepted.
+    pub listens: bool,
+    /// What had to be left out.
+    pub lost: Vec<Lost>,
+    known_profiles: HashMap<Profile, u32>,
+    known_options: HashMap<Vec<OptionRow>, u32>,
+}
+
+/// The answer of a table: the number of the profile, and that of the rule from 1, or 0 for the defaults.
+fn answer(rule: u32, profile: u32) -> u32 {
+    rule << 16 | profile
+}
+
+/// The slots that a profile has, and which settings are in each.
+#[derive(Debug, Clone, Copy)]
+enum For {
+    Connecting,
+    Listening(Inheritance),
+    Accepted(Phases),
+}
+
+impl For {
+    /// When something is set that the program is then not to change.
+    fn enforced(self, set: Phases) -> Phases {
+        match self {
+            Self::Connecting => set,
+            // Accepted sockets inherit what is remembered of it.
+            Self::Listening(_) => Phases::INBOUND,
+            Self::Accepted(_) => Phases::ACCEPTED,
+        }
+    }
+
+    fn plans<'a>(self, decision: Decision<'a>) -> Vec<Plan<'a>> {
+        let plan = |phases, family| Plan::of(decision, phases, family);
+        let (connect, datagram) = (Phases::of(&[Phase::Connect]), Phases::of(&[Phase::Datagram]));
+        let listen = Phases::of(&[Phase::Listen]);
+        match self {
+            Self::Connecting => vec![
+                plan(connect, Family::V4),
+                plan(connect, Family::V6),
+                plan(datagram, Family::V4),
+                plan(datagram, Family::V6),
+            ],
+            Self::Listening(inheritance) => [Family::V4, Family::V6, Family::Any]
+                .map(|family| plan(listen, family).with_inheritance(inheritance))
+                .to_vec(),
+            Self::Accepted(phases) => [Family::V4, Family::V6].map(|family| plan(phases, family)).to_vec(),
+        }
+    }
+}
+
+impl Tables {
+    /// Compiles a policy that was compiled for every process. What the kernel cannot do is left out, and in `lost`.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn of(rules: &Rules) -> Result<Self, TooLarge> {
+        let mut tables = Self { lost: lost(rules), ..Self::default() };
+        // The defaults' profile comes first.
+        tables.profile(rules.otherwise(true), For::Connecting)?;
+        let live: Vec<(u32, &policy::rules::Rule)> =
+            (1..).zip(rules.rules()).filter(|(_, rule)| !rule.conditions().ask_for_process()).collect();
+        if live.last().is_some_and(|(number, _)| *number as usize > MOST_RULES) {
+            return Err(TooLarge { what: "rules", limit: MOST_RULES });
+        }
+        tables.add_connecting(&live)?;
+        tables.add_accepting(rules, &live)?;
+        Ok(tables)
+    }
+
+    fn add_connecting(&mut self, live: &[(u32, &policy::rules::Rule)]) -> Result<(), TooLarge> {
+        let connecting: Vec<_> = live.iter().filter(|(_, rule)| rule.conditions().is_for_connecting()).collect();
+        let mut answers = BTreeMap::from([(0, answer(0, 0))]);
+        for (number, rule) in &connecting {
+            answers.insert(*number, answer(*number, self.profile(rule.decision(true), For::Connecting)?));
+        }
+        let is_set = |profile: &Profile| profile.iter().any(|slot| slot.count > 0);
+        self.connects = self.profiles.iter().any(is_set);
+        let patterns = connecting.iter().flat_map(|(number, rule)| {
+            patterns_or_any(rule.conditions().to()).iter().map(move |pattern| (*number, pattern))
+        });
+        self.networks
+            .add(TO, patterns, true, |numbers| answers.get(numbers.first().unwrap_or(&0)).copied().unwrap_or_default())
+    }
+
+    /// Listeners, and what they accept.
+    fn add_accepting(&mut self, rules: &Rules, live: &[(u32, &policy::rules::Rule)]) -> Result<(), TooLarge> {
+        let by_number: BTreeMap<u32, &policy::rules::Rule> = live.iter().copied().collect();
+        let decision =
+            |number: u32| by_number.get(&number).map_or_else(|| rules.otherwise(true), |rule| rule.decision(true));
+        let inbound: Vec<_> =
+            live.iter().filter(|(_, rule)| rule.conditions().direction() != Direction::Outbound).collect();
+        let is_for_some = |number: &u32| {
+            by_number.get(number).is_some_and(|rule| rule.conditions().direction() == Direction::Accepted)
+        };
+        let patterns = || {
+            inbound.iter().flat_map(|(number, rule)| {
+                patterns_or_any(rule.conditions().listen()).iter().map(move |pattern| (*number, pattern))
+            })
+        };
+        // Which rules match a listener: for each such set, what it has itself and what its clients' class is.
+        let mut sets: BTreeMap<BTreeSet<u32>, u32> = BTreeMap::new();
+        let mut all = Networks::default();
+        // What comes behind the first rule that is for the listener whoever connects is of no consequence.
+        let relevant = |numbers: &BTreeSet<u32>| {
+            let settled = numbers.iter().find(|number| !is_for_some(number)).copied();
+            let is_before = |number: &u32| settled.is_none_or(|settled| *number <= settled);
+            let mut relevant: BTreeSet<u32> = numbers.iter().copied().filter(is_before).collect();
+            if settled.is_none() {
+                relevant.insert(0);
+            }
+            relevant
+        };
+        all.add(LISTEN, patterns(), false, |numbers| {
+            let next = sets.len() as u32;
+            *sets.entry(relevant(numbers)).or_insert(next)
+        })?;
+        let mut of_listener = BTreeMap::new();
+        let mut of_clients = BTreeMap::new();
+        let mut next_class: Class = FROM;
+        for (set, number) in &sets {
+            let some: Vec<u32> = set.iter().copied().filter(is_for_some).collect();
+            let settled = set.iter().copied().find(|number| !is_for_some(number)).unwrap_or(0);
+            let settled_decision = decision(settled);
+            let always = Phases::of(&[Phase::AcceptAlways]);
+            let inheritance = if some.is_empty() { Inheritance::Full } else { Inheritance::None };
+            let profile = self.profile(settled_decision, For::Listening(inheritance))?;
+            of_listener.insert(*number, answer(settled, profile));
+            let phases = if some.is_empty() { always } else { Phases::ACCEPTED };
+            let mut answers = BTreeMap::new();
+            for number in some.iter().copied().chain([settled]) {
+                answers.insert(number, answer(number, self.profile(decision(number), For::Accepted(phases))?));
+            }
+            let is_set = |answer: &u32| {
+                let profile = self.profiles.get((*answer & 0xffff) as usize);
+                profile.is_some_and(|profile| profile.iter().any(|slot| slot.count > 0))
+            };
+            if !answers.values().any(is_set) {
+                of_clients.insert(*number, 0);
+                continue;
+            }
+            of_clients.insert(*number, next_class);
+            const ANY: &[Pattern] = &[Pattern::ANY];
+            let from =
+                some.iter().filter_map(|number| Some((*number, by_number.get(number)?))).flat_map(|(number, rule)| {
+                    rule.conditions().from().unwrap_or_default().iter().map(move |pattern| (number, pattern))
+                });
+            // The one that is settled comes last, whatever its number.
+            let from = from.chain(ANY.iter().map(|pattern| (u32::MAX, pattern)));
+            self.networks.add(next_class, from, true, |numbers| {
+                let number = numbers.first().copied().filter(|number| *number != u32::MAX).unwrap_or(settled);
+                answers.get(&number).copied().unwrap_or_default()
+            })?;
+            next_class += 1;
+        }
+        let has_slots = |answer: &u32| {
+            let profile = self.profiles.get((*answer & 0xffff) as usize);
+            profile.is_some_and(|profile| profile.iter().any(|slot| slot.count > 0 || slot.enforced != 0))
+        };
+        self.listens = of_listener.values().any(has_slots) || of_clients.values().any(|class| *class != 0);
+        if self.listens {
+            for (class, found) in [(LISTEN, &of_listener), (LOCAL, &of_clients)] {
+                self.networks.add(class, patterns(), false, |numbers| {
+                    sets.get(&relevant(numbers)).and_then(|set| found.get(set)).copied().unwrap_or_default()
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of a profile.
+    fn profile(&mut self, decision: Decision<'_>, kind: For) -> Result<u32, TooLarge> {
+        let mut profile = Profile::default();
+        for (slot, plan) in profile.iter_mut().zip(kind.plans(decision)) {
+            *slot = self.slot(&plan, &plan.at(kind.enforced(plan.phases())))?;
+        }
+        if let Some(known) = self.known_profiles.get(&profile) {
+            return Ok(*known);
+        }
+        let number = self.profiles.len();
+        if number > MOST_RULES {
+            return Err(TooLarge { what: "profiles", limit: MOST_RULES });
+        }
+        self.profiles.push(profile);
+        self.known_profiles.insert(profile, number as u32);
+        Ok(number as u32)
+    }
+
+    fn slot(&mut self, plan: &Plan<'_>, kept: &Plan<'_>) -> Result<Slot, TooLarge> {
+        // Filled in is only what the program has left alone, which programs cannot tell here: it is in `lost`.
+        if plan.enforce() == Enforce::Fill {
+            return Ok(Slot::default());
+        }
+        let settings = plan.settings().filter(|setting| setting.key != Key::ConnectTimeout);
+        let rows: Vec<OptionRow> = settings.filter_map(OptionRow::of).collect();
+        if rows.len() > MOST_OPTIONS {
+            return Err(TooLarge { what: "options in one rule", limit: MOST_OPTIONS });
+        }
+        let mut enforced = 0;
+        for setting in kept.settings().filter(|setting| setting.key != Key::ConnectTimeout) {
+            let row = OptionRow::of(setting).filter(|_| plan.enforce() == Enforce::Always);
+            let Some(bit) = row.and_then(|row| bit(row.level, row.name)).map(|bit| 1 << bit) else { continue };
+            enforced |= bit;
+        }
+        self.enforces |= enforced != 0;
+        let count = rows.len() as u32;
+        let start = match self.known_options.get(&rows) {
+            Some(start) => *start,
+            None => {
+                let start = self.options.len() as u32;
+                self.options.extend(&rows);
+                self.known_options.insert(rows, start);
+                start
+            }
+        };
+        Ok(Slot { start, count, enforced })
+    }
+}
+
+/// What is not listed is not asked about.
+fn patterns_or_any(patterns: Option<&[Pattern]>) -> &[Pattern] {
+    const ANY: &[Pattern] = &[Pattern::ANY];
+    patterns.unwrap_or(ANY)
+}
+
+/// What the kernel cannot do.
+fn lost(rules: &Rules) -> Vec<Lost> {
+    let mut lost = Vec::new();
+    let mut add = |rule: &str, what: String| {
+        let one = Lost { rule: rule.to_owned(), what };
+        if !lost.contains(&one) {
+            lost.push(one);
+        }
+    };
+    if rules.shortcuts().is_some() {
+        add("environment", "SOCKOPT_TO and SOCKOPT_PROCESS are not supported in the kernel: write a rule".to_owned());
+    }
+    for rule in rules.rules() {
+        let name = format!("rule \"{}\"", rule.name());
+        let conditions = rule.conditions();
+        if conditions.process().is_some() {
+            add(&name, "process is not supported in the kernel yet".to_owned());
+            continue;
+        }
+        if conditions.command().is_some() {
+            add(&name, "the kernel does not know command lines (command)".to_owned());
+            continue;
+        }
+        for host in rule.hosts().filter_map(Pattern::host) {
+            add(&name, format!("the kernel does not know names of hosts ({host}): use addresses"));
+        }
+        of_decision(rule.decision(true), conditions.direction(), |what| add(&name, what));
+    }
+    of_decision(rules.otherwise(true), Direction::Both, |what| add("defaults", what));
+    lost
+}
+
+fn of_decision(decision: Decision<'_>, direction: Direction, mut add: impl FnMut(String)) {
+    let profile = decision.profile();
+    if profile.enforce() == Enforce::Fill && !profile.settings().is_empty() {
+        add("enforce = \"fill\" is not supported in the kernel yet".to_owned());
+    }
+    for setting in profile.settings() {
+        let key = setting.key.name();
+        let option = || option_name(setting.level, setting.name).unwrap_or(key);
+        let before_bind = Phases::of(&[Phase::Bind, Phase::BindDatagram]);
+        if OptionRow::of(setting).is_none() {
+            add(format!("{key}: programs in the kernel cannot set {}", option()));
+        } else if setting.phases.intersects(before_bind) && !setting.phases.intersects(Phases::OUTBOUND) {
+            add(format!("{key} is set at bind, which is not supported in the kernel yet"));
+        } else if setting.phases.contains(Phase::Connected) || setting.key == Key::ConnectTimeout {
+            add(format!("{key}: connect_timeout is not supported in the kernel yet"));
+        } else if direction == Direction::Listeners && setting.phases.contains(Phase::BindDatagram) {
+            // UDP that only binds: TCP has it.
+        }
+    }
+}

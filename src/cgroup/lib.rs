@@ -1,0 +1,18 @@
+//! Sets socket options in all programs of a control group, by programs in the kernel (eBPF): docs/design-kernel.md.
+
+pub mod assembler;
+pub mod attach;
+#[cfg(test)]
+mod checks;
+pub mod compile;
+pub mod group;
+pub mod programs;
+pub mod refusal;
+mod rows;
+mod sys;
+pub mod tables;
+
+pub use attach::{About, Attached, Attachment, attach, detach, status};
+pub use compile::{Lost, Tables};
+pub use group::Group;
+pub use refusal::Refusal;

@@ -1,0 +1,487 @@
+//! The programs that run in the kernel. They are the same for every policy: what they do is in the tables.
+
+use crate::assembler::Register::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
+use crate::assembler::Size::{Double, Word};
+use crate::assembler::When::{Above, AtLeast, Equal, NotEqual};
+use crate::assembler::{Assembler, Helper, Label, Map, NoProgram, Program, Register};
+use crate::compile::{Kind, MOST_OPTIONS, SLOTS};
+use crate::tables::{Class, LISTEN, LOCAL, TO};
+
+/// Fields of `struct bpf_sock_addr` (linux/bpf.h), what a socket connects to.
+mod address {
+    pub(super) const IP4: i16 = 4;
+    pub(super) const IP6: i16 = 8;
+    pub(super) const PORT: i16 = 24;
+    pub(super) const TYPE: i16 = 32;
+    pub(super) const PROTOCOL: i16 = 36;
+    pub(super) const SOCKET: i16 = 64;
+}
+
+/// Fields of `struct bpf_sock_ops`, something that a TCP socket goes through.
+mod event {
+    pub(super) const WHAT: i16 = 0;
+    pub(super) const FAMILY: i16 = 20;
+    pub(super) const REMOTE_IP4: i16 = 24;
+    pub(super) const LOCAL_IP4: i16 = 28;
+    pub(super) const REMOTE_IP6: i16 = 32;
+    pub(super) const LOCAL_IP6: i16 = 48;
+    /// In network order.
+    pub(super) const REMOTE_PORT: i16 = 64;
+    /// In this machine's order.
+    pub(super) const LOCAL_PORT: i16 = 68;
+    pub(super) const SOCKET: i16 = 184;
+    /// BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB: it was accepted.
+    pub(super) const ACCEPTED: i32 = 5;
+    /// BPF_SOCK_OPS_TCP_LISTEN_CB
+    pub(super) const LISTENS: i32 = 11;
+}
+
+/// Fields of `struct bpf_sockopt`, a call of setsockopt.
+mod call {
+    pub(super) const SOCKET: i16 = 0;
+    pub(super) const LEVEL: i16 = 24;
+    pub(super) const NAME: i16 = 28;
+    pub(super) const LENGTH: i16 = 32;
+}
+
+/// Fields of `struct bpf_sock`.
+mod socket {
+    pub(super) const SOURCE_IP4: i16 = 24;
+    pub(super) const SOURCE_IP6: i16 = 28;
+}
+
+/// Where the stack has what.
+mod stack {
+    /// The key of a network: the length of its prefix, the class, the address.
+    pub(super) const NETWORK: i16 = -24;
+    pub(super) const CLASS: i16 = NETWORK + 4;
+    pub(super) const ADDRESS: i16 = NETWORK + 8;
+    /// The key of an array, or level and name of an option.
+    pub(super) const KEY: i16 = -32;
+    /// The slot of the profile.
+    pub(super) const SLOT: i16 = -40;
+    /// Which slot: its offset in a profile.
+    pub(super) const KIND: i16 = -48;
+    /// A register that is needed again.
+    pub(super) const SAVED: i16 = -56;
+}
+
+const SOCK_STREAM: i32 = 1;
+const SOCK_DGRAM: i32 = 2;
+const IPPROTO_TCP: i32 = 6;
+const IPPROTO_UDP: i32 = 17;
+const AF_INET: i32 = 2;
+/// Each slot of a profile.
+const SLOT_BYTES: i32 = 16;
+/// Each option; in it the length and the value.
+const OPTION_LENGTH: i16 = 8;
+const OPTION_VALUE: i32 = 16;
+/// As many bytes as the value of an option may have.
+const MOST_BYTES: i32 = 16;
+/// As much of an option's value as the kernel shows to programs.
+const PAGE: i32 = 4096;
+/// Halving 2^20 ranges so often leaves one.
+const HALVINGS: usize = 20;
+
+/// A number of 32 bits in network order, as this machine loads it.
+const fn network_order(number: u32) -> i32 {
+    number.to_be() as i32
+}
+
+/// The same program in the making, with what several have in common.
+struct Maker {
+    asm: Assembler,
+    /// Where a program ends that lets the call go on.
+    end: Label,
+}
+
+impl Maker {
+    /// r6 is the context from here on.
+    fn new() -> Self {
+        let mut asm = Assembler::default();
+        let end = asm.label();
+        asm.copy(R6, R1);
+        Self { asm, end }
+    }
+
+    fn finish(mut self, name: &'static str) -> Result<Program, NoProgram> {
+        self.asm.place(self.end);
+        self.asm.set(R0, 1);
+        self.asm.exit();
+        self.asm.finish(name)
+    }
+
+    /// Which slot of the profile counts.
+    fn kind(&mut self, slot: i32) {
+        self.asm.store_number(Double, R10, stack::KIND, slot * SLOT_BYTES);
+    }
+
+    /// The address of IPv4 in `from`, in network order, as part of a network's key.
+    fn mapped_address(&mut self, from: Register) {
+        self.asm.store(Word, R10, stack::ADDRESS + 12, from);
+        self.asm.store_number(Double, R10, stack::ADDRESS, 0);
+        self.asm.store_number(Word, R10, stack::ADDRESS + 8, network_order(0xffff));
+    }
+
+    /// The address of IPv6 at `offset` of the context as part of a network's key.
+    fn address(&mut self, offset: i16) {
+        for word in 0..4 {
+            self.asm.load(Word, R1, R6, offset + 4 * word);
+            self.asm.store(Word, R10, stack::ADDRESS + 4 * word, R1);
+        }
+    }
+
+    /// Goes on at the label unless the address of the key is an IPv4 one.
+    fn unless_mapped(&mut self, label: Label) {
+        self.asm.load(Double, R1, R10, stack::ADDRESS);
+        self.asm.go_if(R1, NotEqual, 0, label);
+        self.asm.load(Word, R1, R10, stack::ADDRESS + 8);
+        self.asm.go_if_word(R1, NotEqual, network_order(0xffff), label);
+    }
+
+    /// Looks the row of an array up whose number is in `index`: r0 is the row. There is one, but the kernel wants to be asked.
+    fn row(&mut self, map: Map, index: Register) {
+        self.asm.store(Word, R10, stack::KEY, index);
+        self.asm.load_map(R1, map);
+        self.asm.copy(R2, R10);
+        self.asm.add_number(R2, stack::KEY.into());
+        self.asm.call(Helper::MapLookup);
+        self.asm.go_if(R0, Equal, 0, self.end);
+    }
+
+    /// Looks up the address of the key and the port in r7: r8 is the answer.
+    fn decide(&mut self) {
+        let (found, search) = (self.asm.label(), self.asm.label());
+        self.asm.store_number(Word, R10, stack::NETWORK, 32 + 128);
+        self.asm.load_map(R1, Map::Networks);
+        self.asm.copy(R2, R10);
+        self.asm.add_number(R2, stack::NETWORK.into());
+        self.asm.call(Helper::MapLookup);
+        self.asm.go_if(R0, Equal, 0, self.end);
+        self.asm.load(Word, R8, R0, 0);
+        self.asm.load(Word, R9, R0, 4);
+        self.asm.go_if(R9, Equal, 0, found);
+        // The range is among r9 that begin with r8: the half in which it is, again and again.
+        for _ in 0..HALVINGS {
+            let (next, lower) = (self.asm.label(), self.asm.label());
+            self.asm.go_if(R9, Equal, 1, search);
+            // r1 = the last of the lower half
+            self.asm.copy(R1, R9);
+            self.asm.shift_right(R1, 1);
+            self.asm.store(Double, R10, stack::SAVED, R1);
+            self.asm.add_register(R1, R8);
+            self.asm.add_number(R1, -1);
+            self.row(Map::Ports, R1);
+            self.asm.load(Word, R2, R0, 0);
+            self.asm.load(Double, R1, R10, stack::SAVED);
+            self.asm.go_if_register(R2, AtLeast, R7, lower);
+            self.asm.add_register(R8, R1);
+            self.asm.subtract(R9, R1);
+            self.asm.go(next);
+            self.asm.place(lower);
+            self.asm.copy(R9, R1);
+            self.asm.place(next);
+        }
+        self.asm.place(search);
+        self.row(Map::Ports, R8);
+        self.asm.load(Word, R8, R0, 4);
+        self.asm.place(found);
+    }
+
+    /// Sets what the profile of the answer in r8 has for the kind of socket; the socket is at `socket` of the context.
+    fn set(&mut self, socket: i16) {
+        let (next, some, done) = (self.asm.label(), self.asm.label(), self.asm.label());
+        self.asm.and_number(R8, 0xffff);
+        self.row(Map::Profiles, R8);
+        // The slot. The kernel wants to see that it lies in the profile.
+        self.asm.load(Double, R1, R10, stack::KIND);
+        self.asm.and_number(R1, (SLOTS as i32 - 1) * SLOT_BYTES);
+        self.asm.add_register(R0, R1);
+        self.asm.store(Double, R10, stack::SLOT, R0);
+        self.asm.load(Word, R7, R0, 0);
+        self.asm.load(Word, R8, R0, 4);
+        // Options r7 to r7 + r8; r9 counts.
+        self.asm.set(R9, 0);
+        self.asm.place(next);
+        self.asm.go_if_register(R9, AtLeast, R8, done);
+        self.asm.go_if(R9, AtLeast, MOST_OPTIONS as i32, done);
+        self.asm.copy(R1, R7);
+        self.asm.add_register(R1, R9);
+        self.row(Map::Options, R1);
+        self.asm.load(Word, R2, R0, 0);
+        self.asm.load(Word, R3, R0, 4);
+        self.asm.load(Word, R5, R0, OPTION_LENGTH);
+        self.asm.copy(R4, R0);
+        self.asm.add_number(R4, OPTION_VALUE);
+        // Kernels before 6.2 or so do not conclude from "not 0" that it is at least 1.
+        self.asm.go_if(R5, AtLeast, 1, some);
+        self.asm.go(self.end);
+        self.asm.place(some);
+        self.asm.go_if(R5, Above, MOST_BYTES, self.end);
+        self.asm.copy(R1, R6);
+        self.asm.call(Helper::SetSockopt);
+        self.asm.add_number(R9, 1);
+        self.asm.go(next);
+        self.asm.place(done);
+        self.remember(socket);
+    }
+
+    /// Remembers which options the program is not to change.
+    fn remember(&mut self, socket: i16) {
+        let (forget, write) = (self.asm.label(), self.asm.label());
+        self.asm.load(Double, R7, R10, stack::SLOT);
+        self.asm.load(Double, R7, R7, 8);
+        self.asm.load(Double, R2, R6, socket);
+        self.asm.go_if(R2, Equal, 0, self.end);
+        self.asm.load_map(R1, Map::Sockets);
+        self.asm.set(R3, 0);
+        self.asm.go_if(R7, Equal, 0, forget);
+        self.asm.set(R4, 1);
+        self.asm.call(Helper::StorageGet);
+        self.asm.go_if(R0, NotEqual, 0, write);
+        self.asm.go(self.end);
+        // A socket may have been for another rule before, or have it from its listener.
+        self.asm.place(forget);
+        self.asm.set(R4, 0);
+        self.asm.call(Helper::StorageGet);
+        self.asm.go_if(R0, Equal, 0, self.end);
+        self.asm.place(write);
+        self.asm.store(Double, R0, 0, R7);
+    }
+
+    /// Tells TCP from UDP, and leaves the rest alone.
+    fn tell_kinds(&mut self, tcp: Kind, udp: Kind) {
+        let (is_udp, known) = (self.asm.label(), self.asm.label());
+        self.asm.load(Word, R1, R6, address::PROTOCOL);
+        self.asm.load(Word, R2, R6, address::TYPE);
+        self.asm.go_if(R1, Equal, IPPROTO_UDP, is_udp);
+        self.asm.go_if(R1, NotEqual, IPPROTO_TCP, self.end);
+        self.asm.go_if(R2, NotEqual, SOCK_STREAM, self.end);
+        self.kind(tcp as i32);
+        self.asm.go(known);
+        self.asm.place(is_udp);
+        self.asm.go_if(R2, NotEqual, SOCK_DGRAM, self.end);
+        self.kind(udp as i32);
+        self.asm.place(known);
+    }
+
+    /// The port that is connected to, in r7.
+    fn port(&mut self) {
+        self.asm.load(Word, R7, R6, address::PORT);
+        self.asm.swap_16(R7);
+    }
+
+    fn class(&mut self, class: Class) {
+        self.asm.store_number(Word, R10, stack::CLASS, class as i32);
+    }
+}
+
+/// `cgroup/connect4`: a socket connects to an address of IPv4.
+///
+/// # Errors
+/// [`NoProgram`]
+pub fn connect4() -> Result<Program, NoProgram> {
+    let mut make = Maker::new();
+    let known = make.asm.label();
+    make.tell_kinds(Kind::Tcp4, Kind::Udp4);
+    make.port();
+    make.asm.load(Word, R8, R6, address::IP4);
+    make.asm.go_if(R8, NotEqual, 0, known);
+    // 0.0.0.0 is this machine: by the socket's own address if it is bound, else by the loopback's.
+    make.asm.load(Double, R1, R6, address::SOCKET);
+    make.asm.go_if(R1, Equal, 0, make.end);
+    make.asm.load(Word, R8, R1, socket::SOURCE_IP4);
+    make.asm.go_if(R8, NotEqual, 0, known);
+    make.asm.set(R8, network_order(0x7f00_0001));
+    make.asm.place(known);
+    make.mapped_address(R8);
+    make.class(TO);
+    make.decide();
+    make.set(address::SOCKET);
+    make.finish("sockopt_connect4")
+}
+
+/// `cgroup/connect6`: a socket connects to an address of IPv6, or to one of IPv4 that is written so.
+///
+/// # Errors
+/// [`NoProgram`]
+pub fn connect6() -> Result<Program, NoProgram> {
+    let mut make = Maker::new();
+    let [is_ipv6, is_unspecified, is_loopback, is_mapped, decide] = [(); 5].map(|()| make.asm.label());
+    make.tell_kinds(Kind::Tcp6, Kind::Udp6);
+    make.port();
+    make.address(address::IP6);
+    make.asm.load(Double, R1, R10, stack::ADDRESS);
+    make.asm.go_if(R1, NotEqual, 0, decide);
+    make.asm.load(Double, R1, R10, stack::ADDRESS + 8);
+    make.asm.go_if(R1, Equal, 0, is_unspecified);
+    make.unless_mapped(decide);
+    make.asm.load(Word, R8, R10, stack::ADDRESS + 12);
+    make.asm.go_if(R8, NotEqual, 0, is_mapped);
+    // ::ffff:0.0.0.0 is as 0.0.0.0.
+    make.asm.load(Double, R1, R6, address::SOCKET);
+    make.asm.go_if(R1, Equal, 0, make.end);
+    make.asm.load(Word, R2, R1, socket::SOURCE_IP6 + 8);
+    make.asm.load(Word, R8, R1, socket::SOURCE_IP6 + 12);
+    make.asm.go_if_word(R2, NotEqual, network_order(0xffff), is_loopback);
+    make.asm.go_if(R8, NotEqual, 0, is_mapped);
+    make.asm.place(is_loopback);
+    make.asm.set(R8, network_order(0x7f00_0001));
+    make.asm.place(is_mapped);
+    make.mapped_address(R8);
+    // What is sent is IPv4: the slot before that of IPv6.
+    make.asm.load(Double, R1, R10, stack::KIND);
+    make.asm.go_if(R1, Equal, Kind::Udp6 as i32 * SLOT_BYTES, is_ipv6);
+    make.kind(Kind::Tcp4 as i32);
+    make.asm.go(decide);
+    make.asm.place(is_ipv6);
+    make.kind(Kind::Udp4 as i32);
+    make.asm.go(decide);
+    // :: is ::1, unless the socket is bound to an address of IPv4.
+    make.asm.place(is_unspecified);
+    make.asm.load(Double, R1, R6, address::SOCKET);
+    make.asm.go_if(R1, Equal, 0, make.end);
+    make.asm.load(Word, R2, R1, socket::SOURCE_IP6 + 8);
+    make.asm.go_if_word(R2, Equal, network_order(0xffff), is_loopback);
+    make.asm.store_number(Word, R10, stack::ADDRESS + 12, network_order(1));
+    make.asm.place(decide);
+    make.class(TO);
+    make.decide();
+    make.set(address::SOCKET);
+    make.finish("sockopt_connect6")
+}
+
+/// `cgroup/setsockopt`: a program sets an option. If a rule has the last word about it, the answer is success and nothing
+/// is done.
+///
+/// # Errors
+/// [`NoProgram`]
+pub fn setsockopt() -> Result<Program, NoProgram> {
+    let mut make = Maker::new();
+    let pass = make.asm.label();
+    make.asm.load(Word, R1, R6, call::LEVEL);
+    make.asm.store(Word, R10, stack::KEY, R1);
+    make.asm.load(Word, R1, R6, call::NAME);
+    make.asm.store(Word, R10, stack::KEY + 4, R1);
+    make.asm.load_map(R1, Map::Enforced);
+    make.asm.copy(R2, R10);
+    make.asm.add_number(R2, stack::KEY.into());
+    make.asm.call(Helper::MapLookup);
+    make.asm.go_if(R0, Equal, 0, pass);
+    make.asm.load(Double, R7, R0, 0);
+    make.asm.load(Double, R8, R0, 8);
+    make.asm.load(Double, R2, R6, call::SOCKET);
+    make.asm.go_if(R2, Equal, 0, pass);
+    make.asm.load_map(R1, Map::Sockets);
+    make.asm.set(R3, 0);
+    make.asm.set(R4, 0);
+    make.asm.call(Helper::StorageGet);
+    make.asm.go_if(R0, Equal, 0, pass);
+    make.asm.load(Double, R1, R0, 0);
+    make.asm.and(R1, R7);
+    make.asm.go_if(R1, Equal, 0, pass);
+    // Too short a value is the kernel's to refuse.
+    make.asm.load(Word, R1, R6, call::LENGTH);
+    make.asm.go_if_register(R8, Above, R1, pass);
+    make.asm.set(R1, -1);
+    make.asm.store(Word, R6, call::LENGTH, R1);
+    make.asm.go(make.end);
+    make.asm.place(pass);
+    // The kernel has shown a page of a longer value, and takes all of it if told to look at none (EFAULT otherwise).
+    make.asm.load(Word, R1, R6, call::LENGTH);
+    let is_long = make.asm.label();
+    make.asm.go_if(R1, Above, PAGE, is_long);
+    make.asm.go(make.end);
+    make.asm.place(is_long);
+    make.asm.set(R1, 0);
+    make.asm.store(Word, R6, call::LENGTH, R1);
+    make.finish("sockopt_enforce")
+}
+
+/// Sockets that listen, and what they accept (`sock_ops`).
+///
+/// # Errors
+/// [`NoProgram`]
+pub fn events() -> Result<Program, NoProgram> {
+    let mut make = Maker::new();
+    let [local, local_ipv6, local_known, accepted, remote_ipv6, remote_known] = [(); 6].map(|()| make.asm.label());
+    let [specified, listens, no_room, set] = [(); 4].map(|()| make.asm.label());
+    make.asm.load(Word, R1, R6, event::WHAT);
+    make.asm.go_if(R1, Equal, event::LISTENS, local);
+    make.asm.go_if(R1, NotEqual, event::ACCEPTED, make.end);
+    // The class of its clients comes from the listener, which may be bound to another address than the connection has.
+    make.asm.load(Double, R2, R6, event::SOCKET);
+    make.asm.go_if(R2, Equal, 0, make.end);
+    make.asm.load_map(R1, Map::Listeners);
+    make.asm.set(R3, 0);
+    make.asm.set(R4, 0);
+    make.asm.call(Helper::StorageGet);
+    make.asm.go_if(R0, Equal, 0, local);
+    make.asm.load(Double, R8, R0, 0);
+    make.asm.go(accepted);
+    make.asm.place(local);
+    make.asm.load(Word, R7, R6, event::LOCAL_PORT);
+    make.asm.load(Word, R1, R6, event::FAMILY);
+    make.asm.go_if(R1, NotEqual, AF_INET, local_ipv6);
+    make.asm.load(Word, R1, R6, event::LOCAL_IP4);
+    make.mapped_address(R1);
+    make.kind(0);
+    make.asm.go(local_known);
+    make.asm.place(local_ipv6);
+    make.address(event::LOCAL_IP6);
+    make.kind(0);
+    make.unless_mapped(specified);
+    make.asm.go(local_known);
+    make.asm.place(specified);
+    make.kind(1);
+    make.asm.load(Double, R1, R10, stack::ADDRESS);
+    make.asm.load(Double, R2, R10, stack::ADDRESS + 8);
+    make.asm.or(R1, R2);
+    make.asm.go_if(R1, NotEqual, 0, local_known);
+    // A listener on :: takes both.
+    make.kind(2);
+    make.asm.place(local_known);
+    make.class(LOCAL);
+    make.decide();
+    make.asm.load(Word, R1, R6, event::WHAT);
+    make.asm.go_if(R1, Equal, event::LISTENS, listens);
+    make.asm.place(accepted);
+    make.asm.go_if(R8, Equal, 0, make.end);
+    make.asm.store(Word, R10, stack::CLASS, R8);
+    make.asm.load(Word, R7, R6, event::REMOTE_PORT);
+    // The kernel has the port in the upper half where the machine is little endian.
+    if cfg!(target_endian = "little") {
+        make.asm.shift_right(R7, 16);
+    }
+    make.asm.swap_16(R7);
+    make.asm.load(Word, R1, R6, event::FAMILY);
+    make.asm.go_if(R1, NotEqual, AF_INET, remote_ipv6);
+    make.asm.load(Word, R1, R6, event::REMOTE_IP4);
+    make.mapped_address(R1);
+    make.kind(0);
+    make.asm.go(remote_known);
+    make.asm.place(remote_ipv6);
+    make.address(event::REMOTE_IP6);
+    make.kind(1);
+    make.unless_mapped(remote_known);
+    make.kind(0);
+    make.asm.place(remote_known);
+    make.decide();
+    make.asm.go(set);
+    // What is accepted has the class of its clients from its listener.
+    make.asm.place(listens);
+    make.asm.load(Double, R2, R6, event::SOCKET);
+    make.asm.go_if(R2, Equal, 0, make.end);
+    make.asm.load_map(R1, Map::Listeners);
+    make.asm.set(R3, 0);
+    make.asm.set(R4, 1);
+    make.asm.call(Helper::StorageGet);
+    make.asm.go_if(R0, Equal, 0, no_room);
+    make.asm.store(Double, R0, 0, R8);
+    make.asm.place(no_room);
+    make.class(LISTEN);
+    make.decide();
+    make.asm.place(set);
+    make.set(event::SOCKET);
+    make.finish("sockopt_events")
+}

@@ -1,0 +1,242 @@
+//! `sockopt attach`, `status` and `detach`: options in all programs of a control group, set by programs in the kernel.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use cgroup::{Attachment, Group, Refusal, Tables};
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, ValueHint, value_parser};
+use policy::Process;
+use policy::units::Count;
+use serde::Serialize;
+
+use crate::{args, check, exit, output};
+
+const EXIT_CODES: &str = "Exit status:
+  0   done
+  1   it could not be done; nothing has changed
+  2   wrong usage
+  78  the configuration has errors, or asks for what the kernel cannot do";
+
+/// The control group that is meant.
+fn with_target(command: Command) -> Command {
+    command
+        .arg(
+            Arg::new("target")
+                .value_name("TARGET")
+                .help("The control group: its folder, or its path as in /proc/PID/cgroup")
+                .long_help(
+                    "The control group (version 2): its folder, such as /sys/fs/cgroup/system.slice/x.service, or its path \
+                     as in /proc/PID/cgroup, such as /system.slice/x.service. All groups in it are meant too, also those \
+                     that are made later.",
+                )
+                .value_hint(ValueHint::DirPath)
+                .value_parser(value_parser!(OsString)),
+        )
+        .arg(
+            Arg::new("pid")
+                .long("pid")
+                .value_name("PID")
+                .help("The control group of this process")
+                .value_parser(value_parser!(u32)),
+        )
+        .group(ArgGroup::new("group").args(["target", "pid"]).required(true))
+}
+
+pub(crate) fn command() -> Command {
+    let command = Command::new("attach")
+        .about("Set options in the kernel, for a control group")
+        .long_about(
+            "Attaches programs to a control group that set the configuration's options, in the kernel, on every socket \
+             that a program in the group connects, listens on or accepts. Nothing is loaded into the programs, so static \
+             programs, Go, setuid programs and io_uring are covered as well. Programs that run already are covered from \
+             now on; sockets that they have already are not.\n\n\
+             They stay attached when the command has ended, until `sockopt detach`. Attaching again replaces the \
+             configuration, and at no moment there is none.\n\n\
+             Root is needed (CAP_BPF and CAP_NET_ADMIN), and Linux 5.10. Programs of others are never displaced: if one \
+             is attached that ours would replace, nothing is done.",
+        )
+        .after_long_help(EXIT_CODES);
+    let command = with_target(command).arg(
+        Arg::new("partial")
+            .long("partial")
+            .action(ArgAction::SetTrue)
+            .help("Leave out what the kernel cannot do, instead of refusing the configuration"),
+    );
+    args::with_shortcuts(args::with_control(command, &["config"]))
+}
+
+pub(crate) fn detach_command() -> Command {
+    with_target(
+        Command::new("detach")
+            .about("Undo attach")
+            .long_about(
+                "Takes the programs of `sockopt attach` off a control group. Sockets keep the options that they have; the \
+                 programs may change them again.",
+            )
+            .after_long_help(
+                "Exit status:
+  0   done
+  1   nothing is attached there, or it could not be taken off
+  2   wrong usage",
+            ),
+    )
+}
+
+pub(crate) fn status_command() -> Command {
+    Command::new("status").about("List what is attached").arg(args::json()).after_long_help(
+        "Exit status:
+  0   success
+  1   it cannot be looked at
+  2   wrong usage",
+    )
+}
+
+fn group(matches: &ArgMatches) -> Result<Group, Refusal> {
+    match (matches.get_one::<u32>("pid"), matches.get_one::<OsString>("target")) {
+        (Some(pid), _) => Group::of_process(*pid),
+        (None, Some(target)) => Group::at(Path::new(target)),
+        (None, None) => Err(Refusal::Target("no control group is named".to_owned())),
+    }
+}
+
+fn refused(refusal: &Refusal) -> u8 {
+    output::error(&refusal.to_string(), None);
+    exit::CANNOT_WORK
+}
+
+pub(crate) fn attach(matches: &ArgMatches) -> u8 {
+    attached(matches).unwrap_or_else(|code| code)
+}
+
+fn attached(matches: &ArgMatches) -> Result<u8, u8> {
+    let loaded = args::loaded(&args::variables(matches));
+    if loaded.disabled {
+        output::error("SOCKOPT_DISABLE is set: nothing is done", None);
+        return Err(exit::CANNOT_WORK);
+    }
+    let parsed = loaded.configuration.parse();
+    check::report(&loaded, &parsed.compile(&Process::default()))?;
+    if !loaded.is_configured() {
+        let help = "give --config FILE, or an option such as --dead-peer-timeout 15s";
+        output::error("nothing is configured", Some(help));
+        return Err(exit::USAGE);
+    }
+    // Its errors were reported.
+    let rules = parsed.into_rules(None).0.map_err(|_| exit::CONFIGURATION)?;
+    let group = group(matches).map_err(|refusal| refused(&refusal))?;
+    let tables = Tables::of(&rules).map_err(|what| {
+        output::error(&what.to_string(), None);
+        exit::CONFIGURATION
+    })?;
+    let is_partial = matches.get_flag("partial");
+    for lost in &tables.lost {
+        let text = lost.to_string();
+        if is_partial { output::warning(&format!("left out: {text}"), None) } else { output::error(&text, None) }
+    }
+    if !tables.lost.is_empty() && !is_partial {
+        output::error(
+            "the kernel cannot do all that the configuration asks for: nothing was attached",
+            Some("--partial leaves that out"),
+        );
+        return Err(exit::CONFIGURATION);
+    }
+    if !tables.connects && !tables.listens {
+        output::error("the configuration sets nothing that the kernel can set", None);
+        return Err(exit::CONFIGURATION);
+    }
+    let configuration = loaded.configuration.document.as_ref().map_or("options", |source| source.name.as_str());
+    let done =
+        cgroup::attach(&group, &tables, configuration, rules.rule_count()).map_err(|refusal| refused(&refusal))?;
+    if done.has_mounted {
+        output::note(&format!("a BPF file system was mounted at {}", cgroup::attach::FILE_SYSTEM));
+    }
+    let what = if done.generation == 1 { "attached to" } else { "replaced at" };
+    output::print(&format!(
+        "{what} {}: {configuration}, {}\n",
+        output::plain(&group.path().display().to_string()),
+        Count(rules.rule_count(), "rule")
+    ));
+    Ok(exit::OK)
+}
+
+pub(crate) fn detach(matches: &ArgMatches) -> u8 {
+    let detached = group(matches).and_then(|group| cgroup::detach(&group));
+    detached.map_or_else(|refusal| refused(&refusal), |()| exit::OK)
+}
+
+pub(crate) fn status(matches: &ArgMatches) -> u8 {
+    let attachments = match cgroup::status() {
+        Ok(attachments) => attachments,
+        Err(refusal) => return refused(&refusal),
+    };
+    if matches.get_flag("json") {
+        let shown: Vec<Shown<'_>> = attachments.iter().map(Shown::of).collect();
+        output::print(&output::json(&Report { attachments: shown }, true));
+    } else if attachments.is_empty() {
+        output::print("nothing is attached\n");
+    } else {
+        output::print(&attachments.iter().map(in_words).collect::<String>());
+    }
+    exit::OK
+}
+
+fn in_words(attachment: &Attachment) -> String {
+    let about = &attachment.about;
+    let group = if about.group.is_empty() { "a control group that is not known" } else { &about.group };
+    let state = if attachment.is_gone {
+        " (exists no more; the next attach or detach clears this away)".to_owned()
+    } else if attachment.programs.is_empty() {
+        " (somebody has detached the programs: attach again)".to_owned()
+    } else {
+        String::new()
+    };
+    let programs: Vec<String> = attachment.programs.iter().map(|(place, id)| format!("{place} ({id})")).collect();
+    format!(
+        "{}{state}\n  configuration: {}, {}, generation {}\n  programs: {}\n",
+        output::plain(group),
+        output::plain(&about.configuration),
+        Count(about.rules, "rule"),
+        about.generation,
+        if programs.is_empty() { "none".to_owned() } else { programs.join(", ") },
+    )
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    attachments: Vec<Shown<'a>>,
+}
+
+/// One attachment as JSON.
+#[derive(Serialize)]
+struct Shown<'a> {
+    cgroup: &'a str,
+    cgroup_id: u64,
+    is_gone: bool,
+    configuration: &'a str,
+    rules: usize,
+    generation: u64,
+    pins: String,
+    programs: Vec<ShownProgram>,
+}
+
+#[derive(Serialize)]
+struct ShownProgram {
+    at: &'static str,
+    id: u32,
+}
+
+impl<'a> Shown<'a> {
+    fn of(attachment: &'a Attachment) -> Self {
+        let Attachment { about, programs, .. } = attachment;
+        Self {
+            cgroup: &about.group,
+            cgroup_id: attachment.group_id,
+            is_gone: attachment.is_gone,
+            configuration: &about.configuration,
+            rules: about.rules,
+            generation: about.generation,
+            pins: attachment.pins.display().to_string(),
+            programs: programs.iter().map(|(at, id)| ShownProgram { at, id: *id }).collect(),
+        }
+    }
+}

@@ -28,6 +28,8 @@ pub(crate) struct Script {
     says: Vec<String>,
     /// Whether values that are the same without the library are what is tested.
     same_looks: bool,
+    /// Whether the supervisor is refused copies of the program's descriptors.
+    is_confined: bool,
 }
 
 /// The lines of a text without indentation, comments and empty ones.
@@ -78,7 +80,14 @@ impl Script {
     /// Under the supervisor, with the program linked statically.
     fn run_supervised(&self) -> (String, String) {
         let mut command = support::plain("unshare");
-        command.arg("-Urn").arg(support::probe("readback")).args(&self.before).arg("env");
+        command.arg("-Urn").arg(support::probe("readback")).args(&self.before);
+        if self.is_confined {
+            // As Docker's seccomp profile does.
+            let refused = format!("{},{}", libc::SYS_pidfd_getfd, libc::SYS_kcmp);
+            command.arg(support::probe("refuse")).args([&refused, "1"]);
+        } else {
+            command.arg("env");
+        }
         command.arg(support::sockopt()).args(["run", "--by=supervisor", "--"]);
         self.environment.iter().for_each(|(name, value)| {
             command.env(name, value);
@@ -119,9 +128,17 @@ impl Script {
     /// The same under the supervisor. What it says of accepted sockets when it starts is not compared.
     pub(crate) fn check_supervised(&self) -> String {
         let (printed, said) = self.run_supervised();
-        let is_compared = |line: &&str| !line.starts_with("warning: accepted sockets ");
+        let is_compared = |line: &&str| {
+            !(line.starts_with("warning: accepted sockets ") || self.is_confined && line.starts_with("warning: "))
+        };
         let said: String = said.lines().filter(is_compared).map(|line| format!("{line}\n")).collect();
         self.compare((printed, said))
+    }
+
+    /// The supervisor gets no copies of the program's descriptors.
+    pub(crate) fn confined(mut self) -> Self {
+        self.is_confined = true;
+        self
     }
 
     /// The same answers under the supervisor, whatever it sets.

@@ -159,6 +159,11 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         }
         if is_dry {
             output::note("the supervisor does not see what a program does by io_uring");
+            if ready.as_ref().is_some_and(supervise::Ready::makes_sockets) {
+                output::note(
+                    "pidfd_getfd is refused here, as by Docker's seccomp profile: the supervisor makes the program's sockets itself",
+                );
+            }
         }
     }
     if is_dry && target.is_ok() && compiled.rules.as_ref().is_ok_and(|rules| rules.phases() == Phases::NONE) {
@@ -204,9 +209,10 @@ fn supervise(target: &Program, loaded: load::Loaded, rules: Rules) -> Result<sup
     if verdict.outlook == Outlook::Cannot {
         return Err(verdict);
     }
-    let lost = supervise::what_it_cannot(&rules);
     let refused = |refusal| Verdict::cannot(format!("the supervisor cannot take effect: {refusal}"), "");
+    let [with_copies, without] = [false, true].map(|makes| supervise::what_it_cannot(&rules, makes));
     let ready = supervise::start(loaded, rules).map_err(refused)?;
+    let lost = if ready.makes_sockets() { without } else { with_copies };
     lost.iter().for_each(|text| output::warning(text, None));
     Ok(ready)
 }

@@ -44,6 +44,12 @@ impl Identity {
         self.kind == libc::S_IFCHR && matches!(libc::major(self.special as libc::dev_t), 4 | 5 | 136..=143)
     }
 
+    /// Whether it is a regular file.
+    #[must_use]
+    pub fn is_regular(self) -> bool {
+        self.kind == libc::S_IFREG
+    }
+
     /// Whether it is a socket.
     #[must_use]
     pub fn is_socket(self) -> bool {

@@ -18,6 +18,10 @@ pub struct Needs {
     pub listen: bool,
     /// Level and name of the options whose setsockopt(2) is looked at, sorted.
     pub options: Vec<(i32, i32)>,
+    /// TCP sockets are made by the supervisor.
+    pub streams: bool,
+    /// UDP sockets are.
+    pub datagrams: bool,
 }
 
 /// One instruction of classic BPF, `struct sock_filter` of linux/filter.h.
@@ -105,6 +109,7 @@ impl Needs {
             // A connect that came to nothing has left its time, which what is accepted would inherit.
             listen: phases.intersects(LISTEN | Phases::of(&[Phase::Connected])),
             options,
+            ..Self::default()
         };
         // Everything else is inherited from the listener.
         if rules.sets_on_accepted() {
@@ -120,6 +125,19 @@ impl Needs {
             self.options.sort_unstable();
             self.options.dedup();
         }
+    }
+
+    /// The same, where the supervisor can have no copies of the program's sockets and makes them itself.
+    #[must_use]
+    pub fn by_making(rules: &Rules) -> Self {
+        const STREAMS: Phases = Phases::of(&[Phase::Connect, Phase::Connected, Phase::Bind, Phase::Listen]);
+        const DATAGRAMS: Phases = Phases::of(&[Phase::Datagram, Phase::BindDatagram]);
+        let phases = rules.phases();
+        let (streams, datagrams) = (phases.intersects(STREAMS), phases.intersects(DATAGRAMS));
+        // By each of these calls a socket that was made may be given back.
+        let is_any = streams || datagrams;
+        let options = if is_any { rules.enforced().to_vec() } else { Vec::new() };
+        Self { connect: is_any, bind: is_any, listen: streams, options, streams, datagrams }
     }
 
     /// Whether there is nothing to be told of.
@@ -163,8 +181,37 @@ impl Needs {
         if self.listen {
             is(code, Call::Listen, &|code| code.answer(NOTIFY));
         }
+        if self.streams || self.datagrams {
+            is(code, Call::Socket, &|code| self.sockets(code));
+        }
         if !self.options.is_empty() {
             is(code, Call::SetSockOpt, &|code| self.options(code));
+        }
+    }
+
+    /// TCP and UDP sockets of the Internet's families. Any other type, flag or protocol is the kernel's to refuse, or of no interest.
+    fn sockets(&self, code: &mut Assembler) {
+        const FLAGS: [i32; 4] = [0, libc::SOCK_CLOEXEC, libc::SOCK_NONBLOCK, libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK];
+        for domain in [libc::AF_INET, libc::AF_INET6] {
+            code.load(argument(0));
+            code.skip_unless(EQUAL, domain as u32, |code| {
+                for (is_made, kind, protocols) in [
+                    (self.streams, libc::SOCK_STREAM, &[0, libc::IPPROTO_TCP, libc::IPPROTO_MPTCP][..]),
+                    (self.datagrams, libc::SOCK_DGRAM, &[0, libc::IPPROTO_UDP]),
+                ] {
+                    for flags in FLAGS.into_iter().filter(|_| is_made) {
+                        code.load(argument(1));
+                        code.skip_unless(EQUAL, (kind | flags) as u32, |code| {
+                            code.load(argument(2));
+                            for protocol in protocols {
+                                code.skip_unless(EQUAL, *protocol as u32, |code| code.answer(NOTIFY));
+                            }
+                            code.answer(ALLOW);
+                        });
+                    }
+                }
+                code.answer(ALLOW);
+            });
         }
     }
 

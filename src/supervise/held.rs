@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use policy::Endpoint;
 use rustix::process::{Resource, getrlimit};
+use socket::line::Identity;
 use socket::{Errno, ffi};
 
 use crate::runtime::Runtime;
+use crate::sys;
 use crate::tasks;
 
 /// When a socket that connects is looked at for the first time.
@@ -61,10 +63,18 @@ impl Held {
         } else {
             match ffi::is_same_file(self.copy.as_fd(), self.thread, self.fd) {
                 Ok(false) | Err(Errno(libc::EBADF | libc::ESRCH)) => State::Closed,
+                // kcmp(2) is refused where pidfd_getfd(2) is.
+                Err(Errno(libc::EPERM | libc::ENOSYS)) if self.is_elsewhere() => State::Closed,
                 // The same, or it is not told.
                 Ok(true) | Err(_) => State::Connecting,
             }
         }
+    }
+
+    /// Whether the program has something else under the same number, as far as proc(5) tells.
+    fn is_elsewhere(&self) -> bool {
+        let own = Identity::of(self.copy.as_raw_fd()).map(|identity| identity.inode);
+        sys::socket_of(self.thread, self.fd).is_ok_and(|theirs| theirs != own)
     }
 
     /// Whether the connection stands, or there will be none.

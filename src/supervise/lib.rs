@@ -7,6 +7,7 @@
 pub mod filter;
 mod held;
 mod log;
+mod made;
 pub mod notification;
 mod processes;
 mod runtime;
@@ -21,7 +22,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
 use load::Loaded;
-use policy::Rules;
+use policy::rules::Rule;
+use policy::{Direction, Phase, Rules};
 use socket::Errno;
 use socket::signal::Pending;
 
@@ -36,6 +38,7 @@ pub const NUMBERS: &[(&str, u64)] = &[
     ("SECCOMP_IOCTL_NOTIF_RECV", sys::RECEIVE as u64),
     ("SECCOMP_IOCTL_NOTIF_SEND", sys::SEND as u64),
     ("SECCOMP_IOCTL_NOTIF_ID_VALID", sys::IS_VALID as u64),
+    ("SECCOMP_IOCTL_NOTIF_ADDFD", sys::ADD_DESCRIPTOR as u64),
     ("SECCOMP_RET_ALLOW", filter::ALLOW as u64),
     ("SECCOMP_RET_USER_NOTIF", filter::NOTIFY as u64),
     ("sizeof(struct seccomp_notif)", notification::WORDS as u64 * 8),
@@ -133,28 +136,31 @@ pub fn start(loaded: Loaded, rules: Rules) -> Result<Ready, Refusal> {
     let file = loaded.log_file.as_ref().and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
     let log = Log::new(loaded.level, file);
     let summary = loaded.summary(&rules);
-    let (needs, policy) = if loaded.asks_for_process() {
+    let (needs, by_making, policy) = if loaded.asks_for_process() {
         let every = loaded.configuration.parse().into_rules(None).0.unwrap_or_default();
         let mut needs = Needs::of(&every);
         // A listener may come from a program that has other rules.
         needs.look_at_accepted();
-        (needs, Policy::ByProcess { configuration: loaded.configuration, known: HashMap::new() })
+        let policy = Policy::ByProcess { configuration: loaded.configuration, known: HashMap::new() };
+        (needs, Needs::by_making(&every), policy)
     } else {
-        (Needs::of(&rules), Policy::One(Rc::new(Runtime::new(rules))))
+        (Needs::of(&rules), Needs::by_making(&rules), Policy::One(Rc::new(Runtime::new(rules))))
     };
     let shared = sys::Shared::new().map_err(at)?;
     // The program is not to learn of children that were not its own.
     let before = Pending::now();
-    let ready = processes::start(needs, Worker::new(policy, log, shared), summary);
+    let ready = processes::start(needs, by_making, Worker::new(policy, log, shared), summary);
     before.take_new(libc::SIGCHLD);
     ready
 }
 
-/// What rules ask for that a supervisor cannot do, a sentence each.
+/// What rules ask for that a supervisor cannot do, a sentence each. `makes_sockets` as [`Ready::makes_sockets`] tells it.
 #[must_use]
-pub fn what_it_cannot(rules: &Rules) -> Vec<String> {
+pub fn what_it_cannot(rules: &Rules, makes_sockets: bool) -> Vec<String> {
     let mut lost = Vec::new();
-    if rules.sets_on_accepted() {
+    if makes_sockets {
+        lost.extend(what_is_lost_by_making(rules));
+    } else if rules.sets_on_accepted() {
         lost.push(
             "accepted sockets do not inherit some options (rules with from; priority, receive_timeout, send_timeout, quickack): the \
              supervisor sets them when the program first sets TCP_NODELAY or SO_KEEPALIVE on the socket, as every Go program does; \
@@ -179,4 +185,22 @@ pub fn what_it_cannot(rules: &Rules) -> Vec<String> {
         }
     }
     lost
+}
+
+/// What is lost where no copy of an accepted socket can be had, nor of one that has connected.
+fn what_is_lost_by_making(rules: &Rules) -> impl Iterator<Item = String> {
+    const WHY: &str = "the supervisor gets no copies of this program's sockets (pidfd_getfd is refused)";
+    let is_lost = |rule: &&Rule| rule.conditions().direction() == Direction::Accepted;
+    let names: Vec<String> = rules.rules().filter(is_lost).map(|rule| format!("rule \"{}\"", rule.name())).collect();
+    let from = (!names.is_empty()).then(|| format!("{WHY}: rules with from never match: {}", names.join(", ")));
+    let always = rules.phases().contains(Phase::AcceptAlways).then(|| {
+        format!("{WHY}: accepted sockets get only what they inherit, not priority, receive_timeout, send_timeout and quickack")
+    });
+    let is_for_listeners = |rule: &Rule| rule.conditions().direction() == Direction::Listeners;
+    let inbound = rules.rules().any(is_for_listeners) && !rules.enforced().is_empty();
+    let enforced = inbound.then(|| format!("{WHY}: what the program sets on accepted sockets is not overruled"));
+    let filled = rules
+        .fills_computed_timeouts()
+        .then(|| format!("{WHY}: with enforce = \"fill\" the user timeout that goes with a keepalive is not set"));
+    [from, always, enforced, filled].into_iter().flatten()
 }

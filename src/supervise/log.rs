@@ -8,10 +8,11 @@ use std::collections::HashSet;
 use std::ffi::CString;
 use std::fmt::{self, Write as _};
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use policy::plain;
 use policy::variables::Level;
+use rustix::fs::{Mode, OFlags};
 use rustix::stdio::dup2_stderr;
 use socket::ffi::{self, Task};
 use socket::line::{self, Identity};
@@ -115,7 +116,8 @@ impl Log {
         }
         [process, self.program].into_iter().any(|process| {
             let copy = ffi::pidfd_open(process, Task::Process)
-                .and_then(|process| ffi::pidfd_getfd(process.as_fd(), line::STDERR));
+                .and_then(|process| ffi::pidfd_getfd(process.as_fd(), line::STDERR))
+                .or_else(|errno| opened_again(process, is).ok_or(errno));
             let Ok(copy) = copy else { return false };
             if dup2_stderr(&copy).is_err() {
                 return false;
@@ -126,6 +128,17 @@ impl Log {
             is_written
         })
     }
+}
+
+/// A process's standard error, opened anew where it cannot be copied, and where that is the same: a pipe or a terminal, which have no
+/// place at which the program writes next.
+fn opened_again(process: i32, is: Identity) -> Option<OwnedFd> {
+    if is.is_regular() {
+        return None;
+    }
+    let path = format!("/proc/{process}/fd/{}", line::STDERR);
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).ok()
 }
 
 pub(crate) fn null() -> std::io::Result<File> {

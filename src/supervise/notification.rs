@@ -20,11 +20,21 @@ pub enum Call {
     SendMsg,
     /// sendmmsg(2).
     SendMmsg,
+    /// socket(2).
+    Socket,
 }
 
 impl Call {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Connect, Self::Bind, Self::Listen, Self::SetSockOpt, Self::SendTo, Self::SendMsg, Self::SendMmsg];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Connect,
+        Self::Bind,
+        Self::Listen,
+        Self::SetSockOpt,
+        Self::SendTo,
+        Self::SendMsg,
+        Self::SendMmsg,
+        Self::Socket,
+    ];
 
     /// Its number on this machine.
     pub(crate) const fn number(self) -> u32 {
@@ -36,6 +46,7 @@ impl Call {
             Self::SendTo => libc::SYS_sendto,
             Self::SendMsg => libc::SYS_sendmsg,
             Self::SendMmsg => libc::SYS_sendmmsg,
+            Self::Socket => libc::SYS_socket,
         }) as u32
     }
 }

@@ -27,6 +27,7 @@ use socket::{Address, Errno, Kind, describe};
 
 use crate::filter::{Instruction, Needs};
 use crate::log::null;
+use crate::made;
 use crate::notification::{Call, Notification, WORDS};
 use crate::sys::{self, Answer, Shared, Side};
 use crate::worker::Worker;
@@ -139,13 +140,15 @@ pub struct Ready {
     socket: OwnedFd,
     guardian: i32,
     needs: Needs,
+    /// What is needed where sockets are made.
+    by_making: Needs,
     /// What the supervisor has as well, for what is to be done by this process itself.
     worker: Worker,
     summary: String,
 }
 
 /// Starts a supervisor and tries it out.
-pub(crate) fn start(needs: Needs, worker: Worker, summary: String) -> Result<Ready, Refusal> {
+pub(crate) fn start(needs: Needs, by_making: Needs, worker: Worker, summary: String) -> Result<Ready, Refusal> {
     let at = |step: Step| move |errno: Errno| Refusal::new(step, errno);
     let sizes = sys::sizes().map_err(at(Step::Seccomp))?;
     if sizes != (size_of::<libc::seccomp_notif>() as u16, size_of::<libc::seccomp_notif_resp>() as u16) {
@@ -167,9 +170,9 @@ pub(crate) fn start(needs: Needs, worker: Worker, summary: String) -> Result<Rea
         Side::Parent(child) => wait_for(child),
     }
     drop(theirs);
-    let ready = match receive(socket.as_fd()) {
+    let mut ready = match receive(socket.as_fd()) {
         Ok(Some((Message { kind: HELLO, number: guardian, .. }, _))) => {
-            Ready { socket, guardian, needs, worker, summary }
+            Ready { socket, guardian, needs, by_making, worker, summary }
         }
         other => return Err(Refusal::new(Step::Start, other.err().unwrap_or(Errno(libc::EPIPE)))),
     };
@@ -190,7 +193,7 @@ fn kill(child: i32) {
 
 impl Ready {
     /// Has a throwaway child make a call that waits, and the guardian look into it as the worker will into the program.
-    fn try_out(&self) -> Result<(), Refusal> {
+    fn try_out(&mut self) -> Result<(), Refusal> {
         let child = match sys::fork().map_err(|errno| Refusal::new(Step::Start, errno))? {
             Side::Child => {
                 self.make_a_call();
@@ -205,7 +208,13 @@ impl Ready {
         }
         wait_for(child);
         match result {
-            Ok(Some((message, _))) => message.result(),
+            Ok(Some((message, _))) => {
+                if message.kind == DONE && message.number == Means::Making as i32 {
+                    self.worker.make_sockets();
+                    self.needs = std::mem::take(&mut self.by_making);
+                }
+                message.result()
+            }
             other => Err(Refusal::new(Step::Start, other.err().unwrap_or(Errno(libc::EPIPE)))),
         }
     }
@@ -213,9 +222,10 @@ impl Ready {
     /// In the child.
     fn make_a_call(&self) {
         sys::let_look_in(self.guardian);
-        let filter = Needs { connect: true, ..Needs::default() }.filter();
+        let filter = Needs { connect: true, datagrams: true, ..Needs::default() }.filter();
         // Connecting it sends nothing.
-        let result = UdpSocket::bind(("127.0.0.1", 0))
+        let new = || UdpSocket::bind(("127.0.0.1", 0));
+        let result = new()
             .map_err(|error| (Step::Start, Errno(error.raw_os_error().unwrap_or(libc::EIO))))
             .and_then(|socket| Ok((socket, install(&filter).map_err(|errno| (Step::Seccomp, errno))?)));
         match result {
@@ -224,11 +234,19 @@ impl Ready {
                 // Only the guardian has it from here on: if that gives up, the call fails and does not wait.
                 drop(listener);
                 let _ = socket.connect(("127.0.0.1", TRIAL_PORT));
+                // Where that socket could not be copied, one is made. Else both calls fail.
+                let _ = new().and_then(|made| made.connect(("127.0.0.1", TRIAL_PORT)));
             }
             Err((step, errno)) => {
                 let _ = send(self.socket.as_fd(), Message::failed(step, errno), None);
             }
         }
+    }
+
+    /// Whether the program's sockets are made by the supervisor, since it can have no copies of them.
+    #[must_use]
+    pub fn makes_sockets(&self) -> bool {
+        self.worker.made.is_some()
     }
 
     /// Puts this process under the supervisor; what it becomes is told of from the next call on.
@@ -277,7 +295,7 @@ fn leave(socket: BorrowedFd<'_>) {
 }
 
 /// The guardian from its beginning to its end.
-fn guardian(socket: OwnedFd, worker: Worker) -> ! {
+fn guardian(socket: OwnedFd, mut worker: Worker) -> ! {
     leave(socket.as_fd());
     let hello = Message { number: ffi::process_id(), ..Message::new(HELLO) };
     let _ = send(socket.as_fd(), hello, None);
@@ -285,7 +303,12 @@ fn guardian(socket: OwnedFd, worker: Worker) -> ! {
         match receive(socket.as_fd()) {
             Ok(Some((Message { kind: TRIAL, .. }, Some(listener)))) => {
                 let message = match look_once(listener.as_fd(), &worker.shared.call) {
-                    Ok(()) => Message::new(DONE),
+                    Ok(means) => {
+                        if means == Means::Making {
+                            worker.make_sockets();
+                        }
+                        Message { number: means as i32, ..Message::new(DONE) }
+                    }
                     Err((step, errno)) => Message::failed(step, errno),
                 };
                 drop(listener);
@@ -306,14 +329,35 @@ fn guardian(socket: OwnedFd, worker: Worker) -> ! {
     guard(&listener, worker)
 }
 
-/// Takes one call, looks into who makes it by every means that the worker has, and lets it go on.
-fn look_once(listener: BorrowedFd<'_>, memory: &[std::sync::atomic::AtomicU64; WORDS]) -> Result<(), (Step, Errno)> {
-    let at = |step: Step| move |errno: Errno| (step, errno);
+/// How the supervisor has the program's sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+enum Means {
+    /// It copies the program's descriptors.
+    Copies,
+    /// It makes them.
+    Making,
+}
+
+/// The memory that a call is taken into.
+type Memory = [std::sync::atomic::AtomicU64; WORDS];
+
+/// Takes the next call of who is tried out.
+fn next_call(listener: BorrowedFd<'_>, memory: &Memory) -> Result<Notification, Errno> {
     if !is_ready(listener, PollFlags::IN, Some(PATIENCE)) {
-        return Err((Step::Receive, Errno(libc::ETIMEDOUT)));
+        return Err(Errno(libc::ETIMEDOUT));
     }
-    sys::receive(listener, memory).map_err(at(Step::Receive))?;
+    sys::receive(listener, memory)?;
     let call = taken(memory);
+    clear(memory);
+    Ok(call)
+}
+
+/// Takes a call, looks into who makes it by every means that the worker has, and lets it go on. Where descriptors cannot be copied, the
+/// next two are tried in another way.
+fn look_once(listener: BorrowedFd<'_>, memory: &Memory) -> Result<Means, (Step, Errno)> {
+    let at = |step: Step| move |errno: Errno| (step, errno);
+    let call = next_call(listener, memory).map_err(at(Step::Receive))?;
     let looked = || {
         let mut bytes = [0; 16];
         sys::read_memory(call.thread, call.place(1), &mut bytes).map_err(at(Step::Memory))?;
@@ -322,25 +366,50 @@ fn look_once(listener: BorrowedFd<'_>, memory: &[std::sync::atomic::AtomicU64; W
             return Err((Step::Memory, Errno(libc::EPROTO)));
         }
         let process = ffi::pidfd_open(call.thread, Task::Process).map_err(at(Step::Descriptor))?;
-        let copy = ffi::pidfd_getfd(process.as_fd(), call.int(0)).map_err(at(Step::Descriptor))?;
+        let copy = match ffi::pidfd_getfd(process.as_fd(), call.int(0)) {
+            Ok(copy) => copy,
+            Err(errno) => return Ok(Err(errno)),
+        };
         match describe::kind(copy.as_raw_fd()) {
-            Ok(Kind::Udp) => Ok(()),
+            Ok(Kind::Udp) => Ok(Ok(())),
             found => Err((Step::Descriptor, found.err().unwrap_or(Errno(libc::EPROTO)))),
         }
     };
-    let looked = looked().and_then(|()| {
-        if sys::is_waiting(listener, call.id) { Ok(()) } else { Err((Step::Receive, Errno(libc::ENOENT))) }
+    let looked = looked().and_then(|copied| {
+        if sys::is_waiting(listener, call.id) { Ok(copied) } else { Err((Step::Receive, Errno(libc::ENOENT))) }
     });
     let answered = sys::send(listener, call.id, Answer::Continue).map_err(at(Step::Answer));
-    clear(memory);
-    looked.and(answered)
+    match (looked?, answered?) {
+        (Ok(()), ()) => Ok(Means::Copies),
+        (Err(refused), ()) => {
+            // What is said is why it cannot be copied.
+            make_once(listener, memory).map(|()| Means::Making).map_err(|_| (Step::Descriptor, refused))
+        }
+    }
 }
 
-fn taken(memory: &[std::sync::atomic::AtomicU64; WORDS]) -> Notification {
+/// Makes the socket that is asked for next, and knows it again when it is connected.
+fn make_once(listener: BorrowedFd<'_>, memory: &Memory) -> Result<(), Errno> {
+    let call = next_call(listener, memory)?;
+    let made =
+        if call.call() == Some(Call::Socket) { made::try_out(listener, &call) } else { Err(Errno(libc::EPROTO)) };
+    let (inode, answer) = match made {
+        Ok((inode, fd)) => (Ok(inode), Answer::Result(fd.into())),
+        Err(errno) => (Err(errno), Answer::Continue),
+    };
+    sys::send(listener, call.id, answer)?;
+    let inode = inode?;
+    let call = next_call(listener, memory)?;
+    let found = sys::socket_of(call.thread, call.int(0));
+    sys::send(listener, call.id, Answer::Continue)?;
+    if found? == Some(inode) { Ok(()) } else { Err(Errno(libc::EPROTO)) }
+}
+
+fn taken(memory: &Memory) -> Notification {
     Notification::of(std::array::from_fn(|index| memory.get(index).map_or(0, |word| word.load(Relaxed))))
 }
 
-fn clear(memory: &[std::sync::atomic::AtomicU64; WORDS]) {
+fn clear(memory: &Memory) {
     // The number last: as long as it is there, somebody may have to answer.
     memory.iter().rev().for_each(|word| word.store(0, Relaxed));
 }
@@ -410,8 +479,7 @@ fn guard(listener: &OwnedFd, mut worker: Worker) -> ! {
             }
         };
         // The worker has its copies; nothing of a program's is held twice.
-        worker.connecting.clear();
-        worker.tasks.forget();
+        worker.forget();
         sys::give_back_code();
         let event = wait_for_either(listener.as_fd(), child, bell.as_ref(), shared);
         if event == Event::Over {
@@ -441,12 +509,15 @@ const AT_ONCE: Duration = Duration::from_millis(5);
 /// How long the guardian does without a worker where there can be none.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Lets the call go on that a worker had taken, if it had.
+/// Lets the call go on that a worker had taken, if it had; a socket that the worker had given already is the answer.
 fn take_over(listener: BorrowedFd<'_>, shared: &Shared) -> bool {
     let call = taken(&shared.call);
     if call.id != 0 {
-        let _ = sys::send(listener, call.id, Answer::Continue);
+        let given = i64::try_from(shared.given.load(SeqCst)).ok().filter(|given| *given > 0);
+        let given = given.filter(|_| call.call() == Some(Call::Socket));
+        let _ = sys::send(listener, call.id, given.map_or(Answer::Continue, |given| Answer::Result(given - 1)));
     }
+    shared.given.store(0, SeqCst);
     clear(&shared.call);
     call.id != 0
 }
@@ -578,7 +649,7 @@ fn work(listener: &OwnedFd, worker: &mut Worker, guardian: i32, bell: Option<&Ow
         );
     }
     let guardian = ffi::pidfd_open(guardian, Task::Process).ok();
-    let mut at_most = worker.look_at_connecting();
+    let mut at_most = worker.look_at_held();
     loop {
         match next(listener.as_fd(), guardian.as_ref().map(OwnedFd::as_fd), shared, at_most) {
             Next::Call => {
@@ -591,13 +662,15 @@ fn work(listener: &OwnedFd, worker: &mut Worker, guardian: i32, bell: Option<&Ow
                 }
                 let answer = worker.answer(listener.as_fd(), &call);
                 let _ = sys::send(listener.as_fd(), call.id, answer);
+                // Before the call: it is none of the next one's.
+                shared.given.store(0, SeqCst);
                 clear(&shared.call);
                 shared.answered.fetch_add(1, Relaxed);
             }
             Next::Nothing => {}
             Next::End => break,
         }
-        at_most = worker.look_at_connecting();
+        at_most = worker.look_at_held();
     }
     let is_over = is_ready(listener.as_fd(), PollFlags::empty(), Some(Duration::ZERO));
     if is_over { End::Programs } else { End::Guardian }

@@ -4,6 +4,7 @@
 use std::ffi::{CStr, c_int, c_long, c_uint, c_ulong, c_void};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::atomic::AtomicU64;
 
@@ -60,6 +61,7 @@ const fn request(writes: bool, reads: bool, number: u32, size: usize) -> u32 {
 pub(crate) const RECEIVE: u32 = request(true, true, 0, size_of::<libc::seccomp_notif>());
 pub(crate) const SEND: u32 = request(true, true, 1, size_of::<libc::seccomp_notif_resp>());
 pub(crate) const IS_VALID: u32 = request(true, false, 2, size_of::<u64>());
+pub(crate) const ADD_DESCRIPTOR: u32 = request(true, false, 3, size_of::<libc::seccomp_notif_addfd>());
 pub(crate) const SET_FLAGS: u32 = request(true, false, 4, size_of::<u64>());
 
 /// Takes the next call that waits into memory that is all zeroes.
@@ -99,6 +101,36 @@ pub(crate) fn send(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> Result<
     checked(result.into()).map(drop)
 }
 
+/// Gives a descriptor to the program whose call waits on: the number that the program has it under.
+///
+/// Not together with the answer (SECCOMP_ADDFD_FLAG_SEND): if this process is killed meanwhile, the kernel takes the descriptor back
+/// and the program gets 0 for an answer, which is its standard input (kernel/seccomp.c, seccomp_notify_addfd).
+///
+/// # Errors
+/// EMFILE where the program has all the descriptors that it may have, ENOENT where the call waits no more.
+pub(crate) fn give(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    descriptor: BorrowedFd<'_>,
+    closes_on_exec: bool,
+) -> Result<c_int, Errno> {
+    let newfd_flags = if closes_on_exec { libc::O_CLOEXEC as u32 } else { 0 };
+    let srcfd = descriptor.as_raw_fd().unsigned_abs();
+    let given = libc::seccomp_notif_addfd { id, flags: 0, srcfd, newfd: 0, newfd_flags };
+    // SAFETY: the kernel reads one structure.
+    checked(unsafe { libc::ioctl(listener.as_raw_fd(), ADD_DESCRIPTOR as libc::Ioctl, &raw const given) }.into())
+        .map(|fd| fd as c_int)
+}
+
+/// A copy of a descriptor of this process.
+///
+/// # Errors
+/// EBADF, EMFILE.
+pub(crate) fn copy_own(fd: c_int) -> Result<OwnedFd, Errno> {
+    // SAFETY: fcntl(2) takes numbers; the descriptor that it gives is nobody else's.
+    unsafe { Ok(OwnedFd::from_raw_fd(checked(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3).into())? as c_int)) }
+}
+
 /// Whether a call still waits: then the thread that makes it is the one that was told of.
 pub(crate) fn is_waiting(listener: BorrowedFd<'_>, id: u64) -> bool {
     // SAFETY: the kernel reads one number.
@@ -113,7 +145,19 @@ pub(crate) fn wake_up_at_once(listener: BorrowedFd<'_>) {
     unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS as libc::Ioctl, SYNC_WAKE_UP) };
 }
 
-/// Reads another process's memory: the bytes that could be read, process_vm_readv(2).
+/// The number (inode) of the socket that a thread has under a descriptor, as proc(5) tells it; none where it has no socket there.
+///
+/// # Errors
+/// EACCES where this process may not look.
+pub(crate) fn socket_of(thread: i32, fd: i32) -> Result<Option<u64>, Errno> {
+    match std::fs::read_link(format!("/proc/{thread}/fd/{fd}")) {
+        Ok(link) => Ok(link.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Errno(error.raw_os_error().unwrap_or(libc::EIO))),
+    }
+}
+
+/// Reads another process's memory: the bytes that could be read, process_vm_readv(2); where that is refused, /proc/TID/mem.
 ///
 /// # Errors
 /// EFAULT where nothing can be read, EPERM, ESRCH.
@@ -122,7 +166,14 @@ pub(crate) fn read_memory(thread: i32, at: u64, into: &mut [u8]) -> Result<usize
     let remote = libc::iovec { iov_base: ptr::without_provenance_mut(at as usize), iov_len: into.len() };
     // SAFETY: process_vm_readv(2) writes into the slice; the other address is another process's.
     let read = unsafe { libc::process_vm_readv(thread, &raw const local, 1, &raw const remote, 1, 0) };
-    checked(read as c_long).map(|read| read as usize)
+    match checked(read as c_long) {
+        // By a seccomp filter, mostly, which says nothing of files.
+        Err(Errno(refused @ (libc::EPERM | libc::ENOSYS))) => {
+            let file = std::fs::File::open(format!("/proc/{thread}/mem")).map_err(|_| Errno(refused))?;
+            file.read_at(into, at).map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EIO)))
+        }
+        read => read.map(|read| read as usize),
+    }
 }
 
 /// The two sides of a fork.
@@ -254,6 +305,8 @@ pub(crate) struct Shared {
     pub(crate) is_watched: AtomicU64,
     /// The thread whose call kept a worker that had to be ended; 0 where there is none to be told of.
     pub(crate) kept_by: AtomicU64,
+    /// One more than the number under which the caller of the present `socket` has the socket already; 0 where it has none.
+    pub(crate) given: AtomicU64,
     /// Whether the programs have listened on any port: 0 where they have not.
     pub(crate) has_listened: AtomicU64,
     /// How the programs listened on each port.

@@ -1,11 +1,12 @@
 //! What the supervisor does for a call that waits: the same decision as the library's, on a copy of the program's descriptor.
 //! Whatever fails, the call goes on as if nobody had looked.
 
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
 use policy::enforce::is_of_keepalive;
@@ -16,7 +17,6 @@ use policy::{Connection, Decision, Endpoint, Enforce, Phase, Phases, Setting, co
 use socket::connecting::{Connecting, Finish, Limit, afterwards, is_connecting, limit_syns, running_limit};
 use socket::describe::kind;
 use socket::enact::{self, Enacted, Hindrance};
-use socket::ffi::Task;
 use socket::fill;
 use socket::setting::{Outcome, is_in_force, set};
 use socket::standing::{self, local_endpoint};
@@ -25,6 +25,7 @@ use socket::{Address, Errno, Kind, address, ffi};
 use crate::filter::AFTER_ACCEPT;
 use crate::held::{FIRST_LOOK, Held, SELDOM, State, most_held};
 use crate::log::Log;
+use crate::made::{Made, Making, Settled};
 use crate::notification::{Call, Notification};
 use crate::runtime::{Policy, Runtime};
 use crate::sys::{self, Answer, Shared};
@@ -36,6 +37,10 @@ pub(crate) struct Worker {
     pub(crate) log: Log,
     pub(crate) shared: &'static Shared,
     pub(crate) tasks: Tasks,
+    /// How the program's sockets are had where they cannot be copied.
+    pub(crate) made: Option<RefCell<Made>>,
+    /// The socket that the present call is about, where it is one of these.
+    present: Cell<Option<OwnedFd>>,
     /// Sockets that have a time for connecting.
     pub(crate) connecting: Vec<Held>,
     /// When one of them is to be looked at.
@@ -60,7 +65,21 @@ type At = (&'static str, i32, i32);
 
 impl Worker {
     pub(crate) fn new(policy: Policy, log: Log, shared: &'static Shared) -> Self {
-        Self { policy, log, shared, tasks: Tasks::default(), connecting: Vec::new(), next_look: None }
+        Self {
+            policy,
+            log,
+            shared,
+            tasks: Tasks::default(),
+            made: None,
+            present: Cell::new(None),
+            connecting: Vec::new(),
+            next_look: None,
+        }
+    }
+
+    /// From here on the program's sockets are made, since they cannot be copied.
+    pub(crate) fn make_sockets(&mut self) {
+        self.made = Some(RefCell::default());
     }
 
     /// What becomes of a call. A fault of ours lets it go on.
@@ -84,24 +103,77 @@ impl Worker {
             Call::SendTo => "sendto",
             Call::SendMsg => "sendmsg",
             Call::SendMmsg => "sendmmsg",
+            Call::Socket => return self.make_socket(listener, call),
         };
         let waiting = Waiting { listener, call, name, fd: call.int(0) };
+        self.find_made(kind, waiting);
+        let answer = self.decide(kind, &runtime, waiting);
+        self.present.set(None);
+        answer
+    }
+
+    fn decide(&mut self, kind: Call, runtime: &Rc<Runtime>, waiting: Waiting<'_>) -> Option<Answer> {
+        let call = waiting.call;
         match kind {
-            Call::Connect => self.connect(&runtime, waiting, self.address(call, call.place(1), call.int(2))?, None),
+            Call::Connect => self.connect(runtime, waiting, self.address(call, call.place(1), call.int(2))?, None),
             Call::SendTo => {
                 let address = self.address(call, call.place(4), call.int(5))?;
-                self.connect(&runtime, waiting, address, Some(call.int(3)))
+                self.connect(runtime, waiting, address, Some(call.int(3)))
             }
             // No message, no connection.
             Call::SendMmsg if call.int(2) == 0 => None,
             Call::SendMsg | Call::SendMmsg => {
                 let (place, length) = self.header(call, call.place(1))?;
                 let flags = call.int(if kind == Call::SendMsg { 2 } else { 3 });
-                self.connect(&runtime, waiting, self.address(call, place, length)?, Some(flags))
+                self.connect(runtime, waiting, self.address(call, place, length)?, Some(flags))
             }
-            Call::Bind => self.bind(&runtime, waiting, self.address(call, call.place(1), call.int(2))?),
-            Call::Listen => self.listen(&runtime, waiting),
-            Call::SetSockOpt => self.set(&runtime, waiting),
+            Call::Bind => self.bind(runtime, waiting, self.address(call, call.place(1), call.int(2))?),
+            Call::Listen => self.listen(runtime, waiting),
+            Call::SetSockOpt => self.set(runtime, waiting),
+            Call::Socket => None,
+        }
+    }
+
+    /// Makes a socket in the program's place.
+    fn make_socket(&self, listener: BorrowedFd<'_>, call: &Notification) -> Option<Answer> {
+        let mut made = self.made.as_ref()?.borrow_mut();
+        match made.make(listener, call) {
+            Making::Placed(fd) => {
+                // Whatever happens to this process: the program is to have it once.
+                self.shared.given.store(u64::from(fd.unsigned_abs()) + 1, SeqCst);
+                Some(Answer::Result(fd.into()))
+            }
+            Making::LeftAlone => None,
+            Making::Closed => {
+                self.closed(call.thread);
+                None
+            }
+        }
+    }
+
+    /// Finds the socket that a call is about among those that were made. It is given away with whatever decides about it.
+    fn find_made(&self, kind: Call, waiting: Waiting<'_>) {
+        let Some(made) = &self.made else { return };
+        let mut made = made.borrow_mut();
+        if kind == Call::Bind {
+            // A port is free when the program has closed its socket.
+            made.look(true);
+        }
+        let thread = waiting.call.thread;
+        let Ok(Some(inode)) = sys::socket_of(thread, waiting.fd) else { return };
+        let found = match kind {
+            Call::SetSockOpt => made.borrow(inode),
+            Call::Bind => made.borrow_bound(inode),
+            _ => made.take(inode),
+        };
+        // Else it may be another thread's by now.
+        self.present.set(found.filter(|_| sys::is_waiting(waiting.listener, waiting.call.id)));
+    }
+
+    /// Remembers what a socket is of which no copy will be had any more.
+    fn settle(&self, socket: BorrowedFd<'_>, connection: Connection, phases: Phases) {
+        if let Some(made) = &self.made {
+            made.borrow_mut().settle(socket, Settled { connection, phases });
         }
     }
 
@@ -145,6 +217,9 @@ impl Worker {
 
     /// A copy of the descriptor that a call is about.
     fn copy(&self, waiting: Waiting<'_>) -> Option<OwnedFd> {
+        if self.made.is_some() {
+            return self.present.take();
+        }
         let thread = waiting.call.thread;
         let copy = self.tasks.copy(waiting.listener, waiting.call, waiting.fd);
         match copy.as_ref().err() {
@@ -187,14 +262,21 @@ impl Worker {
                 .map_or(given.as_destination_of_any(), |local| given.as_destination(local.ip()));
             copy = Some(own);
         }
-        let plan = runtime.plan(Connection::Outbound { peer }, CONNECT);
+        let mut plan = runtime.plan(Connection::Outbound { peer }, CONNECT);
         if let Some(reason) = plan.bypass() {
             self.debug(waiting, format_args!(" {peer}: left alone: {reason}"));
             return None;
         }
         let copy = copy.or_else(|| self.copy(waiting))?;
         let fd = copy.as_raw_fd();
-        let limit = Limit::of(fd, &runtime.rules, peer, plan);
+        let limit = match Limit::of(fd, &runtime.rules, peer, plan) {
+            // The user timeout that is to follow could not be taken back.
+            limit if limit.connecting().is_some_and(|limit| self.leaves_out(plan.enforce(), limit.afterwards)) => {
+                plan = plan.without_limit();
+                Limit::None
+            }
+            limit => limit,
+        };
         let may_send_on = flags.is_some_and(|flags| flags & libc::MSG_DONTWAIT == 0);
         let sends_on = may_send_on && matches!(limit, Limit::Rule(_)) && !ffi::is_non_blocking(fd);
         let cannot_hold = limit.connecting().is_some() && self.connecting.len() >= most_held();
@@ -207,6 +289,12 @@ impl Worker {
             Ok((plan, first)) => {
                 let to = (&plan.decision(), first);
                 self.make(runtime, waiting, copy.as_fd(), to, plan.settings(), peer);
+                let is_multipath = || kind(fd) == Ok(Kind::Mptcp);
+                if self.made.is_some() && plan.enforce() == Enforce::Always && !is_multipath() {
+                    let is_udp = plan.phases().contains(Phase::Datagram);
+                    let phases = if is_udp { plan.phases() } else { Phases::OUTBOUND };
+                    self.settle(copy.as_fd(), Connection::Outbound { peer }, phases);
+                }
                 let connecting = limit.connecting().filter(|_| plan.phases() == Phases::of(&[Phase::Connect]))?;
                 if !is_by_syns {
                     self.hold(runtime, waiting, copy, &connecting);
@@ -224,6 +312,21 @@ impl Worker {
         None
     }
 
+    /// Gives back what need not be held any more; how long it may take until the next time, if there is one.
+    pub(crate) fn look_at_held(&mut self) -> Option<Duration> {
+        let made = self.made.as_mut().and_then(|made| made.get_mut().look(false));
+        [self.look_at_connecting(), made].into_iter().flatten().min()
+    }
+
+    /// Gives everything back that is the program's.
+    pub(crate) fn forget(&mut self) {
+        self.connecting.clear();
+        self.tasks.forget();
+        if let Some(made) = &mut self.made {
+            made.get_mut().forget();
+        }
+    }
+
     /// Holds a copy until the connection stands. Is it held already, the connect is repeated to see whether it is done.
     fn hold(&mut self, runtime: &Rc<Runtime>, waiting: Waiting<'_>, copy: OwnedFd, connecting: &Connecting<'_>) {
         let Connecting { peer, limit, own, is_running, .. } = *connecting;
@@ -238,7 +341,7 @@ impl Worker {
     }
 
     /// Looks which connections stand by now, or never will; how long it may take until the next time, if there is one.
-    pub(crate) fn look_at_connecting(&mut self) -> Option<Duration> {
+    fn look_at_connecting(&mut self) -> Option<Duration> {
         let next_look = self.next_look?;
         let now = Instant::now();
         if let Some(left) = next_look.checked_duration_since(now).filter(|left| !left.is_zero()) {
@@ -291,6 +394,9 @@ impl Worker {
             _ => return None,
         });
         self.make(runtime, waiting, copy.as_fd(), (&plan.decision(), None), plan.settings(), local);
+        if plan.phases() == UDP {
+            self.settle(copy.as_fd(), Connection::Binding { local }, UDP);
+        }
         None
     }
 
@@ -326,6 +432,7 @@ impl Worker {
         match plan.bypass() {
             None => {
                 self.make_at(runtime, at, listener, (&plan.decision(), None), plan.settings(), local);
+                self.settle(listener, Connection::Listening { local }, Phases::of(&[Phase::Listen]));
                 if plan.inheritance() == Inheritance::None {
                     debug(format_args!("decided for each accepted socket"));
                 }
@@ -351,9 +458,8 @@ impl Worker {
         let mut found = false;
         let own = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
         let numbers: Vec<i32> = own.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-        let Ok(this) = ffi::pidfd_open(thread, Task::Process) else { return false };
         for fd in numbers {
-            let Ok(copy) = ffi::pidfd_getfd(this.as_fd(), fd) else { continue };
+            let Ok(copy) = sys::copy_own(fd) else { continue };
             let is_listener = ffi::get_int(copy.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == Ok(1);
             let is_tcp = || matches!(kind(copy.as_raw_fd()), Ok(Kind::Tcp | Kind::Mptcp));
             if is_listener
@@ -369,6 +475,9 @@ impl Worker {
 
     fn set(&self, runtime: &Runtime, waiting: Waiting<'_>) -> Option<Answer> {
         let (level, name) = (waiting.call.int(1), waiting.call.int(2));
+        if self.made.is_some() {
+            return self.set_later(runtime, waiting);
+        }
         let copy = self.copy(waiting)?;
         let fd = copy.as_raw_fd();
         // What sets an option of TCP's own tells what kind of socket it is: no other has them.
@@ -384,11 +493,7 @@ impl Worker {
             return self.chosen(runtime, waiting, copy.as_fd(), plan);
         }
         let setting = plan.enforced(level, name)?;
-        // The kernel reads so much of the value; what it would refuse for want of it, it shall refuse.
-        let (length, read) = (waiting.call.int(4), setting.bytes_read());
-        let mut value = [0; 16];
-        let value = value.get_mut(..read)?;
-        if usize::try_from(length).ok()? < read || self.read(waiting.call, waiting.call.place(3), value)? < read {
+        if !self.is_carried_out(waiting, setting) {
             return None;
         }
         // While it connects, the user timeout is another one; the rule's comes when the connection stands.
@@ -397,8 +502,33 @@ impl Worker {
         if !is_for_later && set(fd, setting) != Outcome::Done {
             return None;
         }
-        let (fd, decision) = (waiting.fd, plan.decision());
-        let thread = waiting.call.thread;
+        Some(self.kept(waiting, plan))
+    }
+
+    /// The same on a socket that was made and of which there is no copy any more: on those on which the rule's options were set, they
+    /// still are.
+    fn set_later(&self, runtime: &Runtime, waiting: Waiting<'_>) -> Option<Answer> {
+        let inode = sys::socket_of(waiting.call.thread, waiting.fd).ok()??;
+        let Settled { connection, phases } = self.made.as_ref()?.borrow().settled(inode)?;
+        let plan = runtime.plan(connection, phases);
+        let setting = plan.enforced(waiting.call.int(1), waiting.call.int(2))?;
+        let has_failed = runtime.warned.get(setting.id as usize).is_none_or(Cell::get);
+        (!has_failed && self.is_carried_out(waiting, setting)).then(|| self.kept(waiting, plan))
+    }
+
+    /// Whether the kernel would read the value of an option; what it would refuse for want of it, it shall refuse.
+    fn is_carried_out(&self, waiting: Waiting<'_>, setting: &Setting) -> bool {
+        let (length, read) = (waiting.call.int(4), setting.bytes_read());
+        let mut value = [0; 16];
+        let Some(value) = value.get_mut(..read) else { return false };
+        usize::try_from(length).is_ok_and(|length| length >= read)
+            && self.read(waiting.call, waiting.call.place(3), value).is_some_and(|found| found >= read)
+    }
+
+    /// The program's own value is not set.
+    fn kept(&self, waiting: Waiting<'_>, plan: Plan<'_>) -> Answer {
+        let (level, name) = (waiting.call.int(1), waiting.call.int(2));
+        let (fd, decision, thread) = (waiting.fd, plan.decision(), waiting.call.thread);
         match constants::option_name(level, name) {
             Some(name) => self.log.say(
                 Level::Info,
@@ -411,7 +541,7 @@ impl Worker {
                 format_args!("setsockopt fd {fd} level {level} option {name}: not carried out: {decision} enforces it"),
             ),
         }
-        Some(Answer::Result(0))
+        Answer::Result(0)
     }
 
     /// The program chooses a keepalive where only the rest is filled in: the call is made here, on the same socket, since a user
@@ -466,6 +596,12 @@ impl Worker {
         }
     }
 
+    /// Whether a setting is not made since it might have to be taken back, when there is no copy of the socket any more: a user timeout
+    /// that goes with a keepalive which the program may choose otherwise.
+    fn leaves_out(&self, enforce: Enforce, setting: &Setting) -> bool {
+        self.made.is_some() && enforce == Enforce::Fill && setting.computed_from.is_some()
+    }
+
     /// Makes settings but for the first, which was made already; reports them, and each that fails once.
     fn make<'a>(
         &self,
@@ -496,6 +632,7 @@ impl Worker {
             }
         };
         let enforce = decision.profile().enforce();
+        let settings = settings.filter(|setting| !self.leaves_out(enforce, setting));
         let mut enacted = Enacted::default();
         enacted.make(copy.as_raw_fd(), enforce, first, settings, &runtime.new, hindered);
         if !enacted.is_empty() {

@@ -1,11 +1,14 @@
 /* A program of its own: what it is told of itself and of its sockets. Linked statically by the tests. */
+#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +19,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -265,6 +269,60 @@ int main(int count, char **words) {
             if (id && child != id) return printf("%d is not %d\n", child, id), 1;
             id = child;
         }
+    } else if (!strcmp(what, "leave")) {
+        /* leave PORT: into a network namespace of its own; whether its sockets are there, and whether it reaches the old one. */
+        if (unshare(CLONE_NEWNET) && unshare(CLONE_NEWUSER | CLONE_NEWNET)) return perror("unshare"), 1;
+        struct stat own, of_socket;
+        int fd = socket(AF_INET, SOCK_STREAM, 0), namespace = ioctl(fd, SIOCGSKNS);
+        if (stat("/proc/self/ns/net", &own) || fstat(namespace, &of_socket)) return perror("SIOCGSKNS"), 1;
+        printf("own namespace %d", own.st_ino == of_socket.st_ino);
+        struct sockaddr_in to = local(port);
+        printf(" connect %s\n", connect(fd, (void *)&to, sizeof to) ? strerror(errno) : "connected");
+    } else if (!strcmp(what, "full")) {
+        /* Has as many descriptors as it may have. */
+        struct rlimit limit = {8, 8};
+        setrlimit(RLIMIT_NOFILE, &limit);
+        int fd = 0, last = 0;
+        while (fd >= 0) last = fd, fd = socket(AF_INET, SOCK_STREAM, 0);
+        printf("last %d %s\n", last, strerror(errno));
+        close(last);
+        struct sockaddr_in to = local(port);
+        fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        printf("flags %d %d connect %s\n", fcntl(fd, F_GETFD), (fcntl(fd, F_GETFL) & O_NONBLOCK) != 0,
+               connect(fd, (void *)&to, sizeof to) && errno != EINPROGRESS ? strerror(errno) : "begun");
+        show(fd);
+    } else if (!strcmp(what, "unused")) {
+        /* unused PORT: what is closed unused is gone: its port, and what epoll says of it. */
+        int in_use = 0, set = epoll_create1(0);
+        for (int i = 0; i < 200; i++) {
+            struct sockaddr_in at = local(port);
+            int fd = socket(AF_INET, SOCK_STREAM, 0);
+            in_use += bind(fd, (void *)&at, sizeof at) != 0;
+            close(fd);
+        }
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        struct epoll_event event = {.events = EPOLLIN};
+        epoll_ctl(set, EPOLL_CTL_ADD, fd, &event);
+        close(fd);
+        usleep(100000);
+        printf("in use %d events %d\n", in_use, epoll_wait(set, &event, 1, 0));
+    } else if (!strcmp(what, "ends")) {
+        /* ends PORT: when the peer sees the end of a connection that is closed at once, and of a listener. */
+        struct sockaddr_in at = local(0);
+        socklen_t length = sizeof at;
+        int listener = socket(AF_INET, SOCK_STREAM, 0);
+        bind(listener, (void *)&at, sizeof at);
+        listen(listener, 5);
+        getsockname(listener, (void *)&at, &length);
+        int fd = dial(ntohs(at.sin_port)), peer = accept(listener, NULL, NULL);
+        close(fd);
+        struct timeval soon = {0, 10000};
+        setsockopt(peer, SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon);
+        char byte;
+        printf("read %zd", read(peer, &byte, 1));
+        close(peer);
+        close(listener);
+        printf(" then %s\n", dial(ntohs(at.sin_port)) < 0 ? strerror(errno) : "connected");
     } else if (!strcmp(what, "refuse")) {
         return 2;
     }

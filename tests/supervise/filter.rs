@@ -12,6 +12,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         test("supervise::filter::needs", needs),
         test("supervise::filter::calls", calls),
+        test("supervise::filter::made", made),
         test("supervise::filter::lengths_and_flags", lengths_and_flags),
         test("supervise::filter::every_option", every_option),
         test("supervise::filter::other_machines", other_machines),
@@ -30,6 +31,39 @@ fn needs_of(toml: &str) -> Needs {
     let document = Some(Source { name: "test".into(), text: toml.into() });
     let compiled = compile(&Configuration { document, variables: Vec::new() }, &Process::default());
     Needs::of(&compiled.rules.expect("rules"))
+}
+
+fn needs_by_making(toml: &str) -> Needs {
+    let document = Some(Source { name: "test".into(), text: toml.into() });
+    let compiled = compile(&Configuration { document, variables: Vec::new() }, &Process::default());
+    Needs::by_making(&compiled.rules.expect("rules"))
+}
+
+/// Sockets that the supervisor makes: TCP and UDP of the Internet's families as far as rules set something on them, with every flag,
+/// and nothing else. Seen to fail: without SOCK_NONBLOCK, which Go sets always.
+fn made() {
+    let tcp = needs_by_making("[[rule]]\nto = [\":80\"]\nuser_timeout = \"9s\"\n");
+    assert_eq!((tcp.streams, tcp.datagrams, tcp.connect, tcp.bind, tcp.listen), (true, false, true, true, true));
+    assert_eq!(tcp.options, [(libc::SOL_TCP, libc::TCP_USER_TIMEOUT)]);
+    let both = needs_by_making("[defaults]\nttl = 9\n");
+    assert_eq!((both.streams, both.datagrams), (true, true));
+    assert!(needs_by_making("").is_nothing());
+    let flags = [0, libc::SOCK_CLOEXEC, libc::SOCK_NONBLOCK, libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK];
+    for (needs, has_udp) in [(&tcp, false), (&both, true)] {
+        for domain in 0..12 {
+            for kind in (0..16).flat_map(|kind| flags.map(|flags| kind | flags)).chain([1 << 12, 1 | 1 << 12]) {
+                for protocol in [0, 1, 6, 17, 33, 132, 136, 255, 256, libc::IPPROTO_MPTCP, -1] {
+                    let is_tcp = kind & 15 == libc::SOCK_STREAM
+                        && [0, libc::IPPROTO_TCP, libc::IPPROTO_MPTCP].contains(&protocol);
+                    let is_udp = kind & 15 == libc::SOCK_DGRAM && [0, libc::IPPROTO_UDP].contains(&protocol);
+                    let is_internet = [libc::AF_INET, libc::AF_INET6].contains(&domain);
+                    let wanted = is_internet && kind & 1 << 12 == 0 && (is_tcp || has_udp && is_udp);
+                    let arguments = [domain, kind, protocol, 0, 0, 0].map(|word| u64::from(word.cast_unsigned()));
+                    assert_eq!(is_told(needs, libc::SYS_socket, arguments), wanted, "{domain} {kind:#x} {protocol}");
+                }
+            }
+        }
+    }
 }
 
 /// What the kernel would see: `struct seccomp_data`.
@@ -109,7 +143,7 @@ fn needs() {
 
 /// Of all calls, those of the program's sockets that a rule is about, and no other.
 fn calls() {
-    let all = Needs { connect: true, bind: true, listen: true, options: vec![(6, 18)] };
+    let all = Needs { connect: true, bind: true, listen: true, options: vec![(6, 18)], ..Needs::default() };
     let none = Needs::default();
     let arguments = [3, 0x7fff_0000, 16, 0x2000_0000, 0, 16];
     for number in 0..512 {
@@ -161,7 +195,7 @@ fn every_option() {
 
 /// Calls of 32-bit programs and of x32 have other numbers and structures.
 fn other_machines() {
-    let needs = Needs { connect: true, bind: true, listen: true, options: vec![(6, 18)] };
+    let needs = Needs { connect: true, bind: true, listen: true, options: vec![(6, 18)], ..Needs::default() };
     let arguments = [3, 0, 16, 0x2000_0000, 0, 16];
     for machine in [0x4000_0003, 0xC000_00F3, 0x4000_0028, 0xC000_003E, 0xC000_00B7, 0, u32::MAX] {
         for number in 0..512 {

@@ -45,7 +45,7 @@ fn program() -> PathBuf {
 }
 
 /// A port on which somebody accepts, and closes at once.
-fn port() -> String {
+pub(super) fn port() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port of 127.0.0.1");
     let port = listener.local_addr().expect("it is bound").port().to_string();
     thread::spawn(move || listener.incoming().for_each(drop));
@@ -62,7 +62,7 @@ fn supervised() -> Command {
 }
 
 /// The processes of the supervisor with this variable in their environment, by name. Zombies are no more.
-fn workers(marker: &str) -> Vec<(i32, String)> {
+pub(super) fn workers(marker: &str) -> Vec<(i32, String)> {
     let processes = fs::read_dir("/proc").expect("/proc").flatten();
     let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     ids.filter_map(|id| {
@@ -74,11 +74,11 @@ fn workers(marker: &str) -> Vec<(i32, String)> {
     .collect()
 }
 
-fn named(marker: &str, name: &str) -> Vec<i32> {
+pub(super) fn named(marker: &str, name: &str) -> Vec<i32> {
     workers(marker).into_iter().filter(|(_, known)| known == name).map(|(id, _)| id).collect()
 }
 
-fn within(patience: Duration, holds: impl Fn() -> bool) -> bool {
+pub(super) fn within(patience: Duration, holds: impl Fn() -> bool) -> bool {
     let until = Instant::now() + patience;
     while !holds() {
         if Instant::now() > until {
@@ -89,7 +89,7 @@ fn within(patience: Duration, holds: impl Fn() -> bool) -> bool {
     true
 }
 
-fn kill(id: i32, signal: &str) {
+pub(super) fn kill(id: i32, signal: &str) {
     let status = plain("sh").args(["-c", &format!("kill -{signal} {id}")]).status();
     assert!(status.is_ok_and(|status| status.success()), "{id} is there");
 }
@@ -174,7 +174,7 @@ fn start(marker: &str, arguments: &[&str]) -> Child {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
 }
 
-fn marker(name: &str) -> String {
+pub(super) fn marker(name: &str) -> String {
     format!("SUPERVISE_TEST={name}-{}", std::process::id())
 }
 
@@ -375,9 +375,7 @@ fn sandboxes() {
         outcome(&mut command)
     };
     for (call, errno, why) in [
-        (libc::SYS_pidfd_getfd, libc::EPERM, "pidfd_getfd is not permitted (EPERM)"),
         (libc::SYS_pidfd_open, libc::ENOSYS, "the program's descriptors cannot be copied: ENOSYS"),
-        (libc::SYS_process_vm_readv, libc::EPERM, "the program's memory cannot be read: EPERM"),
         (libc::SYS_ioctl, libc::EPERM, "the kernel does not report the program's calls: EPERM"),
         (libc::SYS_seccomp, libc::EINVAL, "the kernel, or a sandbox, offers no seccomp user notification (EINVAL)"),
         (libc::SYS_seccomp, libc::EPERM, "the kernel refuses the seccomp filter: EPERM"),

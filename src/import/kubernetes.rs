@@ -3,7 +3,7 @@
 use crate::context::{Context, Document};
 use crate::note::{Kind, Place};
 use crate::yaml;
-use crate::{envoy, envoy_filter, istio};
+use crate::{cluster, envoy, envoy_filter, gateway, istio};
 
 /// Kinds that are read. A Helm template of another kind is nobody's loss.
 const KINDS: &[&str] = &["DestinationRule", "EnvoyFilter", "IstioOperator", "Listener", "Cluster", "List"];
@@ -34,8 +34,9 @@ pub(crate) fn read(sources: &[usize], context: &mut Context<'_>) {
         match document.kind() {
             "DestinationRule" => istio::destination_rule(document, context),
             "EnvoyFilter" => envoy_filter::read(document, context),
+            kind if gateway::KINDS.contains(&kind) => gateway::read(document, &documents, context),
             _ if envoy::is_envoy(document.root) => envoy::read(document, context),
-            _ => {}
+            _ => cluster::read(document, context),
         }
         if document.root.is_exhausted() {
             let place = document.origin();
@@ -123,7 +124,7 @@ fn marker(chunk: &str) -> Option<usize> {
 /// Whether a template may be of a kind that is read.
 fn is_wanted(chunk: &str) -> bool {
     let kind = chunk.lines().find_map(|line| line.strip_prefix("kind:")).map(str::trim);
-    kind.is_none_or(|kind| KINDS.contains(&kind)) || chunk.contains("tcpKeepalive")
+    kind.is_none_or(|kind| KINDS.contains(&kind) || gateway::KINDS.contains(&kind)) || chunk.contains("tcpKeepalive")
 }
 
 /// Whether a text is of this kind: by a few keys that stand at the start of a line, or JSON's braces.

@@ -5,11 +5,13 @@
 //! since every value is asked of what `check` asks (`oracle`).
 #![forbid(unsafe_code)]
 
+mod cluster;
 mod context;
 mod draft;
 mod envoy;
 mod envoy_filter;
 mod finish;
+mod gateway;
 mod haproxy;
 mod istio;
 mod kind;

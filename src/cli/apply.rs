@@ -30,10 +30,10 @@ pub(crate) fn command() -> Command {
              would follow in them. A client that hangs on a vanished peer is freed by\n\n    \
              sockopt apply --dead-peer-timeout 15s PID\n\n\
              On an idle connection the time that has passed counts: the peer is probed at once, and the connection is \
-             given up when the remaining probes or the user timeout run out. One with data in flight is given up when it would be sent again, not before: it is \
-             said when that will be.\n\n\
-             The programs are neither stopped nor traced. What they open afterwards is not covered, but for what their \
-             listeners accept; that takes a restart under `sockopt run`.",
+             given up when the remaining probes or the user timeout run out. A connection with data in flight is given up \
+             only when the kernel would next send that data again; apply says when.\n\n\
+             The programs are neither stopped nor traced. Connections that they open later are not covered, except those that \
+             their listeners accept. For that, restart them under `sockopt run`.",
         )
         .after_long_help(EXIT_CODES);
     let command = processes::with_selection(command)

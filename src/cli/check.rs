@@ -55,7 +55,7 @@ pub(crate) fn command() -> Command {
             Arg::new("file")
                 .value_name("FILE")
                 .value_hint(ValueHint::FilePath)
-                .help("The configuration file; without it, what a program would get from here: SOCKOPT_CONFIG, SOCKOPT_CONFIG_TOML or /etc/sockopt/sockopt.toml, and the SOCKOPT_... shortcuts")
+                .help("The configuration file; without it, what a program started from this shell would get: SOCKOPT_CONFIG, SOCKOPT_CONFIG_TOML or /etc/sockopt/sockopt.toml, and the SOCKOPT_... options")
                 .value_parser(value_parser!(OsString)),
         )
 }

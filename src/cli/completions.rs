@@ -10,7 +10,7 @@ use crate::{exit, output};
 
 pub(crate) fn command() -> Command {
     Command::new("completions")
-        .about("Print what a shell needs to complete command lines")
+        .about("Print a script with which a shell completes command lines")
         .long_about(
             "Prints a script by which a shell completes the command lines of sockopt.\n\nbash: \
              ~/.local/share/bash-completion/completions/sockopt\nzsh: _sockopt in a folder of fpath\nfish: \

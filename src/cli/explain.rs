@@ -16,7 +16,7 @@ const EXAMPLES: &str = "Examples:
 
 pub(crate) fn command() -> Command {
     let command = Command::new("explain")
-        .about("Explain what a connection gets, and how soon a lost peer is seen")
+        .about("Explain what a connection gets, and how soon a dead peer is seen")
         .long_about(
             "Shows the rule that matches, the options with their origin, the setsockopt calls in order, and for each \
              state of TCP how long a peer that vanished goes unnoticed: with this configuration, and in a program that \

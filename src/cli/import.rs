@@ -56,7 +56,7 @@ pub(crate) fn command() -> Command {
                 .value_name("BOOL|fill")
                 .value_parser(PossibleValuesParser::new(["true", "false", "fill"]))
                 .hide_possible_values(true)
-                .help("Who has the last word: true: the rules; false: the program; fill: only what the program leaves alone is set"),
+                .help("What counts if a program sets an option itself: true: the rules; false: the program; fill: the program, and only what it leaves alone is set"),
         )
         .arg(
             Arg::new("strict")

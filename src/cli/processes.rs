@@ -350,7 +350,7 @@ pub(crate) fn with_filters(command: Command) -> Command {
             "to",
             "Only connections with these peers, written as a rule's `to`: 10.0.0.0/8:443, [2001:db8::/32], :6379; repeatable",
         ))
-        .arg(filter("local", "Only sockets with these local addresses, written so as well; repeatable"))
+        .arg(filter("local", "Only sockets with these local addresses, in the same form; repeatable"))
 }
 
 /// Which sockets are of interest.

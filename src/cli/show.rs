@@ -26,7 +26,7 @@ pub(crate) fn command() -> Command {
             .long("all")
             .action(ArgAction::SetTrue)
             .conflicts_with("process-or-name")
-            .help("Every process that may be looked into"),
+            .help("Every process that you may inspect"),
     );
     processes::with_filters(command)
         .arg(Arg::new("listen").long("listen").action(ArgAction::SetTrue).help("Only listening sockets"))

@@ -223,15 +223,15 @@ pub static CATALOG: &[Entry] = &[
     row(Key::LocalPortsLate, &[ip("IP_BIND_ADDRESS_NO_PORT")], Accepts::Boolean, &[Bind], "4.2", "ip(7)",
         "bind to an address without a port: the kernel chooses the port at connect, when it knows the peer and has more ports to choose from"),
     row(Key::ReuseAddress, &[socket("SO_REUSEADDR")], Accepts::Boolean, &[Bind], "2.2", "socket(7)",
-        "bind although connections of the address are in TIME_WAIT"),
+        "allow bind while connections of the address are in TIME_WAIT"),
     row(Key::ReusePort, &[socket("SO_REUSEPORT")], Accepts::Boolean, &[Bind], "3.9", "socket(7)",
-        "several sockets may bind to the same address and port and share its connections"),
+        "let several sockets bind to the same address and port and share its connections"),
     row(Key::Raw, &[], Accepts::Raw, &[Connect, Listen, Accept, AcceptAlways, Bind], "2.2", "setsockopt(2)",
         "sets options that have no key of their own, each by level, name and value; at: the calls before which it is set (bind, connect, \
          listen) or after which (accept), all that suit the rule if left out"),
     row(Key::Enforce, &[], Accepts::Enforce, &[], "2.2", "",
-        "who has the last word: true (default): the rule; the program's own later setsockopt returns success and changes nothing; \
-         false: the program; fill: the program, before and after; only what it has left at the system's default is set"),
+        "what counts if the program sets an option itself: true (default): the rule, and a later setsockopt of the program returns success \
+         and changes nothing; false: the program; fill: the program, and only what it has left at the system's default is set"),
 ];
 
 /// Code points by name: (name, DSCP).

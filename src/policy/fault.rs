@@ -237,7 +237,7 @@ impl fmt::Display for Fault<'_> {
             Self::Conflict { one, with, why } => write!(f, "{one} conflicts with {with}, {why}"),
 
             Self::NoText { key, form } => write!(f, "{key} takes a list of texts, not {form}"),
-            Self::EmptyList(key) | Self::EmptyGlob(key) => write!(f, "an empty {key} matches nothing"),
+            Self::EmptyList(key) | Self::EmptyGlob(key) => write!(f, "an empty \"{key}\" matches nothing"),
             Self::Path(text) => write!(f, "process \"{text}\" is a path"),
             Self::LongGlob { key, bytes, .. } => write!(f, "{key} has {bytes} bytes"),
             Self::HostName { key, text } => write!(f, "{key} takes addresses, not a host name (\"{text}\")"),
@@ -258,7 +258,7 @@ impl fmt::Display for Fault<'_> {
             Self::NoQuantity { key, text, of, .. } => write!(f, "{key} = \"{text}\" is not a {}", of.name()),
             Self::NotWhole { key, text, unit, .. } => write!(f, "{key} = \"{text}\" is not a whole number of {unit}"),
             Self::NoRetransmission { key, form, .. } => {
-                write!(f, "{key} = {form} does not exist: the kernel counts retransmissions")
+                write!(f, "{key} = {form} is not possible: the kernel knows only the times of its retransmissions")
             }
             Self::ReplacedLinger(gone) => write!(f, "linger = \"{gone}\" is replaced by time_wait = false"),
             Self::NoLinger => f.write_str("linger for no time means an abortive close (RST)"),
@@ -267,7 +267,7 @@ impl fmt::Display for Fault<'_> {
             Self::NoRawEntry(form) => write!(f, "an entry of raw is a table, not {form}"),
             Self::IncompleteRaw => f.write_str("an entry of raw has level, name and value"),
             Self::UnknownConstant { part, text, .. } => write!(f, "unknown {part} \"{text}\""),
-            Self::NoCall(form) => write!(f, "at = {form} is no call"),
+            Self::NoCall(form) => write!(f, "at = {form} is not one of the calls"),
             Self::Structure { option, .. } => write!(f, "{option} takes a structure, which raw cannot write"),
             Self::TextForNumber { option, text } => write!(f, "{option} takes a number, not \"{text}\""),
             Self::NumberForText { option, form } => write!(f, "{option} takes a name, not {form}"),
@@ -293,7 +293,7 @@ impl fmt::Display for Fault<'_> {
             }
 
             Self::UnknownLevel { value, .. } => write!(f, "unknown log level \"{value}\""),
-            Self::NoSwitch { variable, value } => write!(f, "{variable} is a switch, not \"{value}\""),
+            Self::NoSwitch { variable, value } => write!(f, "{variable} is an on/off switch, not \"{value}\""),
             Self::UnknownVariable { name, .. } => write!(f, "unknown variable {name}"),
             Self::VariableAlone(name) => write!(f, "{name} alone has no effect"),
         }
@@ -362,7 +362,7 @@ impl Words for Fault<'_> {
             Self::Conflict { .. } => "remove one of them".to_owned(),
 
             Self::NoText { .. } => "texts stand in quotes".to_owned(),
-            Self::EmptyList(key) => format!("leave {key} out to match everything"),
+            Self::EmptyList(key) => format!("leave \"{key}\" out to match everything"),
             Self::EmptyGlob(_) => "accepted: a name with * and ? as wildcards".to_owned(),
             Self::Path(_) => {
                 "process is the base name of the executable or script; command sees the whole command line".to_owned()
@@ -412,7 +412,7 @@ impl Words for Fault<'_> {
             }
             Self::TextForNumber { text, .. } => match text.parse::<u32>() {
                 Ok(number) => format!("without quotes: value = {number}"),
-                Err(_) => "the kernel would take the bytes of the text for one".to_owned(),
+                Err(_) => "write a number without quotes: the kernel would read the bytes of a text as a number".to_owned(),
             },
             Self::NumberForText { .. } => "accepted: a text in quotes".to_owned(),
 
@@ -430,7 +430,7 @@ impl Words for Fault<'_> {
                 format!("time + interval x probes is {seconds} s, more than TCP_USER_TIMEOUT holds (2147483 s)")
             }
             Self::NoAuto { sum: None, .. } => {
-                "it is time + interval x probes of a keepalive that has all three; or give user_timeout a duration"
+                "it is time + interval x probes: give keepalive all three, or give user_timeout a duration"
                     .to_owned()
             }
 
@@ -474,8 +474,11 @@ fn did_you_mean<'a>(given: &str, known: impl Iterator<Item = &'a str>, otherwise
 
 /// A key at the top that belongs in a table, or is misspelt.
 fn misplaced(name: &str) -> String {
-    if Key::from_name(name).is_some() || OF_RULES.contains(&name) {
-        return format!("{name} belongs in [defaults] or a [[rule]]");
+    if Key::from_name(name).is_some() {
+        return format!("\"{name}\" belongs in [defaults] or a [[rule]]");
+    }
+    if OF_RULES.contains(&name) {
+        return format!("\"{name}\" belongs in a [[rule]]");
     }
     match name {
         "rules" | "Rule" => "write [[rule]] for each rule".to_owned(),

@@ -47,8 +47,8 @@ impl Pattern {
             return refused(format!("\"{text}\" is a URL, not an address"), FORMS);
         }
         if text.contains('%') {
-            let help = "leave out what follows the %";
-            return refused(format!("\"{text}\" names a zone, which addresses here do not have"), help);
+            let help = "leave out the % and what follows it";
+            return refused(format!("\"{text}\" has a zone (%), which is not supported"), help);
         }
         // "2001:db8::1" and "2001:db8::/32": an IPv6 address without brackets has no port.
         if let Some(network) = network(text).transpose()? {
@@ -90,8 +90,8 @@ impl Pattern {
                 let host = address.strip_suffix('.').unwrap_or(address).to_ascii_lowercase();
                 if host.len() > LONGEST {
                     return refused(
-                        format!("a name of {} bytes is none", host.len()),
-                        format!("accepted: at most {LONGEST}"),
+                        format!("a host name of {} bytes is too long", host.len()),
+                        format!("accepted: at most {LONGEST} bytes"),
                     );
                 }
                 Ok(Self { place: Place::Host(host.into()), ports })
@@ -234,8 +234,8 @@ fn network(text: &str) -> Option<Result<IpNet, Refused>> {
     Some(match IpNet::new(address, prefix) {
         Ok(network) if network.trunc() == network => Ok(unmapped(network)),
         Ok(network) => refused(
-            format!("{network} has address bits beyond its prefix"),
-            format!("the network is {}, the single address {}", network.trunc(), address),
+            format!("{network} has address bits set beyond its prefix"),
+            format!("write {} for the network, or {address} for the single address", network.trunc()),
         ),
         Err(_) => refused(format!("\"{text}\" is not a network"), FORMS),
     })

@@ -28,7 +28,7 @@ pub(crate) fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, Refused> {
     };
     let (first, last) = (port(first)?, port(last)?);
     if first > last {
-        return refused(format!("the port range {first}-{last} is empty"), format!("meant: {last}-{first}?"));
+        return refused(format!("the port range {first}-{last} is empty"), format!("did you mean {last}-{first}?"));
     }
     Ok(first..=last)
 }

@@ -13,9 +13,9 @@ pub(crate) fn slip(is_entry: IsEntry, text: &str, address: &str, ports: Option<&
         let excluded = meant(is_entry, text.trim_start_matches('!').trim());
         let excluded = excluded.unwrap_or_else(|| "what is excluded".to_owned());
         return told(
-            format!("\"{text}\" is an exclusion, which a list of addresses does not have"),
+            format!("\"{text}\" is an exclusion, which lists of addresses do not support"),
             format!(
-                "put a rule for {excluded} before this one, with other options or none: the first that matches is used"
+                "put a rule for {excluded} before this one, with other options or none: the first rule that matches is used"
             ),
         );
     }
@@ -39,8 +39,8 @@ pub(crate) fn slip(is_entry: IsEntry, text: &str, address: &str, ports: Option<&
     }
     if !address.is_ascii() && international(address).is_none() && address.chars().any(char::is_alphabetic) {
         return told(
-            format!("\"{text}\" has characters that have no form in ASCII here"),
-            "write the form that is looked up, which begins with \"xn--\" (idn2(1) prints it); wildcards stand between dots".to_owned(),
+            format!("\"{text}\" cannot be looked up in the form that it has here"),
+            "write its ASCII form, which begins with \"xn--\" (idn2(1) prints it); a label with a wildcard has ASCII characters alone".to_owned(),
         );
     }
     None

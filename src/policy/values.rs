@@ -106,7 +106,13 @@ impl Reader<'_> {
                     Some(Choice::FastopenConnect(on))
                 }
                 _ => self
-                    .integer(key, span, form, (1, 65_535), "true or false for outbound connections, or for listeners ")
+                    .integer(
+                        key,
+                        span,
+                        form,
+                        (1, 65_535),
+                        "true or false for outbound connections; for the queue of a listener ",
+                    )
                     .map(|queue| Choice::FastopenQueue(queue as i32)),
             },
             Accepts::Raw => raw::read(self, span, form).map(Choice::Raw),

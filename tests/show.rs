@@ -1003,7 +1003,9 @@ fn refused_or_left_out() {
     assert_eq!(code, Some(1), "nothing could be done: {stderr}");
     assert!(stderr.contains("TCP_CONGESTION=\"nosuch\" failed: ENOENT"), "{stderr}");
     assert!(
-        stderr.contains("left out, for it takes a new connection, or the library in the program: syn_retries"),
+        stderr.contains(
+            "left out, because only a new connection, or the library in the program, can have it: syn_retries"
+        ),
         "{stderr}"
     );
 }
@@ -1043,7 +1045,10 @@ fn queue() {
     let (code, stdout, stderr) = outcome(&run(&lab, Place::Here, &words));
     assert_eq!(code, Some(0), "{stderr}");
     assert!(stdout.ends_with("2 sockets changed\n"), "{stdout}");
-    assert!(stderr.contains("1 connection in its queue does not inherit; apply again once accepted"), "{stderr}");
+    assert!(
+        stderr.contains("1 connection in its queue does not inherit the options; run apply again when it is accepted"),
+        "{stderr}"
+    );
     program.tell("");
     program.line();
     assert_eq!(by_fd(&show(&lab, &[&program.pid]), 5)["user_timeout_ms"], 0);

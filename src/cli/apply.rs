@@ -8,18 +8,17 @@ use std::os::fd::AsRawFd;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use policy::constants;
 use policy::health::State;
-use policy::plain::Plain;
-use policy::units::{Count, DisplayDuration};
+use policy::units::Count;
 use policy::{Connection, Endpoint, HostSet, Key, Phase, Phases, Process, Rules, Setting, Value};
-use serde::{Serialize, Serializer};
 use socket::current;
 use socket::enact::Enactment;
 use socket::fill::AsNew;
-use socket::namespace::{self, Purpose, Timer};
+use socket::namespace::{self, Timer};
 use socket::process::Descriptor;
 use socket::setting::Outcome;
 
-use crate::processes::{self, ProcessSockets, Selection, direction, title};
+use crate::apply_report::{Applied, Change, Done, Failure, Report, notes};
+use crate::processes::{self, ProcessSockets, Selection, direction};
 use crate::{args, check, exit, output};
 
 pub(crate) fn command() -> Command {
@@ -188,7 +187,7 @@ impl Subject<'_> {
         let enactment = Enactment::begin(fd, plan.enforce(), settings.iter().copied(), new, unknown);
         let (settings, chosen): (Vec<&Setting>, Vec<&Setting>) =
             settings.into_iter().partition(|setting| enactment.makes(setting));
-        applied.leave_what_is_chosen(fd, &chosen);
+        leave_what_is_chosen(&mut applied, fd, &chosen);
         for same_key in settings.chunk_by(|one, next| one.key == next.key) {
             let before: Vec<Option<Value>> = same_key.iter().map(|setting| current::value(fd, setting).ok()).collect();
             let is_so = |(setting, before): (&&Setting, &Option<Value>)| {
@@ -266,243 +265,14 @@ fn name(setting: &Setting) -> String {
     }
 }
 
-// What came of it
-
-#[derive(Serialize)]
-struct Report<'a> {
-    dry_run: bool,
-    processes: &'a [Done<'a>],
-    /// Processes that do not exist or may not be looked into.
-    errors: Vec<&'a str>,
-}
-
-struct Done<'a> {
-    looked: &'a ProcessSockets,
-    sockets: Vec<Applied>,
-}
-
-impl Serialize for Done<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Process<'a> {
-            pid: i32,
-            name: Option<&'a str>,
-            command: &'a str,
-            sockets: &'a [Applied],
-        }
-        let ProcessSockets { pid, process, .. } = self.looked;
-        let name = process.names.first().map(String::as_str);
-        Process { pid: *pid, name, command: &process.command, sockets: &self.sockets }.serialize(serializer)
-    }
-}
-
-#[derive(Serialize)]
-struct Applied {
-    fds: Vec<i32>,
-    thread: Option<i32>,
-    inode: u64,
-    protocol: &'static str,
-    local: Option<String>,
-    peer: Option<String>,
-    direction: Option<&'static str>,
-    state: Option<&'static str>,
-    rule: Option<String>,
-    changes: Vec<Change>,
-    failures: Vec<Failure>,
-    /// Options that have the value already.
-    already: Vec<String>,
-    /// Keys of options that the program has set itself, where only the rest is filled in.
-    left_to_the_program: Vec<&'static str>,
-    /// Keys that it is too late for, or that need the library.
-    left_out: Vec<&'static str>,
-    left_alone: Option<String>,
-    #[serde(skip)]
-    waiting: u32,
-    #[serde(skip)]
-    timer: Option<Timer>,
-}
-
-#[derive(Serialize, Clone, PartialEq)]
-struct Change {
-    option: String,
-    #[serde(serialize_with = "optional_value")]
-    before: Option<Value>,
-    #[serde(serialize_with = "value")]
-    after: Value,
-}
-
-#[derive(Serialize)]
-struct Failure {
-    setting: String,
-    errno: String,
-}
-
-fn value<S: Serializer>(value: &Value, serializer: S) -> Result<S::Ok, S::Error> {
-    match value {
-        Value::Int(value) => serializer.serialize_i32(*value),
-        Value::Text(text) => serializer.serialize_str(text),
-        other => serializer.collect_str(other),
-    }
-}
-
-fn optional_value<S: Serializer>(optional: &Option<Value>, serializer: S) -> Result<S::Ok, S::Error> {
-    match optional {
-        Some(known) => value(known, serializer),
-        None => serializer.serialize_none(),
-    }
-}
-
-impl Applied {
-    /// What the program has chosen itself, where only the rest is filled in.
-    fn leave_what_is_chosen(&mut self, fd: i32, chosen: &[&Setting]) {
-        for setting in chosen {
-            match current::value(fd, setting).ok() {
-                Some(current) if current == read_back(setting, Some(&current)) => self.already.push(name(setting)),
-                Some(_) => self.left_to_the_program.push(setting.key.name()),
-                None => {}
-            }
-        }
-        self.left_to_the_program.dedup();
-    }
-
-    /// Whether the configuration says anything about it.
-    fn is_meant(&self) -> bool {
-        self.left_alone.is_none()
-    }
-
-    fn is_refused(&self) -> bool {
-        let has_others = !(self.changes.is_empty() && self.already.is_empty() && self.left_to_the_program.is_empty());
-        !self.failures.is_empty() && !has_others
-    }
-
-    fn title(&self) -> String {
-        format!("fd {} {}", self.fd(), self.ends())
-    }
-
-    fn fd(&self) -> i32 {
-        self.fds.first().copied().unwrap_or_default()
-    }
-
-    fn ends(&self) -> String {
-        let local = self.local.as_deref().unwrap_or("-");
-        match (&self.peer, self.direction) {
-            (Some(peer), Some("inbound")) => format!("{local} <- {peer}"),
-            (Some(peer), Some("outbound")) => {
-                format!("{local} -> {peer}{}", if self.protocol == "udp" { " (UDP)" } else { "" })
-            }
-            _ => format!("{local} (listening)"),
+/// What the program has chosen itself, where only the rest is filled in.
+fn leave_what_is_chosen(applied: &mut Applied, fd: i32, chosen: &[&Setting]) {
+    for setting in chosen {
+        match current::value(fd, setting).ok() {
+            Some(current) if current == read_back(setting, Some(&current)) => applied.already.push(name(setting)),
+            Some(_) => applied.left_to_the_program.push(setting.key.name()),
+            None => {}
         }
     }
-}
-
-impl Done<'_> {
-    /// What is new, for people: sockets with the same changes together.
-    fn people(&self, is_dry: bool) -> String {
-        let bold = anstyle::Style::new().bold();
-        let mut text = format!("{bold}{}{bold:#}\n", title(self.looked.pid, &self.looked.process));
-        let mut groups: Vec<(&Applied, Vec<&Applied>)> = Vec::new();
-        for socket in self.sockets.iter().filter(|socket| !socket.changes.is_empty()) {
-            let same = |(first, _): &&mut (&Applied, _)| first.rule == socket.rule && first.changes == socket.changes;
-            match groups.iter_mut().find(same) {
-                Some((_, sockets)) => sockets.push(socket),
-                None => groups.push((socket, vec![socket])),
-            }
-        }
-        for (first, sockets) in &groups {
-            text.push_str(&format!(
-                "  by {}{}:\n",
-                Plain(&output::decision(first.rule.as_deref().unwrap_or_default())),
-                if is_dry { ", not done" } else { "" }
-            ));
-            let before = |change: &Change| {
-                change.before.as_ref().map_or_else(|| "?".to_owned(), |value| output::plain(&value.to_string()))
-            };
-            let widest = |of: &dyn Fn(&Change) -> usize| first.changes.iter().map(of).max().unwrap_or(0);
-            let (names, befores) = (widest(&|change| change.option.len()), widest(&|change| before(change).len()));
-            for change in &first.changes {
-                let after = output::plain(&change.after.to_string());
-                let line = format!("{:names$}  {:befores$}  ->  {after}", change.option, before(change));
-                text.push_str(&format!("    {line}\n"));
-            }
-            text.push_str(&format!("  on {}:\n", Count(sockets.len(), "socket")));
-            let lines = sockets.iter().map(|socket| format!("    fd {:<4} {}\n", socket.fd(), socket.ends()));
-            text.extend(lines);
-        }
-        let mut chosen: Vec<(&[&str], usize)> = Vec::new();
-        for keys in self.sockets.iter().map(|socket| &*socket.left_to_the_program).filter(|keys| !keys.is_empty()) {
-            match chosen.iter_mut().find(|(known, _)| *known == keys) {
-                Some((_, count)) => *count += 1,
-                None => chosen.push((keys, 1)),
-            }
-        }
-        for (keys, number) in chosen {
-            text.push_str(&format!("  left to the program, {}: {}\n", keys.join(", "), Count(number, "socket")));
-        }
-        let already = |socket: &&Applied| {
-            let is_as_configured = socket.failures.is_empty() && socket.left_to_the_program.is_empty();
-            socket.is_meant() && socket.changes.is_empty() && is_as_configured
-        };
-        let already = self.sockets.iter().filter(already).count();
-        if already > 0 {
-            text.push_str(&format!("  as configured already: {}\n", Count(already, "socket")));
-        }
-        let mut alone: Vec<(&str, usize)> = Vec::new();
-        for reason in self.sockets.iter().filter_map(|socket| socket.left_alone.as_deref()) {
-            match alone.iter_mut().find(|(known, _)| *known == reason) {
-                Some((_, count)) => *count += 1,
-                None => alone.push((reason, 1)),
-            }
-        }
-        for (reason, number) in alone {
-            text.push_str(&format!("  left alone, {reason}: {}\n", Count(number, "socket")));
-        }
-        if self.sockets.is_empty() {
-            text.push_str("  no socket\n");
-        }
-        text
-    }
-}
-
-/// What was refused, and what this cannot do.
-fn notes(done: &[Done<'_>]) {
-    let all = || done.iter().flat_map(|done| &done.sockets);
-    for socket in all() {
-        for Failure { setting, errno } in &socket.failures {
-            output::warning(&format!("{}: {setting} failed: {errno}", socket.title()), None);
-        }
-    }
-    let mut left_out: Vec<&str> = all().flat_map(|socket| &socket.left_out).copied().collect();
-    left_out.sort_unstable();
-    left_out.dedup();
-    if !left_out.is_empty() {
-        output::note(&format!(
-            "left out, for it takes a new connection, or the library in the program: {}",
-            left_out.join(", ")
-        ));
-    }
-    let changed = || all().filter(|socket| !socket.changes.is_empty());
-    for socket in changed() {
-        // The user timeout is looked at when the timer goes off, and not before.
-        if let Some(Timer { purpose: Purpose::Retransmit | Purpose::WindowProbe, remaining_ms: ms @ 1_000.. }) =
-            socket.timer
-        {
-            output::note(&format!(
-                "{}: takes effect at its next retransmission, in about {}",
-                socket.title(),
-                DisplayDuration(ms)
-            ));
-        }
-        if socket.waiting > 0 {
-            output::note(&format!(
-                "{}: {} in its queue does not inherit; apply again once accepted",
-                socket.title(),
-                Count(socket.waiting as usize, "connection")
-            ));
-        }
-    }
-    if changed().next().is_some() {
-        output::note(
-            "connections that a program opens from now on are not covered, except what its listeners accept: start it under `sockopt run` for that",
-        );
-    }
+    applied.left_to_the_program.dedup();
 }

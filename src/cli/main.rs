@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod apply_report;
 mod args;
 mod attach;
 mod check;

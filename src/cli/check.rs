@@ -8,7 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use load::Loaded;
 use policy::plain::Plain;
 use policy::units::Count;
-use policy::{Code, Compiled, Configuration, Listed, Parsed, Problem, Process, Severity, Source};
+use policy::{Code, Compiled, Configuration, Listed, Parsed, Problem, Process, Rules, Severity, Source};
 use serde::Serialize;
 
 use crate::{args, exit, output, sysctl};
@@ -50,6 +50,18 @@ pub(crate) fn command() -> Command {
                      Repeatable, or a list with commas",
                 ),
         )
+        .arg(
+            Arg::new("for")
+                .long("for")
+                .value_name("WAY")
+                .value_parser(["library", "supervisor"])
+                .hide_possible_values(true)
+                .help("Say too what of the configuration cannot be done by this way: library or supervisor")
+                .long_help(
+                    "Say too what of the configuration cannot be done by this way of sockopt run: library or supervisor. \
+                     The same is said when a program is started by the supervisor",
+                ),
+        )
         .arg(args::json())
         .arg(
             Arg::new("file")
@@ -78,6 +90,9 @@ struct Report<'a> {
     problems: Vec<Entry<'a>>,
     /// How many there are beyond these.
     more: usize,
+    /// What the way that was asked for cannot do; nothing if none was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cannot: Option<&'a [String]>,
 }
 
 /// A problem.
@@ -152,10 +167,18 @@ pub(crate) fn check(matches: &ArgMatches) -> u8 {
     for listed in [&mut compiled.warnings, &mut advice] {
         listed.problems.retain(|problem| !allowed.iter().any(|code| *code == problem.code.name()));
     }
+    let way = matches.get_one::<String>("for").filter(|_| taken);
+    // Rules for some processes alone are among them.
+    let every = way.and_then(|_| loaded.configuration.parse().into_rules(None).0.ok());
+    let cannot = way.zip(every).map(|(way, rules)| what_it_cannot(way, &rules));
     if matches.get_flag("json") {
-        print_json(&loaded, &compiled, &advice);
+        print_json(&loaded, &compiled, &advice, cannot.as_deref());
     } else {
         print_text(&loaded, &parsed, &compiled, &advice);
+        cannot.iter().flatten().for_each(|text| output::warning(text, None));
+        if let Some((way, [])) = way.zip(cannot.as_deref()) {
+            output::note(&format!("nothing in this configuration is beyond the {way}"));
+        }
     }
     match taken {
         false => exit::CONFIGURATION,
@@ -164,15 +187,25 @@ pub(crate) fn check(matches: &ArgMatches) -> u8 {
     }
 }
 
-fn print_json(loaded: &Loaded, compiled: &Compiled, advice: &Listed) {
+/// What a configuration asks for that a way cannot do.
+fn what_it_cannot(way: &str, rules: &Rules) -> Vec<String> {
+    match way {
+        "supervisor" => supervise::what_it_cannot(rules, false),
+        // It has every key and every condition; which programs it does not reach, no configuration tells.
+        _ => Vec::new(),
+    }
+}
+
+fn print_json(loaded: &Loaded, compiled: &Compiled, advice: &Listed, cannot: Option<&[String]>) {
     let problems = problems(compiled).chain(advice).map(|problem| Entry::new(problem, &compiled.sources));
     let rules = compiled.rules.as_ref().ok().filter(|_| loaded.failures.is_empty());
     let report = Report {
         disabled: loaded.disabled,
         source: loaded.configuration.document.as_ref().map(|source| source.name.as_str()),
-        rules: rules.map(policy::Rules::rule_count),
+        rules: rules.map(Rules::rule_count),
         problems: loaded.failures.iter().map(|failure| Entry::failure(failure)).chain(problems).collect(),
         more: more(compiled, advice),
+        cannot,
     };
     output::print(&output::json(&report, true));
 }

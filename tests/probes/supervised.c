@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
@@ -323,6 +324,28 @@ int main(int count, char **words) {
         close(peer);
         close(listener);
         printf(" then %s\n", dial(ntohs(at.sin_port)) < 0 ? strerror(errno) : "connected");
+    } else if (!strcmp(what, "forks")) {
+        /* forks PORT COUNT: so many children at once, each with a connection; those that had none, or no option. */
+        int failed = 0, status = 0;
+        for (int i = 0; i < number; i++) {
+            pid_t child = fork();
+            if (child == 0) {
+                int fd = dial(port);
+                _exit(fd < 0 || get(fd, IPPROTO_TCP, TCP_USER_TIMEOUT) == 0);
+            }
+            failed += child < 0;
+        }
+        while (wait(&status) > 0) failed += status != 0;
+        printf("failed %d\n", failed);
+    } else if (!strcmp(what, "strict")) {
+        /* Strict mode, which a process that has a filter may not go into; it goes on. */
+        int result = prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT, 0, 0, 0);
+        printf("strict %d %s\n", result, strerror(errno));
+        show(dial(port));
+    } else if (!strcmp(what, "chroot")) {
+        /* chroot PORT FOLDER: into a root that has nothing. */
+        if (chroot(words[3]) || chdir("/")) return perror("chroot"), 1;
+        show(dial(port));
     } else if (!strcmp(what, "refuse")) {
         return 2;
     }

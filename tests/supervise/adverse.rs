@@ -1,14 +1,17 @@
 //! What a program, or who starts it, could do to the supervisor; and what the supervisor could do to it.
 
+use std::io::BufReader;
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 
+use super::processes::{dial, kill, port, within};
 use crate::command::{outcome, run};
 use crate::support::lab::{Lab, Place, SERVER, needs};
-use crate::support::{is_root, plain, probe, sockopt, static_probe, test, test_with};
+use crate::support::{is_root, plain, probe, scratch, sockopt, static_probe, test, test_with};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let lab = needs([]);
@@ -18,6 +21,12 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("supervise::adverse::own_port", own_port),
         test_with(&lab, "supervise::adverse::many_that_connect", many_that_connect),
         test_with(&lab, "supervise::adverse::given_up", given_up),
+        test("supervise::adverse::many_children", many_children),
+        test("supervise::adverse::strict_mode", strict_mode),
+        test("supervise::adverse::another_root", another_root).with_ignored_flag(!is_root()),
+        test_with(&["strace"], "supervise::adverse::traced", traced),
+        test("supervise::adverse::programs_of_32_bits", programs_of_32_bits)
+            .with_ignored_flag(!cfg!(target_arch = "x86_64")),
         // userfaultfd(2) stops the kernel's own reading for root alone.
         test("supervise::adverse::kept_by_a_call", kept_by_a_call).with_ignored_flag(!is_root()),
     ]
@@ -104,5 +113,87 @@ fn kept_by_a_call() {
         let (code, printed, stderr) = outcome(&mut command);
         assert_eq!((code, printed), (Some(0), "keepalive 1 5 user_timeout 14000\n".repeat(3)), "{by}: {stderr}");
         assert!(stderr.contains("warning: the supervisor could not get on with a call of this process"), "{stderr}");
+    }
+}
+
+/// By copies and by sockets that are made.
+fn both_ways() -> [Command; 2] {
+    let mut confined = plain(probe("refuse"));
+    confined.args([&libc::SYS_pidfd_getfd.to_string(), "1"]).arg(sockopt()).arg("run");
+    let mut all = [run(), confined];
+    for command in &mut all {
+        command.arg("--dead-peer-timeout=15s");
+    }
+    all
+}
+
+const KEPT: &str = "keepalive 1 5 user_timeout 14000\n";
+
+/// 500 at once.
+fn many_children() {
+    for mut command in both_ways() {
+        let found = outcome(command.arg(program()).args(["forks", &port(), "500"]));
+        assert_eq!(found, (Some(0), "failed 0\n".to_owned(), String::new()), "{command:?}");
+    }
+}
+
+/// As the documents say.
+fn strict_mode() {
+    for mut command in both_ways() {
+        let found = outcome(command.arg(program()).args(["strict", &port()]));
+        assert_eq!(found, (Some(0), format!("strict -1 Invalid argument\n{KEPT}"), String::new()), "{command:?}");
+    }
+}
+
+/// The program's root has no /proc; the supervisor's has.
+fn another_root() {
+    let root = scratch("supervise-chroot");
+    for mut command in both_ways() {
+        let found = outcome(command.arg(program()).args(["chroot", &port()]).arg(&root));
+        assert_eq!(found, (Some(0), KEPT.to_owned(), String::new()), "{command:?}");
+    }
+}
+
+/// strace attaches while the program runs, sees its calls, and leaves.
+fn traced() {
+    for mut command in both_ways() {
+        let port = port();
+        let child = command.arg(program()).args(["stages", &port]);
+        let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
+        assert_eq!(dial(&mut child, &mut output) + "\n", KEPT);
+        let mut strace = plain("strace");
+        strace.args(["-f", "-e", "trace=connect", "-p", &child.id().to_string()]);
+        let strace = strace.stderr(Stdio::piped()).spawn().expect("strace");
+        let is_traced = || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+            status.contains(&format!("TracerPid:\t{}\n", strace.id()))
+        };
+        assert!(within(Duration::from_secs(10), is_traced));
+        assert_eq!(dial(&mut child, &mut output) + "\n", KEPT);
+        kill(strace.id() as i32, "INT");
+        let seen = strace.wait_with_output().expect("it ends");
+        let seen = String::from_utf8_lossy(&seen.stderr).into_owned();
+        assert!(seen.contains(&format!("htons({port})")) && seen.contains("= 0"), "{seen}");
+        assert_eq!(dial(&mut child, &mut output) + "\n", KEPT);
+        drop(child.stdin.take());
+        assert!(child.wait().expect("it ends").success());
+    }
+}
+
+/// Their calls go on as without, and have no options.
+fn programs_of_32_bits() {
+    let port = port();
+    let file = scratch("supervise-narrow").join("narrow");
+    let source = crate::support::root().join("tests/probes/narrow.c");
+    let mut compiler = plain("cc");
+    compiler.args(["-m32", "-O1", "-Wall", "-Werror", "-fno-pic", "-fno-stack-protector", "-nostdlib", "-static"]);
+    let (code, _, said) = outcome(compiler.arg(format!("-DPORT={port}")).arg("-o").arg(&file).arg(source));
+    assert_eq!(code, Some(0), "{said}");
+    for mut command in both_ways() {
+        // By itself it is refused.
+        command.args(["--by=supervisor", "sh", "-c", &format!("{}; exit $?", file.display())]);
+        let found = outcome(&mut command);
+        assert_eq!(found.0, Some(7), "{command:?} {found:?}");
     }
 }

@@ -33,6 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("supervise::processes::sandboxes", sandboxes),
         test("supervise::processes::log", log),
         test("supervise::processes::what_it_cannot", what_it_cannot),
+        test("supervise::processes::check_for", check_for),
         test_with(&["namespaces", "unshare"], "supervise::processes::first_of_a_container", first_of_a_container),
         test_with(&["setpriv"], "supervise::processes::without_privilege", without_privilege),
         test("supervise::processes::rules_by_process", rules_by_process),
@@ -274,7 +275,7 @@ fn worker_killed() {
 }
 
 /// A connection for each line that the program is given: what it has.
-fn dial(child: &mut Child, output: &mut impl BufRead) -> String {
+pub(super) fn dial(child: &mut Child, output: &mut impl BufRead) -> String {
     let mut line = String::new();
     child.stdin.as_mut().expect("a pipe").write_all(b"\n").expect("it reads");
     output.read_line(&mut line).expect("it writes");
@@ -419,6 +420,27 @@ fn log() {
         outcome(supervised().args(["--log=debug", "--log-file"]).arg(&file).arg(program()).args(["dial", &port]));
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     assert_eq!(fs::read_to_string(&file).expect("a log").lines().count(), 4);
+}
+
+/// `sockopt check --for` says what `sockopt run` says when it starts a program.
+fn check_for() {
+    let toml = "[[rule]]\nname = \"db\"\nto = [\"db.example:5432\"]\nprocess = [\"other\"]\nnodelay = true\n";
+    let check = |toml: &str, arguments: &[&str]| {
+        let mut command = plain(crate::support::sockopt());
+        outcome(command.env("SOCKOPT_CONFIG_TOML", toml).arg("check").args(arguments))
+    };
+    let lost =
+        "rule \"db\": the supervisor does not see the program look up names: db.example never matches; use addresses";
+    let (code, _, said) = check(toml, &["--for=supervisor"]);
+    assert_eq!((code, said), (Some(0), format!("warning: {lost}\n")));
+    let (code, printed, _) = check(toml, &["--for=supervisor", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
+    assert_eq!((code, &report["cannot"]), (Some(0), &serde_json::json!([lost])));
+    let (_, printed, _) = check(toml, &["--json"]);
+    assert!(!printed.contains("cannot"), "{printed}");
+    assert_eq!(check(toml, &["--for=library"]).2, "note: nothing in this configuration is beyond the library\n");
+    assert_eq!(check("[[rule]]\nto = [1]\n", &["--for=supervisor"]).0, Some(78));
+    assert_eq!(check(toml, &["--for=nothing"]).0, Some(2));
 }
 
 /// Said when the program starts.

@@ -26,13 +26,16 @@ mod show_text;
 mod sysctl;
 mod table;
 
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use clap::Command;
 use load::DEFAULT_FILE;
 
 fn main() -> ExitCode {
-    let matches = command().try_get_matches().unwrap_or_else(|error| output::usage(command(), error));
+    let first = std::env::args_os().nth(1);
+    let matches =
+        command_for(first.as_deref()).try_get_matches().unwrap_or_else(|error| output::usage(command(), error));
     let code = match matches.subcommand() {
         Some(("run", matches)) => run::run(matches),
         Some(("check", matches)) => check::check(matches),
@@ -51,8 +54,37 @@ fn main() -> ExitCode {
     output::exit_code(code).into()
 }
 
-/// The whole command line: each subcommand is defined where it is done.
+/// A subcommand's name and what defines it.
+type Definition = (&'static str, fn() -> Command);
+
+/// Each subcommand is defined where it is done.
+const SUBCOMMANDS: [Definition; 12] = [
+    ("run", args::run),
+    ("check", check::command),
+    ("explain", explain::command),
+    ("show", show::command),
+    ("apply", apply::command),
+    ("import", import::command),
+    ("attach", attach::command),
+    ("detach", attach::detach_command),
+    ("status", attach::status_command),
+    ("completions", completions::command),
+    ("man", man::command),
+    ("schema", schema::command),
+];
+
+/// The whole command line.
 fn command() -> Command {
+    command_for(None)
+}
+
+/// As much of the command line as the first word needs: what a program waits for until it starts is mostly the definition of options.
+fn command_for(first: Option<&OsStr>) -> Command {
+    let only = SUBCOMMANDS.iter().find(|(name, _)| first == Some(OsStr::new(name)));
+    let subcommands = match only {
+        Some(only) => std::slice::from_ref(only),
+        None => &SUBCOMMANDS,
+    };
     let about = "TCP socket options from outside, for programs that do not let users set them";
     Command::new("sockopt")
         .version(env!("CARGO_PKG_VERSION"))
@@ -68,18 +100,7 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true)
-        .subcommand(args::run())
-        .subcommand(check::command())
-        .subcommand(explain::command())
-        .subcommand(show::command())
-        .subcommand(apply::command())
-        .subcommand(import::command())
-        .subcommand(attach::command())
-        .subcommand(attach::detach_command())
-        .subcommand(attach::status_command())
-        .subcommand(completions::command())
-        .subcommand(man::command())
-        .subcommand(schema::command())
+        .subcommands(subcommands.iter().map(|(_, definition)| definition()))
 }
 
 /// The end of `sockopt --help`: sections of a heading with a colon and entries in two columns.

@@ -59,11 +59,10 @@ pub(crate) fn apply_settings<'a>(
             log::warn(format_args!("{call} fd {fd} {endpoint}: {decision}: {setting} {why}"));
         }
     };
-    let settings = settings.inspect(|_| fault::point("apply"));
     runtime.in_use.store(true, Relaxed);
-    let mut enacted = Enacted::default();
-    enacted.make(fd, decision.profile().enforce(), first, settings, &runtime.new, hindered);
-    if !enacted.is_empty() {
-        log::debug(format_args!("{call} fd {fd} {endpoint}: {decision}:{enacted}"));
+    let each = settings.clone().inspect(|_| fault::point("apply"));
+    let enacted = Enacted::make(fd, decision.profile().enforce(), first, each, &runtime.new, hindered);
+    if log::enabled(Level::Debug) && !enacted.is_empty() {
+        log::debug(format_args!("{call} fd {fd} {endpoint}: {decision}:{}", enacted.of(first, settings)));
     }
 }

@@ -206,8 +206,9 @@ fn accepted_with_work(
         has_last_word && tells && is_in_force(listener, setting) == Ok(false)
     };
     let first = probed(fd, plan.probe().filter(|setting| !is_changed(setting)));
-    // What is known of the listener may be out of date.
-    if first.is_some() || is_accepted_tcp(fd) {
+    // A listener that something is known of is one of TCP's. Even if the program has closed it in a way that is not seen, and another
+    // has its number, what that accepts from an Internet address is TCP too, unless it is SCTP or DCCP.
+    if first.is_some() || known != Known::Unsure || is_accepted_tcp(fd) {
         let settings = plan.settings().filter(|setting| !is_changed(setting));
         apply_settings(runtime, fd, &plan.decision(), first, settings, "accept", peer);
     }

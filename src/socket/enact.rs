@@ -106,82 +106,123 @@ impl fmt::Display for Hindrance {
     }
 }
 
-/// What was made and what was left to the program, for a line of the log: ` TCP_NODELAY=1; left to the program: linger`.
-#[derive(Debug, Default)]
-pub struct Enacted<'a> {
-    made: FirstSettings<'a>,
-    chosen: FirstSettings<'a>,
+/// Which settings of a plan were made and which were left to the program, by their places in the plan: nothing may be allocated
+/// here, and mostly nobody asks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Enacted {
+    is_first_made: bool,
+    made: Places,
+    chosen: Places,
 }
 
-impl<'a> Enacted<'a> {
+impl Enacted {
     /// Makes settings, but for the `first`, which was made already, and for what the program has chosen where only the rest is
     /// filled in. `hindered` is told of each that was not made for another reason.
     #[inline]
-    pub fn make(
-        &mut self,
+    pub fn make<'a>(
         fd: i32,
         enforce: Enforce,
         first: Option<&'a Setting>,
         settings: impl Iterator<Item = &'a Setting> + Clone,
         new: &AsNew,
         mut hindered: impl FnMut(&'a Setting, Hindrance),
-    ) {
+    ) -> Self {
         let unknown = |setting, errno| hindered(setting, Hindrance::Unknown(errno));
         let enactment = Enactment::begin(fd, enforce, settings.clone(), new, unknown);
-        first.into_iter().for_each(|setting| self.made.note(setting));
-        for setting in settings.filter(|setting| first.is_none_or(|first| !std::ptr::eq(first, *setting))) {
+        let mut enacted = Self { is_first_made: first.is_some(), ..Self::default() };
+        for (place, setting) in others(first, settings).enumerate() {
             match enactment.make(setting) {
-                Outcome::LeftToProgram => self.chosen.note(setting),
-                Outcome::Done => self.made.note(setting),
+                Outcome::LeftToProgram => enacted.chosen.note(place),
+                Outcome::Done => enacted.made.note(place),
                 Outcome::Absent => {}
                 // Another thread has closed it.
                 Outcome::Failed(Errno(libc::EBADF | libc::ENOTSOCK)) => {}
                 Outcome::Failed(errno) => hindered(setting, Hindrance::Failed(errno)),
             }
         }
+        enacted
     }
 
     /// Whether there is nothing to tell.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.made.count == 0 && self.chosen.count == 0
+        !self.is_first_made && self.made == Places::default() && self.chosen == Places::default()
+    }
+
+    /// For a line of the log, with the same settings: ` TCP_NODELAY=1; left to the program: linger`.
+    pub fn of<'a>(
+        self,
+        first: Option<&'a Setting>,
+        settings: impl Iterator<Item = &'a Setting> + Clone,
+    ) -> impl fmt::Display {
+        Told { enacted: self, first, settings }
     }
 }
 
-impl fmt::Display for Enacted<'_> {
+/// What was made and what was left to the program.
+struct Told<'a, I> {
+    enacted: Enacted,
+    first: Option<&'a Setting>,
+    settings: I,
+}
+
+impl<'a, I: Iterator<Item = &'a Setting> + Clone> Told<'a, I> {
+    fn at(&self, places: Places) -> impl Iterator<Item = &'a Setting> {
+        let is_there = move |(place, setting)| places.has(place).then_some(setting);
+        others(self.first, self.settings.clone()).enumerate().filter_map(is_there)
+    }
+}
+
+impl<'a, I: Iterator<Item = &'a Setting> + Clone> fmt::Display for Told<'a, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { made, chosen } = self;
-        made.all().try_for_each(|setting| write!(f, " {setting}"))?;
-        match made.count.checked_sub(made.settings.len()) {
+        /// So many are written out.
+        const MOST: usize = 16;
+        let Enacted { is_first_made, made, chosen } = self.enacted;
+        let mut written = self.first.into_iter().chain(self.at(made)).take(MOST);
+        written.try_for_each(|setting| write!(f, " {setting}"))?;
+        let count = usize::from(is_first_made) + made.count();
+        match count.checked_sub(MOST) {
             Some(more) if more > 0 => write!(f, " and {more} more")?,
             _ => {}
         }
-        if chosen.count == 0 {
+        if chosen.count() == 0 {
             return Ok(());
         }
-        f.write_str(if made.count > 0 { "; left to the program:" } else { " left to the program:" })?;
+        f.write_str(if count > 0 { "; left to the program:" } else { " left to the program:" })?;
         let mut last = None;
-        let mut keys = chosen.all().map(|setting| setting.key).filter(|key| last.replace(*key) != Some(*key));
+        let mut keys = self.at(chosen).map(|setting| setting.key).filter(|key| last.replace(*key) != Some(*key));
         keys.try_for_each(|key| write!(f, " {}", key.name()))
     }
 }
 
-/// The first sixteen settings, and how many there are: nothing may be allocated here.
-#[derive(Debug, Default)]
-struct FirstSettings<'a> {
-    settings: [Option<&'a Setting>; 16],
-    count: usize,
+/// All but the first.
+fn others<'a>(
+    first: Option<&'a Setting>,
+    settings: impl Iterator<Item = &'a Setting> + Clone,
+) -> impl Iterator<Item = &'a Setting> + Clone {
+    settings.filter(move |setting| first.is_none_or(|first| !std::ptr::eq(first, *setting)))
 }
 
-impl<'a> FirstSettings<'a> {
-    fn note(&mut self, setting: &'a Setting) {
-        if let Some(slot) = self.settings.get_mut(self.count) {
-            *slot = Some(setting);
+/// Places in a plan: of the first 64 which, of what is behind them how many.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Places {
+    first: u64,
+    more: usize,
+}
+
+impl Places {
+    fn note(&mut self, place: usize) {
+        match 1_u64.checked_shl(place as u32) {
+            Some(bit) => self.first |= bit,
+            None => self.more += 1,
         }
-        self.count += 1;
     }
 
-    fn all(&self) -> impl Iterator<Item = &'a Setting> {
-        self.settings.iter().flatten().copied()
+    fn has(self, place: usize) -> bool {
+        1_u64.checked_shl(place as u32).is_some_and(|bit| self.first & bit != 0)
+    }
+
+    fn count(self) -> usize {
+        self.first.count_ones() as usize + self.more
     }
 }

@@ -633,11 +633,10 @@ impl Worker {
         };
         let enforce = decision.profile().enforce();
         let settings = settings.filter(|setting| !self.leaves_out(enforce, setting));
-        let mut enacted = Enacted::default();
-        enacted.make(copy.as_raw_fd(), enforce, first, settings, &runtime.new, hindered);
+        let enacted = Enacted::make(copy.as_raw_fd(), enforce, first, settings.clone(), &runtime.new, hindered);
         if !enacted.is_empty() {
-            let text = format_args!("{call} fd {fd} {endpoint}: {decision}:{enacted}");
-            self.log.say(Level::Debug, thread, text);
+            let made = enacted.of(first, settings);
+            self.log.say(Level::Debug, thread, format_args!("{call} fd {fd} {endpoint}: {decision}:{made}"));
         }
     }
 }

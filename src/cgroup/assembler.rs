@@ -98,6 +98,8 @@ pub enum Map {
     Sockets,
     /// Of each listener and what it accepts, the class of its clients.
     Listeners,
+    /// What the kernel answered to each option that was tried.
+    Results,
 }
 
 impl Map {
@@ -112,6 +114,7 @@ impl Map {
             Self::Enforced => "enforced",
             Self::Sockets => "sockets",
             Self::Listeners => "listeners",
+            Self::Results => "results",
         }
     }
 }

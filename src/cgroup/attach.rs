@@ -4,7 +4,6 @@
 //! gone: `/sys/fs/bpf/sockopt/NUMBER/`, by the number of the control group.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -16,9 +15,10 @@ use socket::Errno;
 use crate::assembler::{Map, NoProgram, Program};
 use crate::compile::Tables;
 use crate::group::{Group, id_at};
+use crate::maps;
 use crate::programs;
 use crate::refusal::{Other, Refusal};
-use crate::rows::{Kind, Rows};
+use crate::rows::Rows;
 use crate::sys::{self, CLONE, MapForm, MapType, NO_PREALLOCATION, ProgramType, borrowed};
 
 /// Where BPF file systems are by custom; systemd mounts it, and so do bpftool and libbpf where nobody has.
@@ -223,15 +223,19 @@ impl Undo {
     }
 }
 
+/// Before Linux 5.11 tables count as locked memory, of which there is little by default.
+pub(crate) fn allow_locked_memory() {
+    let all = rustix::process::Rlimit { current: None, maximum: None };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Memlock, all);
+}
+
 /// Attaches a policy to a control group, or puts it in the place of the one that is attached: at no moment there is none. If
 /// that fails, everything is as it was.
 ///
 /// # Errors
 /// Why nothing was changed.
 pub fn attach(group: &Group, tables: &Tables, configuration: &str, rules: usize) -> Result<Attached, Refusal> {
-    // Before Linux 5.11 tables count as locked memory, of which there is little by default.
-    let all = rustix::process::Rlimit { current: None, maximum: None };
-    let _ = rustix::process::setrlimit(rustix::process::Resource::Memlock, all);
+    allow_locked_memory();
     let mut places = Place::needed(tables);
     refuse_others(group, &places)?;
     let (folder, has_mounted) = Folder::make()?;
@@ -337,11 +341,6 @@ fn about_at(pins: &Path) -> Option<About> {
     Some(About::from_text(&String::from_utf8_lossy(&text)))
 }
 
-/// A map of a policy's own.
-fn map(form: &MapForm<'_>) -> Result<OwnedFd, Refusal> {
-    sys::create_map(form).map_err(Refusal::kernel(format!("the table {} cannot be made", form.name.to_string_lossy())))
-}
-
 /// Makes the tables and loads the programs. What is remembered of sockets is the same map as before.
 fn load(tables: &Tables, places: &[Place], pins: &Path, undo: &mut Undo) -> Result<Vec<(Place, OwnedFd)>, Refusal> {
     let mut maps: BTreeMap<Map, OwnedFd> = BTreeMap::new();
@@ -359,33 +358,16 @@ fn load(tables: &Tables, places: &[Place], pins: &Path, undo: &mut Undo) -> Resu
     let sockets = match sys::open_pin(&at) {
         Ok(sockets) => sockets,
         Err(_) => {
-            let sockets = map(&storage(c"sockopt_sockets"))?;
+            let sockets = maps::make(&storage(c"sockopt_sockets"))?;
             sys::pin(borrowed(&sockets), &at).map_err(Refusal::kernel(format!("{} cannot be made", at.display())))?;
             undo.pins.push(at);
             sockets
         }
     };
     maps.insert(Map::Sockets, sockets);
-    maps.insert(Map::Listeners, map(&storage(c"sockopt_listen"))?);
+    maps.insert(Map::Listeners, maps::make(&storage(c"sockopt_listen"))?);
     for rows in Rows::of(tables) {
-        let name = CString::new(rows.map.name()).unwrap_or_default();
-        let count = rows.keys.len() / rows.key;
-        let form = MapForm {
-            kind: match rows.kind {
-                Kind::Hash => MapType::Hash,
-                Kind::Array => MapType::Array,
-                Kind::LongestPrefix => MapType::LongestPrefix,
-            },
-            key: rows.key as u32,
-            value: rows.value as u32,
-            entries: count.max(1) as u32,
-            flags: if rows.kind == Kind::Array { 0 } else { NO_PREALLOCATION },
-            name: &name,
-            types: None,
-        };
-        let made = map(&form)?;
-        sys::update_all(borrowed(&made), &rows.keys, rows.key, &rows.values, rows.value)
-            .map_err(Refusal::kernel(format!("the table {} cannot be filled", rows.map.name())))?;
+        let made = maps::of_rows(&rows)?;
         maps.insert(rows.map, made);
     }
     let mut loaded = Vec::new();
@@ -404,7 +386,7 @@ fn load(tables: &Tables, places: &[Place], pins: &Path, undo: &mut Undo) -> Resu
 }
 
 /// Somebody else's programs that ours would displace, or that let none be attached.
-fn refuse_others(group: &Group, places: &[Place]) -> Result<(), Refusal> {
+pub(crate) fn refuse_others(group: &Group, places: &[Place]) -> Result<(), Refusal> {
     /// BPF_F_ALLOW_MULTI
     const MULTI: u32 = 2;
     let folders = std::iter::once(group.path.as_path()).chain(group.ancestors());

@@ -378,6 +378,7 @@ fn programs_read() {
         ("connect4", programs::connect4(), include_str!("listings/connect4.txt")),
         ("connect6", programs::connect6(), include_str!("listings/connect6.txt")),
         ("setsockopt", programs::setsockopt(), include_str!("listings/setsockopt.txt")),
+        ("probe", programs::probe(), include_str!("listings/probe.txt")),
         ("sock_ops", programs::events(), include_str!("listings/sock_ops.txt")),
     ];
     for (name, program, listing) in all {

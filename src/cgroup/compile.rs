@@ -11,6 +11,7 @@ use policy::options::Family;
 use policy::plan::Plan;
 use policy::rules::Inheritance;
 use policy::{Decision, Enforce, Phase, Phases, Rules, Setting, Value};
+use socket::Errno;
 
 use crate::tables::{Class, FROM, LISTEN, LOCAL, Networks, TO, TooLarge};
 
@@ -198,6 +199,7 @@ pub struct Tables {
     pub listens: bool,
     /// What had to be left out.
     pub lost: Vec<Lost>,
+    refused: BTreeSet<(i32, i32)>,
     known_profiles: HashMap<Profile, u32>,
     known_options: HashMap<Vec<OptionRow>, u32>,
 }
@@ -251,7 +253,16 @@ impl Tables {
     /// # Errors
     /// What does not fit.
     pub fn of(rules: &Rules) -> Result<Self, TooLarge> {
-        let mut tables = Self { lost: lost(rules), ..Self::default() };
+        Self::without(rules, &BTreeMap::new())
+    }
+
+    /// The same for a kernel that refuses some options, by level and name: they are in `lost` too.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn without(rules: &Rules, refused: &BTreeMap<(i32, i32), Errno>) -> Result<Self, TooLarge> {
+        let mut tables =
+            Self { lost: lost(rules, refused), refused: refused.keys().copied().collect(), ..Self::default() };
         // The defaults' profile comes first.
         tables.profile(rules.otherwise(true), For::Connecting)?;
         let live: Vec<(u32, &policy::rules::Rule)> =
@@ -387,13 +398,16 @@ impl Tables {
         if plan.enforce() == Enforce::Fill {
             return Ok(Slot::default());
         }
-        let settings = plan.settings().filter(|setting| setting.key != Key::ConnectTimeout);
+        let is_made = |setting: &&Setting| {
+            setting.key != Key::ConnectTimeout && !self.refused.contains(&(setting.level, setting.name))
+        };
+        let settings = plan.settings().filter(is_made);
         let rows: Vec<OptionRow> = settings.filter_map(OptionRow::of).collect();
         if rows.len() > MOST_OPTIONS {
             return Err(TooLarge { what: "options in one rule", limit: MOST_OPTIONS });
         }
         let mut enforced = 0;
-        for setting in kept.settings().filter(|setting| setting.key != Key::ConnectTimeout) {
+        for setting in kept.settings().filter(is_made) {
             let row = OptionRow::of(setting).filter(|_| plan.enforce() == Enforce::Always);
             let Some(bit) = row.and_then(|row| bit(row.level, row.name)).map(|bit| 1 << bit) else { continue };
             enforced |= bit;
@@ -420,7 +434,7 @@ fn patterns_or_any(patterns: Option<&[Pattern]>) -> &[Pattern] {
 }
 
 /// What the kernel cannot do.
-fn lost(rules: &Rules) -> Vec<Lost> {
+fn lost(rules: &Rules, refused: &BTreeMap<(i32, i32), Errno>) -> Vec<Lost> {
     let mut lost = Vec::new();
     let mut add = |rule: &str, what: String| {
         let one = Lost { rule: rule.to_owned(), what };
@@ -445,13 +459,13 @@ fn lost(rules: &Rules) -> Vec<Lost> {
         for host in rule.hosts().filter_map(Pattern::host) {
             add(&name, format!("the kernel does not know names of hosts ({host}): use addresses"));
         }
-        of_decision(rule.decision(true), conditions.direction(), |what| add(&name, what));
+        of_decision(rule.decision(true), refused, |what| add(&name, what));
     }
-    of_decision(rules.otherwise(true), Direction::Both, |what| add("defaults", what));
+    of_decision(rules.otherwise(true), refused, |what| add("defaults", what));
     lost
 }
 
-fn of_decision(decision: Decision<'_>, direction: Direction, mut add: impl FnMut(String)) {
+fn of_decision(decision: Decision<'_>, refused: &BTreeMap<(i32, i32), Errno>, mut add: impl FnMut(String)) {
     let profile = decision.profile();
     if profile.enforce() == Enforce::Fill && !profile.settings().is_empty() {
         add("enforce = \"fill\" is not supported in the kernel yet".to_owned());
@@ -462,12 +476,12 @@ fn of_decision(decision: Decision<'_>, direction: Direction, mut add: impl FnMut
         let before_bind = Phases::of(&[Phase::Bind, Phase::BindDatagram]);
         if OptionRow::of(setting).is_none() {
             add(format!("{key}: programs in the kernel cannot set {}", option()));
+        } else if let Some(errno) = refused.get(&(setting.level, setting.name)) {
+            add(format!("{key}: this kernel lets no program set {} ({errno})", option()));
         } else if setting.phases.intersects(before_bind) && !setting.phases.intersects(Phases::OUTBOUND) {
             add(format!("{key} is set at bind, which is not supported in the kernel yet"));
         } else if setting.phases.contains(Phase::Connected) || setting.key == Key::ConnectTimeout {
             add(format!("{key}: connect_timeout is not supported in the kernel yet"));
-        } else if direction == Direction::Listeners && setting.phases.contains(Phase::BindDatagram) {
-            // UDP that only binds: TCP has it.
         }
     }
 }

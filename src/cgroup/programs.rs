@@ -190,7 +190,7 @@ impl Maker {
 
     /// Sets what the profile of the answer in r8 has for the kind of socket; the socket is at `socket` of the context.
     fn set(&mut self, socket: i16) {
-        let (next, some, done) = (self.asm.label(), self.asm.label(), self.asm.label());
+        let (next, done) = (self.asm.label(), self.asm.label());
         self.asm.and_number(R8, 0xffff);
         self.row(Map::Profiles, R8);
         // The slot. The kernel wants to see that it lies in the profile.
@@ -205,8 +205,20 @@ impl Maker {
         self.asm.place(next);
         self.asm.go_if_register(R9, AtLeast, R8, done);
         self.asm.go_if(R9, AtLeast, MOST_OPTIONS as i32, done);
-        self.asm.copy(R1, R7);
-        self.asm.add_register(R1, R9);
+        self.set_option(|asm| {
+            asm.copy(R1, R7);
+            asm.add_register(R1, R9);
+        });
+        self.asm.add_number(R9, 1);
+        self.asm.go(next);
+        self.asm.place(done);
+        self.remember(socket);
+    }
+
+    /// Sets the option whose number is put in r1; r0 is what the kernel answers.
+    fn set_option(&mut self, number: impl FnOnce(&mut Assembler)) {
+        let some = self.asm.label();
+        number(&mut self.asm);
         self.row(Map::Options, R1);
         self.asm.load(Word, R2, R0, 0);
         self.asm.load(Word, R3, R0, 4);
@@ -220,10 +232,6 @@ impl Maker {
         self.asm.go_if(R5, Above, MOST_BYTES, self.end);
         self.asm.copy(R1, R6);
         self.asm.call(Helper::SetSockopt);
-        self.asm.add_number(R9, 1);
-        self.asm.go(next);
-        self.asm.place(done);
-        self.remember(socket);
     }
 
     /// Remembers which options the program is not to change.
@@ -349,6 +357,30 @@ pub fn connect6() -> Result<Program, NoProgram> {
     make.decide();
     make.set(address::SOCKET);
     make.finish("sockopt_connect6")
+}
+
+/// `cgroup/connect4` or `connect6`, for a socket of ours: tries each option, notes what the kernel answers, and lets it connect
+/// nowhere.
+///
+/// # Errors
+/// [`NoProgram`]
+pub fn probe() -> Result<Program, NoProgram> {
+    let mut make = Maker::new();
+    let next = make.asm.label();
+    make.asm.set(R9, 0);
+    make.asm.place(next);
+    make.asm.go_if(R9, AtLeast, MOST_OPTIONS as i32, make.end);
+    make.set_option(|asm| asm.copy(R1, R9));
+    make.asm.copy(R7, R0);
+    make.asm.copy(R1, R9);
+    make.row(Map::Results, R1);
+    make.asm.store(Word, R0, 0, R7);
+    make.asm.add_number(R9, 1);
+    make.asm.go(next);
+    make.asm.place(make.end);
+    make.asm.set(R0, 0);
+    make.asm.exit();
+    make.asm.finish("sockopt_probe")
 }
 
 /// `cgroup/setsockopt`: a program sets an option. If a rule has the last word about it, the answer is success and nothing

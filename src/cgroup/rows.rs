@@ -27,10 +27,21 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    fn array<const N: usize>(map: Map, values: impl Iterator<Item = [u8; N]>) -> Self {
+    pub(crate) fn array<const N: usize>(map: Map, values: impl Iterator<Item = [u8; N]>) -> Self {
         let values: Vec<u8> = values.flatten().collect();
         let keys = (0..(values.len() / N) as u32).flat_map(u32::to_ne_bytes).collect();
         Self { map, kind: Kind::Array, key: 4, value: N, keys, values }
+    }
+
+    /// Options with their values.
+    pub(crate) fn options(options: &[OptionRow]) -> Self {
+        let option = |option: &OptionRow| -> [u8; 32] {
+            let mut all = [0; 32];
+            let head: [u8; 16] = bytes(&[option.level as u32, option.name as u32, option.length, 0]);
+            all.iter_mut().zip(head.iter().chain(&option.value)).for_each(|(to, from)| *to = *from);
+            all
+        };
+        Self::array(Map::Options, options.iter().map(option))
     }
 
     pub(crate) fn of(tables: &Tables) -> Vec<Self> {
@@ -41,12 +52,6 @@ impl Rows {
             let kept = slot.enforced.to_ne_bytes();
             let mut all = [0; 16];
             all.iter_mut().zip(words(slot.start, slot.count).iter().chain(&kept)).for_each(|(to, from)| *to = *from);
-            all
-        };
-        let option = |option: &OptionRow| -> [u8; 32] {
-            let mut all = [0; 32];
-            let head: [u8; 16] = bytes(&[option.level as u32, option.name as u32, option.length, 0]);
-            all.iter_mut().zip(head.iter().chain(&option.value)).for_each(|(to, from)| *to = *from);
             all
         };
         vec![
@@ -70,7 +75,7 @@ impl Rows {
                     all
                 }),
             ),
-            Self::array(Map::Options, tables.options.iter().map(option)),
+            Self::options(&tables.options),
             Self {
                 map: Map::Enforced,
                 kind: Kind::Hash,

@@ -392,3 +392,54 @@ pub(crate) fn query(group: BorrowedFd<'_>, place: u32) -> Result<(u32, Vec<u32>)
 pub(crate) fn borrowed(fd: &OwnedFd) -> BorrowedFd<'_> {
     fd.as_fd()
 }
+
+/// Makes a socket in another control group, from which it connects to nowhere: the port is the discard service's, and a program
+/// is expected to refuse it. `members` is the group's file of processes, open for writing.
+///
+/// # Errors
+/// Those of fork(2), and what the other process met.
+pub(crate) fn connect_within(members: BorrowedFd<'_>, is_v6: bool) -> Result<(), Errno> {
+    const DISCARD: u16 = 9;
+    // SAFETY: sockaddr_in and sockaddr_in6 may be all zeroes.
+    let (mut v4, mut v6): (libc::sockaddr_in, libc::sockaddr_in6) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+    v4.sin_family = libc::AF_INET as libc::sa_family_t;
+    v4.sin_port = DISCARD.to_be();
+    v4.sin_addr.s_addr = u32::from(std::net::Ipv4Addr::LOCALHOST).to_be();
+    v6.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+    v6.sin6_port = DISCARD.to_be();
+    v6.sin6_addr.s6_addr = std::net::Ipv6Addr::LOCALHOST.octets();
+    // SAFETY: what the child does is allowed after a fork whatever other threads do: system calls alone, on memory of its own.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: as above; the addresses are as long as is said.
+        unsafe {
+            let failed = |step: c_int| libc::_exit(step);
+            if libc::write(members.as_raw_fd(), c"0".as_ptr().cast(), 1) != 1 {
+                failed(1);
+            }
+            let family = if is_v6 { libc::AF_INET6 } else { libc::AF_INET };
+            let socket = libc::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, libc::IPPROTO_TCP);
+            if socket < 0 {
+                failed(2);
+            }
+            if is_v6 {
+                libc::connect(socket, (&raw const v6).cast(), size_of_val(&v6) as libc::socklen_t);
+            } else {
+                libc::connect(socket, (&raw const v4).cast(), size_of_val(&v4) as libc::socklen_t);
+            }
+            libc::_exit(0);
+        }
+    }
+    if child < 0 {
+        return Err(ffi::errno());
+    }
+    let mut status = 0;
+    // SAFETY: waitpid(2) writes one int; the child is ours.
+    while unsafe { libc::waitpid(child, &raw mut status, 0) } < 0 {
+        match ffi::errno() {
+            Errno(libc::EINTR) => {}
+            errno => return Err(errno),
+        }
+    }
+    if status == 0 { Ok(()) } else { Err(Errno(libc::ENOTCONN)) }
+}

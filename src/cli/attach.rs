@@ -124,10 +124,14 @@ fn attached(matches: &ArgMatches) -> Result<u8, u8> {
     // Its errors were reported.
     let rules = parsed.into_rules(None).0.map_err(|_| exit::CONFIGURATION)?;
     let group = group(matches).map_err(|refusal| refused(&refusal))?;
-    let tables = Tables::of(&rules).map_err(|what| {
+    let too_large = |what: cgroup::tables::TooLarge| {
         output::error(&what.to_string(), None);
         exit::CONFIGURATION
-    })?;
+    };
+    let tables = Tables::of(&rules).map_err(too_large)?;
+    // What this kernel cannot do is known only when it was tried.
+    let unable = cgroup::probe(&group, &tables.options).map_err(|refusal| refused(&refusal))?;
+    let tables = if unable.is_empty() { tables } else { Tables::without(&rules, &unable).map_err(too_large)? };
     let is_partial = matches.get_flag("partial");
     for lost in &tables.lost {
         let text = lost.to_string();

@@ -235,6 +235,10 @@ fn killed_at_each_step() {
         number += 1;
     }
     assert!(number > 20, "{number} steps");
+    let mut left = fs::read_dir(mount().expect("control groups")).expect("a folder").flatten();
+    let is_dead =
+        |name: &str| name.strip_prefix("sockopt-probe-").is_some_and(|pid| !Path::new("/proc").join(pid).exists());
+    assert!(!left.any(|entry| is_dead(&entry.file_name().to_string_lossy())), "groups for trying options are left");
 }
 
 fn nothing_to_detach() {

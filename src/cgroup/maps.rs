@@ -1,0 +1,36 @@
+//! Tables in the kernel.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+
+use crate::refusal::Refusal;
+use crate::rows::{Kind, Rows};
+use crate::sys::{self, MapForm, MapType, NO_PREALLOCATION, borrowed};
+
+/// A map of a policy's own.
+pub(crate) fn make(form: &MapForm<'_>) -> Result<OwnedFd, Refusal> {
+    sys::create_map(form).map_err(Refusal::kernel(format!("the table {} cannot be made", form.name.to_string_lossy())))
+}
+
+/// One with these rows.
+pub(crate) fn of_rows(rows: &Rows) -> Result<OwnedFd, Refusal> {
+    let name = CString::new(rows.map.name()).unwrap_or_default();
+    let count = rows.keys.len() / rows.key;
+    let form = MapForm {
+        kind: match rows.kind {
+            Kind::Hash => MapType::Hash,
+            Kind::Array => MapType::Array,
+            Kind::LongestPrefix => MapType::LongestPrefix,
+        },
+        key: rows.key as u32,
+        value: rows.value as u32,
+        entries: count.max(1) as u32,
+        flags: if rows.kind == Kind::Array { 0 } else { NO_PREALLOCATION },
+        name: &name,
+        types: None,
+    };
+    let made = make(&form)?;
+    sys::update_all(borrowed(&made), &rows.keys, rows.key, &rows.values, rows.value)
+        .map_err(Refusal::kernel(format!("the table {} cannot be filled", rows.map.name())))?;
+    Ok(made)
+}

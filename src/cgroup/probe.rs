@@ -1,0 +1,107 @@
+//! What this kernel lets programs set: each option is tried, on a socket in a control group that is made for that.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use policy::constants::SOL_IPV6;
+use socket::Errno;
+
+use crate::assembler::{Map, NoProgram};
+use crate::attach::{self, Place};
+use crate::compile::{MOST_OPTIONS, OptionRow};
+use crate::group::Group;
+use crate::maps;
+use crate::programs;
+use crate::refusal::Refusal;
+use crate::rows::Rows;
+use crate::sys::{self, ProgramType, borrowed};
+
+/// Level and name of the options that this kernel refuses, and with which error.
+pub type Refused = BTreeMap<(i32, i32), Errno>;
+
+/// A control group for a moment.
+struct Trial(PathBuf);
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// What its name begins with; the number of the process follows.
+const PREFIX: &str = "sockopt-probe-";
+
+/// Removes those of processes that were killed.
+fn clear_away(top: &Path) {
+    for entry in fs::read_dir(top).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
+        if !Path::new("/proc").join(pid).exists() {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
+/// Tries the options. Nothing is sent.
+///
+/// # Errors
+/// Why they could not be tried.
+pub fn probe(group: &Group, options: &[OptionRow]) -> Result<Refused, Refusal> {
+    attach::allow_locked_memory();
+    attach::refuse_others(group, &[Place::Connect4, Place::Connect6])?;
+    let mut known = BTreeMap::new();
+    for option in options {
+        known.entry((option.level, option.name)).or_insert(*option);
+    }
+    let mut refused = Refused::new();
+    for is_v6 in [false, true] {
+        let is_meant = |row: &&OptionRow| (row.level == SOL_IPV6) == is_v6;
+        let tried: Vec<OptionRow> = known.values().filter(is_meant).copied().take(MOST_OPTIONS).collect();
+        if tried.is_empty() {
+            continue;
+        }
+        for (row, answer) in tried.iter().zip(answers(group, &tried, is_v6)?) {
+            // Others depend on the value, and on the network namespace: a device that is not there.
+            if let libc::EINVAL | libc::ENOPROTOOPT | libc::EOPNOTSUPP = -answer {
+                refused.insert((row.level, row.name), Errno(-answer));
+            }
+        }
+    }
+    Ok(refused)
+}
+
+/// What the kernel answers to each.
+fn answers(group: &Group, tried: &[OptionRow], is_v6: bool) -> Result<Vec<i32>, Refusal> {
+    let step = "options cannot be tried";
+    // Not in the group itself: others may watch it, and its programs may be somebody's.
+    let top = group.ancestors().last().unwrap_or(group.path());
+    clear_away(top);
+    let trial = top.join(format!("{PREFIX}{}", std::process::id()));
+    fs::create_dir(&trial).map_err(Refusal::file(format!("{} cannot be made", trial.display())))?;
+    let trial = Trial(trial);
+    let options = maps::of_rows(&Rows::options(tried))?;
+    // What it is before an answer is there.
+    let unknown = (-libc::EIO).to_ne_bytes();
+    let results = maps::of_rows(&Rows::array(Map::Results, tried.iter().map(|_| unknown)))?;
+    let program = programs::probe().map_err(|NoProgram| Refusal::kernel(step)(Errno(libc::EINVAL)))?;
+    let code = program.with_maps(|map| if map == Map::Results { &results } else { &options }.as_raw_fd());
+    let kind = ProgramType { kind: 18, place: if is_v6 { 11 } else { 10 } };
+    let program = sys::load(kind, program.name, &code).map_err(|refused| Refusal::Kernel {
+        step: step.to_owned(),
+        errno: refused.errno,
+        log: refused.log,
+    })?;
+    let folder = OwnedFd::from(fs::File::open(&trial.0).map_err(Refusal::file(step))?);
+    let _link = sys::create_link(borrowed(&program), borrowed(&folder), kind.place).map_err(Refusal::kernel(step))?;
+    let members = fs::File::options().write(true).open(trial.0.join("cgroup.procs")).map_err(Refusal::file(step))?;
+    let members = OwnedFd::from(members);
+    sys::connect_within(borrowed(&members), is_v6).map_err(Refusal::kernel(step))?;
+    (0..tried.len() as u32)
+        .map(|number| {
+            let value = sys::lookup(borrowed(&results), &number.to_ne_bytes(), 4).map_err(Refusal::kernel(step))?;
+            Ok(i32::from_ne_bytes(value.try_into().unwrap_or_default()))
+        })
+        .collect()
+}

@@ -25,6 +25,7 @@ mod show_json;
 mod show_text;
 mod sysctl;
 mod table;
+mod way;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;

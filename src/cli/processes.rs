@@ -16,6 +16,7 @@ use socket::namespace::{Namespace, Timer};
 use socket::process::{Descriptor, Refused, Target};
 use socket::{Errno, Kind, ffi};
 
+use crate::way::Way;
 use crate::{exit, output};
 
 /// Adds the arguments that choose processes.
@@ -203,6 +204,8 @@ impl Found {
 pub(crate) struct ProcessSockets {
     pub(crate) pid: i32,
     pub(crate) process: Process,
+    /// By which way its options are set, where that is known.
+    pub(crate) way: Option<Way>,
     pub(crate) target: Target,
     pub(crate) sockets: Vec<Socket>,
     pub(crate) datagrams: Vec<Datagram>,
@@ -281,7 +284,7 @@ impl ProcessSockets {
             current,
         });
         let sockets = sockets.collect();
-        Ok(Self { pid, process, target, sockets, datagrams, out_of_reach: descriptors.out_of_reach })
+        Ok(Self { pid, process, way: Way::of(pid), target, sockets, datagrams, out_of_reach: descriptors.out_of_reach })
     }
 }
 

@@ -7,6 +7,7 @@ use socket::current::Current;
 
 use crate::output;
 use crate::processes::{Found, Socket, direction};
+use crate::way::Way;
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -20,6 +21,8 @@ struct ProcessReport<'a> {
     pid: i32,
     name: Option<&'a str>,
     command: &'a str,
+    /// By which way the options of its sockets are set: `library`, `supervisor`, or nothing where that is not known.
+    way: Option<Way>,
     sockets: Vec<SocketReport>,
 }
 
@@ -144,6 +147,7 @@ pub(crate) fn json(found: &Found, is_pretty: bool) -> String {
                 pid: looked.pid,
                 name: looked.process.names.first().map(String::as_str),
                 command: &looked.process.command,
+                way: looked.way,
                 sockets: looked.sockets.iter().map(SocketReport::new).collect(),
             })
             .collect(),

@@ -189,6 +189,7 @@ pub(crate) fn people(found: &Found, width: Option<usize>) -> String {
 /// The process and its command line, in one line.
 fn heading(looked: &ProcessSockets, width: Option<usize>) -> String {
     let title = processes::title(looked.pid, &looked.process);
+    let title = looked.way.map_or_else(|| title.clone(), |way| format!("{title}, by the {}", way.name()));
     let command = output::plain(&looked.process.command);
     let line = if command.is_empty() { title } else { format!("{title}: {command}") };
     match width {

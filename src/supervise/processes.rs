@@ -297,6 +297,8 @@ fn leave(socket: BorrowedFd<'_>) {
 /// The guardian from its beginning to its end.
 fn guardian(socket: OwnedFd, mut worker: Worker) -> ! {
     leave(socket.as_fd());
+    // Held as long as there is a supervisor: by it others know whose it is.
+    let _program = ffi::pidfd_open(worker.log.program(), Task::Process);
     let hello = Message { number: ffi::process_id(), ..Message::new(HELLO) };
     let _ = send(socket.as_fd(), hello, None);
     let listener = loop {

@@ -34,6 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("supervise::processes::log", log),
         test("supervise::processes::what_it_cannot", what_it_cannot),
         test("supervise::processes::check_for", check_for),
+        test("supervise::processes::shown", shown),
         test_with(&["namespaces", "unshare"], "supervise::processes::first_of_a_container", first_of_a_container),
         test_with(&["setpriv"], "supervise::processes::without_privilege", without_privilege),
         test("supervise::processes::rules_by_process", rules_by_process),
@@ -420,6 +421,46 @@ fn log() {
         outcome(supervised().args(["--log=debug", "--log-file"]).arg(&file).arg(program()).args(["dial", &port]));
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     assert_eq!(fs::read_to_string(&file).expect("a log").lines().count(), 4);
+}
+
+/// `sockopt show` tells by which way a program has its options.
+fn shown() {
+    let shell = format!("{} sleep & echo $!; wait", program().display());
+    let (own, dynamic) = (program().display().to_string(), probe("supervised").display().to_string());
+    for (way, option, words) in [
+        ("supervisor", "supervisor", vec![&*own, "sleep"]),
+        ("supervisor", "supervisor", vec!["sh", "-c", &shell]),
+        ("library", "library", vec![&*dynamic, "sleep"]),
+        ("", "", vec![&*own, "sleep"]),
+    ] {
+        let mut command = if option.is_empty() { plain(words[0]) } else { supervised() };
+        let rest = if option.is_empty() { &words[1..] } else { &words };
+        if !option.is_empty() {
+            command.arg(format!("--by={option}"));
+        }
+        let mut child = command.args(rest).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut line = String::new();
+        output.read_line(&mut line).expect("a line");
+        // The shell's child, which may have said so first.
+        let both = words[0] == "sh";
+        let mut other = String::new();
+        if both {
+            output.read_line(&mut other).expect("a line");
+        }
+        let id = [&line, &other].into_iter().find_map(|line| line.trim().parse::<u32>().ok()).unwrap_or(child.id());
+        let show = |arguments: &[&str]| {
+            outcome(plain(crate::support::sockopt()).arg("show").args(arguments).arg(id.to_string())).1
+        };
+        let report: serde_json::Value = serde_json::from_str(&show(&["--json"])).expect("JSON");
+        let told = report["processes"][0]["way"].as_str().unwrap_or_default();
+        let heading = show(&[]);
+        kill(id as i32, "TERM");
+        let _ = child.kill();
+        let _ = child.wait();
+        assert_eq!(told, way, "{words:?} {report}");
+        assert_eq!(heading.contains(&format!("({id}), by the {way}")), !way.is_empty(), "{heading}");
+    }
 }
 
 /// `sockopt check --for` says what `sockopt run` says when it starts a program.

@@ -1,0 +1,85 @@
+//! By which way the options of a running program's sockets are set, as far as that can be known.
+
+use std::fs;
+
+use serde::Serialize;
+
+/// The ways that leave a trace. What the kernel's own programs set (`sockopt attach`) leaves none in a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Way {
+    /// The library is loaded in it.
+    Library,
+    /// A supervisor answers its calls.
+    Supervisor,
+}
+
+impl Way {
+    /// In words.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Library => "library",
+            Self::Supervisor => "supervisor",
+        }
+    }
+
+    /// That of a process; none where it is not known.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        if has_library(&fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default()) {
+            return Some(Self::Library);
+        }
+        // A process with a filter (proc_pid_status(5)).
+        (field(pid, "Seccomp:") == Some(2) && is_supervised(pid)).then_some(Self::Supervisor)
+    }
+}
+
+/// Whether the library is among what a process has mapped.
+fn has_library(maps: &str) -> bool {
+    let files = maps.lines().filter_map(|line| line.split_once('/').map(|(_, path)| path));
+    files.map(|path| path.trim_end_matches(" (deleted)")).any(|path| path.rsplit('/').next() == Some("libsockopt.so"))
+}
+
+/// A number in a process's status.
+fn field(pid: i32, name: &str) -> Option<i32> {
+    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
+    String::from_utf8_lossy(&status).lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
+}
+
+/// Whether it or one of its ancestors is the program of a guardian, which holds a pidfd of it.
+fn is_supervised(pid: i32) -> bool {
+    let programs = programs_of_guardians();
+    let mut ancestors = std::iter::successors(Some(pid), |pid| field(*pid, "PPid:").filter(|parent| *parent > 0));
+    !programs.is_empty() && ancestors.any(|ancestor| programs.contains(&ancestor))
+}
+
+fn programs_of_guardians() -> Vec<i32> {
+    let mut programs = Vec::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let folder = process.path();
+        let is_guardian = fs::read(folder.join("comm")).is_ok_and(|name| name == b"sockopt-guard\n");
+        if !is_guardian {
+            continue;
+        }
+        for descriptor in fs::read_dir(folder.join("fdinfo")).into_iter().flatten().flatten() {
+            let about = fs::read_to_string(descriptor.path()).unwrap_or_default();
+            let process = about.lines().find_map(|line| line.strip_prefix("Pid:"));
+            programs.extend(process.and_then(|pid| pid.trim().parse::<i32>().ok()).filter(|pid| *pid > 0));
+        }
+    }
+    programs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_library;
+
+    #[test]
+    fn maps() {
+        let line = |path: &str| format!("7f00-7f01 r-xp 00000000 fe:00 12   {path}\n");
+        assert!(has_library(&line("/usr/local/lib/libsockopt.so")));
+        assert!(has_library(&line("/usr/lib/my libraries/libsockopt.so (deleted)")));
+        assert!(!has_library(&line("/usr/lib/notlibsockopt.so")));
+        assert!(!has_library(&line("/usr/lib/libsockopt.so.bak")));
+        assert!(!has_library("7ffd-7ffe rw-p 00000000 00:00 0   [stack]\n"));
+    }
+}

@@ -11,7 +11,7 @@ use policy::units::Count;
 use policy::{Code, Compiled, Configuration, Listed, Parsed, Problem, Process, Rules, Severity, Source};
 use serde::Serialize;
 
-use crate::{args, exit, output, sysctl};
+use crate::{args, exit, fix, output, sysctl};
 
 pub(crate) fn command() -> Command {
     Command::new("check")
@@ -24,7 +24,7 @@ pub(crate) fn command() -> Command {
             "{}\n\nKinds of warnings and advice, for --allow:{}",
             exit::section(&[
                 (exit::OK, "no errors"),
-                (exit::ADVICE, "with --deny-advice: there is advice or a warning"),
+                (exit::ADVICE, "--deny-advice: there is advice or a warning; --diff: a change"),
                 (exit::USAGE, "wrong usage"),
                 (exit::CONFIGURATION, "the configuration has errors, or cannot be read"),
             ]),
@@ -61,6 +61,22 @@ pub(crate) fn command() -> Command {
                     "Say too what of the configuration cannot be done by this way of sockopt run: library or supervisor. \
                      The same is said when a program is started by the supervisor",
                 ),
+        )
+        .arg(
+            Arg::new("fix")
+                .long("fix")
+                .action(ArgAction::SetTrue)
+                .requires("file")
+                .conflicts_with("json")
+                .help("Write what advice says into the file, where it is one value; print the difference"),
+        )
+        .arg(
+            Arg::new("diff")
+                .long("diff")
+                .action(ArgAction::SetTrue)
+                .requires("file")
+                .conflicts_with_all(["json", "fix"])
+                .help("Print what --fix would change, and write nothing; exit with 1 if there is something"),
         )
         .arg(args::json())
         .arg(
@@ -145,8 +161,9 @@ impl<'a> Entry<'a> {
     }
 }
 
-pub(crate) fn check(matches: &ArgMatches) -> u8 {
-    let loaded = match matches.get_one::<OsString>("file") {
+/// What is to be checked.
+fn load(matches: &ArgMatches) -> Loaded {
+    match matches.get_one::<OsString>("file") {
         Some(file) if file.is_empty() => {
             Loaded { failures: vec!["the name of the file is empty".to_owned()], ..Loaded::default() }
         }
@@ -158,12 +175,33 @@ pub(crate) fn check(matches: &ArgMatches) -> u8 {
             Err(unreadable) => Loaded { failures: vec![unreadable.to_string()], ..Loaded::default() },
         },
         None => load::from_environment(std::env::vars_os()),
-    };
+    }
+}
+
+pub(crate) fn check(matches: &ArgMatches) -> u8 {
+    let mut loaded = load(matches);
+    let allowed: Vec<&String> = matches.get_many("allow").into_iter().flatten().collect();
+    let (is_fix, is_diff) = (matches.get_flag("fix"), matches.get_flag("diff"));
+    if let (true, Some(file)) = (is_fix || is_diff, matches.get_one::<OsString>("file")) {
+        let fixed = loaded.configuration.document.as_ref().and_then(|source| fix::fix(source, &allowed));
+        if let (Some(text), Some(source)) = (&fixed, &mut loaded.configuration.document) {
+            output::print(&fix::difference(source, text));
+            if is_diff {
+                return exit::ADVICE;
+            }
+            if let Err(error) = std::fs::write(file, text) {
+                output::error(&format!("{} cannot be written: {error}", output::plain(&source.name)), None);
+                return exit::CANNOT_WORK;
+            }
+            source.text.clone_from(text);
+        } else if is_diff && loaded.failures.is_empty() {
+            output::note("there is nothing to fix");
+        }
+    }
     let parsed = loaded.configuration.parse();
     let mut compiled = parsed.compile(&Process::default());
     let taken = loaded.failures.is_empty() && compiled.rules.is_ok();
     let mut advice = if taken { parsed.advise(&sysctl::read().0) } else { Listed::default() };
-    let allowed: Vec<&String> = matches.get_many("allow").into_iter().flatten().collect();
     for listed in [&mut compiled.warnings, &mut advice] {
         listed.problems.retain(|problem| !allowed.iter().any(|code| *code == problem.code.name()));
     }

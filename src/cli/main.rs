@@ -13,6 +13,7 @@ mod explain_asked;
 mod explain_found;
 mod explain_report;
 mod explain_text;
+mod fix;
 mod import;
 mod man;
 mod output;

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::catalog::Key;
 use crate::code::Code;
 use crate::constants;
-use crate::error::{Title, Words};
+use crate::error::{Remedy, Title, Words};
 use crate::options::Setting;
 use crate::timers::End;
 use crate::units::DisplayNumber;
@@ -277,6 +277,23 @@ impl Words for Advice<'_> {
             }
             Self::NotCompared => return None,
         })
+    }
+
+    fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::DataUnguarded { cure, .. } | Self::LostProbe { cure, .. } => {
+                let toml = match cure {
+                    Cure::Auto(_) => "\"auto\"".to_owned(),
+                    Cure::Seconds(seconds) => format!("\"{seconds}s\""),
+                };
+                Some(Remedy { key: Key::UserTimeout, toml })
+            }
+            Self::IdleUnguarded { user_timeout_ms } => {
+                let toml = fitting(*user_timeout_ms).strip_prefix("keepalive = ")?.to_owned();
+                Some(Remedy { key: Key::Keepalive, toml })
+            }
+            _ => None,
+        }
     }
 }
 

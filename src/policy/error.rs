@@ -6,6 +6,7 @@ use std::fmt;
 use std::ops::{Deref, Range};
 
 use crate::code::{Code, Severity};
+use crate::key::Key;
 use crate::plain::Plain;
 
 /// Where a text came from: a file, or an environment variable.
@@ -44,6 +45,17 @@ pub struct Problem {
     pub message: String,
     /// What would be right: the range, the nearest name.
     pub help: Option<String>,
+    /// What to write so that it is gone, where that is one value of one key.
+    pub remedy: Option<Remedy>,
+}
+
+/// A value to be written into the table that a problem stands in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remedy {
+    /// The key.
+    pub key: Key,
+    /// Its value, in TOML.
+    pub toml: String,
 }
 
 impl Problem {
@@ -144,6 +156,10 @@ pub(crate) trait Words: fmt::Display {
     fn code(&self) -> Code;
     /// What would be right.
     fn help(&self) -> Option<String>;
+    /// The one value of one key that would be right, where it is one.
+    fn remedy(&self) -> Option<Remedy> {
+        None
+    }
 }
 
 /// Collects problems while a configuration is read.
@@ -158,11 +174,11 @@ impl Problems {
     pub(crate) fn add(&mut self, source: usize, span: Range<usize>, words: &impl Words) {
         let code = words.code();
         let of = self.of(code.severity());
-        let (message, help) = match of.keeps((source, span.start)) {
-            true => (shortened(words.to_string()), words.help().map(shortened)),
+        let (message, help, remedy) = match of.keeps((source, span.start)) {
+            true => (shortened(words.to_string()), words.help().map(shortened), words.remedy()),
             false => Default::default(),
         };
-        of.push(ByPlace(Problem { code, source, span, line: 0, column: 0, message, help }));
+        of.push(ByPlace(Problem { code, source, span, line: 0, column: 0, message, help, remedy }));
     }
 
     fn of(&mut self, severity: Severity) -> &mut First {

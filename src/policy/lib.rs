@@ -52,7 +52,7 @@ pub use compile::{Compiled, Configuration, Origin, set_at};
 pub use conditions::{Conditions, Direction};
 pub use connection::{Connection, Endpoint};
 pub use enforce::Enforce;
-pub use error::{Listed, Problem, Source};
+pub use error::{Listed, Problem, Remedy, Source};
 pub use glob::Glob;
 pub use hosts::{HostSet, Name};
 pub use options::{Phase, Phases, Setting, Value};

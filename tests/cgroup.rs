@@ -3,6 +3,7 @@
 //! Needs root, control groups of version 2 and eBPF; where one of them is missing the tests are seen to be skipped.
 
 mod refusals;
+mod targets;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         in_kernel(&["namespaces"], "cgroup::groups_within_and_made_later", groups_within_and_made_later),
     ];
     trials.extend(refusals::trials());
+    trials.extend(targets::trials());
     trials
 }
 

@@ -46,6 +46,12 @@ fn mounts_in(mountinfo: &str) -> Vec<PathBuf> {
     mountinfo.lines().filter_map(of_line).collect()
 }
 
+/// The same, or why there is none.
+pub(crate) fn mounts_or_refusal() -> Result<Vec<PathBuf>, Refusal> {
+    let mounts = mounts();
+    if mounts.is_empty() { Err(Refusal::Target(V1_ONLY.to_owned())) } else { Ok(mounts) }
+}
+
 const V1_ONLY: &str = "this system has control groups of version 1 only; version 2 is needed \
                        (systemd.unified_cgroup_hierarchy=1, or mount -t cgroup2 none DIRECTORY)";
 

@@ -11,6 +11,7 @@ pub mod probe;
 pub mod programs;
 pub mod refusal;
 mod rows;
+mod search;
 mod sys;
 pub mod tables;
 

@@ -39,7 +39,34 @@ fn with_target(command: Command) -> Command {
                 .help("The control group of this process")
                 .value_parser(value_parser!(u32)),
         )
-        .group(ArgGroup::new("group").args(["target", "pid"]).required(true))
+        .arg(
+            Arg::new("unit")
+                .long("unit")
+                .value_name("NAME")
+                .help("The control group of this systemd unit, which has to be active")
+                .long_help(
+                    "The control group of this systemd unit (nginx, nginx.service, user.slice). It exists while the unit is \
+                     active. Each start of a service makes a new one: `ExecStartPre=+sockopt attach --unit %n` in the unit \
+                     attaches at every start, and `sockopt agent` attaches again when it sees a new one.",
+                ),
+        )
+        .arg(
+            Arg::new("container")
+                .long("container")
+                .value_name("ID")
+                .help("The control group of this container, by its ID or the beginning of it")
+                .long_help(
+                    "The control group of this running container, by its ID or the first characters of it, as `docker ps`, \
+                     `podman ps`, `nerdctl ps` and `crictl ps` show it. The runtime does not matter and is not asked.",
+                ),
+        )
+        .arg(
+            Arg::new("kubernetes")
+                .long("kubernetes")
+                .action(ArgAction::SetTrue)
+                .help("The control group of all pods of this node (kubepods)"),
+        )
+        .group(ArgGroup::new("group").args(["target", "pid", "unit", "container", "kubernetes"]).required(true))
 }
 
 pub(crate) fn command() -> Command {
@@ -92,10 +119,17 @@ pub(crate) fn status_command() -> Command {
 }
 
 fn group(matches: &ArgMatches) -> Result<Group, Refusal> {
-    match (matches.get_one::<u32>("pid"), matches.get_one::<OsString>("target")) {
-        (Some(pid), _) => Group::of_process(*pid),
-        (None, Some(target)) => Group::at(Path::new(target)),
-        (None, None) => Err(Refusal::Target("no control group is named".to_owned())),
+    let text = |name| matches.get_one::<String>(name);
+    if let Some(pid) = matches.get_one::<u32>("pid") {
+        Group::of_process(*pid)
+    } else if let Some(name) = text("unit") {
+        Group::of_unit(name)
+    } else if let Some(id) = text("container") {
+        Group::of_container(id)
+    } else if let Some(target) = matches.get_one::<OsString>("target") {
+        Group::at(Path::new(target))
+    } else {
+        Group::of_pods()
     }
 }
 

@@ -75,7 +75,7 @@ fn id(first: char) -> String {
     format!("{first}{own}{}", "5a".repeat(28)).chars().take(64).collect()
 }
 
-/// Seen to fail: with the folders of the runtimes' own monitors taken for containers, the first is refused as ambiguous.
+/// Seen to fail: with the folders of the runtimes' own monitors taken for containers, the second is refused as ambiguous.
 fn containers() {
     let group = Group::new();
     let (one, two, three) = (id('a'), id('b'), id('c'));
@@ -110,7 +110,7 @@ fn units() {
     is_refused(&["--unit", "no-such-unit"], "unit no-such-unit.service: no control group has this name");
 }
 
-/// Seen to fail: with the slices within taken for further roots of pods, it is refused as ambiguous.
+/// Seen to fail: with every folder meant that has kubepods in its name, it is refused as ambiguous.
 fn all_pods() {
     let group = Group::new();
     is_refused(&["--kubernetes"], "no control group is called kubepods.slice or kubepods");

@@ -2,6 +2,7 @@
 //!
 //! Needs root, control groups of version 2 and eBPF; where one of them is missing the tests are seen to be skipped.
 
+mod agent;
 mod refusals;
 mod targets;
 
@@ -34,6 +35,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         in_kernel(&[], "cgroup::three_hundred_groups_leave_nothing", three_hundred_groups_leave_nothing),
         in_kernel(&["namespaces"], "cgroup::groups_within_and_made_later", groups_within_and_made_later),
     ];
+    trials.extend(agent::trials());
     trials.extend(refusals::trials());
     trials.extend(targets::trials());
     trials

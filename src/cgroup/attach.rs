@@ -131,6 +131,14 @@ pub struct Attachment {
     pub programs: Vec<(&'static str, u32)>,
 }
 
+impl Attachment {
+    /// Whether its programs run.
+    #[must_use]
+    pub fn is_in_force(&self) -> bool {
+        !self.programs.is_empty()
+    }
+}
+
 /// What came of attaching.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attached {

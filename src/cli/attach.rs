@@ -83,6 +83,16 @@ pub(crate) fn command() -> Command {
              is attached that ours would replace, nothing is done.",
         )
         .after_long_help(EXIT_CODES);
+    with_arguments(command).arg(
+        Arg::new("watch")
+            .long("watch")
+            .action(ArgAction::SetTrue)
+            .help("Stay, and follow changes of the configuration and the control group (as sockopt agent)"),
+    )
+}
+
+/// What is attached, and where.
+pub(crate) fn with_arguments(command: Command) -> Command {
     let command = with_target(command).arg(
         Arg::new("partial")
             .long("partial")
@@ -118,7 +128,7 @@ pub(crate) fn status_command() -> Command {
     )
 }
 
-fn group(matches: &ArgMatches) -> Result<Group, Refusal> {
+pub(crate) fn group(matches: &ArgMatches) -> Result<Group, Refusal> {
     let text = |name| matches.get_one::<String>(name);
     if let Some(pid) = matches.get_one::<u32>("pid") {
         Group::of_process(*pid)
@@ -139,17 +149,33 @@ fn refused(refusal: &Refusal) -> u8 {
 }
 
 pub(crate) fn attach(matches: &ArgMatches) -> u8 {
-    attached(matches).unwrap_or_else(|code| code)
+    let loaded = args::loaded(&args::variables(matches));
+    // What is wrong with the configuration is said even if there is no such group.
+    let group = group(matches);
+    let attached = prepared(&loaded, matches, group.as_ref().ok())
+        .and_then(|prepared| put(&group.map_err(|refusal| refused(&refusal))?, &prepared));
+    attached.map_or_else(|code| code, |_| exit::OK)
 }
 
-fn attached(matches: &ArgMatches) -> Result<u8, u8> {
-    let loaded = args::loaded(&args::variables(matches));
+/// A policy that can be attached.
+pub(crate) struct Prepared {
+    tables: Tables,
+    /// Where it came from.
+    configuration: String,
+    rules: usize,
+}
+
+/// Compiles what was read. What is wrong with it is said; so is what this kernel cannot do in the group, if there is one.
+///
+/// # Errors
+/// The exit status.
+pub(crate) fn prepared(loaded: &load::Loaded, matches: &ArgMatches, group: Option<&Group>) -> Result<Prepared, u8> {
     if loaded.disabled {
         output::error("SOCKOPT_DISABLE is set: nothing is done", None);
         return Err(exit::CANNOT_WORK);
     }
     let parsed = loaded.configuration.parse();
-    check::report(&loaded, &parsed.compile(&Process::default()))?;
+    check::report(loaded, &parsed.compile(&Process::default()))?;
     if !loaded.is_configured() {
         let help = "give --config FILE, or an option such as --dead-peer-timeout 15s";
         output::error("nothing is configured", Some(help));
@@ -157,14 +183,16 @@ fn attached(matches: &ArgMatches) -> Result<u8, u8> {
     }
     // Its errors were reported.
     let rules = parsed.into_rules(None).0.map_err(|_| exit::CONFIGURATION)?;
-    let group = group(matches).map_err(|refusal| refused(&refusal))?;
     let too_large = |what: cgroup::tables::TooLarge| {
         output::error(&what.to_string(), None);
         exit::CONFIGURATION
     };
     let tables = Tables::of(&rules).map_err(too_large)?;
     // What this kernel cannot do is known only when it was tried.
-    let unable = cgroup::probe(&group, &tables.options).map_err(|refusal| refused(&refusal))?;
+    let unable = match group {
+        Some(group) => cgroup::probe(group, &tables.options).map_err(|refusal| refused(&refusal))?,
+        None => Vec::new(),
+    };
     let tables = if unable.is_empty() { tables } else { Tables::without(&rules, &unable).map_err(too_large)? };
     let is_partial = matches.get_flag("partial");
     for lost in &tables.lost {
@@ -182,9 +210,18 @@ fn attached(matches: &ArgMatches) -> Result<u8, u8> {
         output::error("the configuration sets nothing that the kernel can set", None);
         return Err(exit::CONFIGURATION);
     }
-    let configuration = loaded.configuration.document.as_ref().map_or("options", |source| source.name.as_str());
-    let done =
-        cgroup::attach(&group, &tables, configuration, rules.rule_count()).map_err(|refusal| refused(&refusal))?;
+    let document = loaded.configuration.document.as_ref();
+    let configuration = document.map_or("options", |source| source.name.as_str()).to_owned();
+    Ok(Prepared { tables, configuration, rules: rules.rule_count() })
+}
+
+/// Attaches it, or puts it in the place of what is attached.
+///
+/// # Errors
+/// The exit status; why was said.
+pub(crate) fn put(group: &Group, prepared: &Prepared) -> Result<(), u8> {
+    let Prepared { tables, configuration, rules } = prepared;
+    let done = cgroup::attach(group, tables, configuration, *rules).map_err(|refusal| refused(&refusal))?;
     if done.has_mounted {
         output::note(&format!("a BPF file system was mounted at {}", cgroup::attach::FILE_SYSTEM));
     }
@@ -192,9 +229,9 @@ fn attached(matches: &ArgMatches) -> Result<u8, u8> {
     output::print(&format!(
         "{what} {}: {configuration}, {}\n",
         output::plain(&group.path().display().to_string()),
-        Count(rules.rule_count(), "rule")
+        Count(*rules, "rule")
     ));
-    Ok(exit::OK)
+    Ok(())
 }
 
 pub(crate) fn detach(matches: &ArgMatches) -> u8 {

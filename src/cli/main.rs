@@ -1,6 +1,7 @@
 //! `sockopt`, the command: runs programs under the library, checks and explains configurations.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod apply;
 mod apply_report;
 mod args;
@@ -45,6 +46,8 @@ fn main() -> ExitCode {
         Some(("apply", matches)) => apply::apply(matches),
         Some(("show", matches)) => show::show(matches),
         Some(("import", matches)) => import::run(matches),
+        Some(("attach", matches)) if matches.get_flag("watch") => agent::agent(matches),
+        Some(("agent", matches)) => agent::agent(matches),
         Some(("attach", matches)) => attach::attach(matches),
         Some(("detach", matches)) => attach::detach(matches),
         Some(("status", matches)) => attach::status(matches),
@@ -60,7 +63,7 @@ fn main() -> ExitCode {
 type Definition = (&'static str, fn() -> Command);
 
 /// Each subcommand is defined where it is done.
-const SUBCOMMANDS: [Definition; 12] = [
+const SUBCOMMANDS: [Definition; 13] = [
     ("run", args::run),
     ("check", check::command),
     ("explain", explain::command),
@@ -68,6 +71,7 @@ const SUBCOMMANDS: [Definition; 12] = [
     ("apply", apply::command),
     ("import", import::command),
     ("attach", attach::command),
+    ("agent", agent::command),
     ("detach", attach::detach_command),
     ("status", attach::status_command),
     ("completions", completions::command),

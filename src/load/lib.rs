@@ -25,7 +25,7 @@ pub const DEFAULT_FILE_C: &std::ffi::CStr = c"/etc/sockopt/sockopt.toml";
 const LARGEST_FILE: u64 = 16 << 20;
 
 /// What the environment asks for.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Loaded {
     /// The document and the variables, unread files left out.
     pub configuration: Configuration,

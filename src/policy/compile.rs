@@ -17,7 +17,7 @@ use crate::values::{Choice, Keepalive};
 use crate::variables::Shortcuts;
 
 /// Everything that configures.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Configuration {
     /// The file, or the inline TOML.
     pub document: Option<Source>,

@@ -22,7 +22,7 @@ const RETRY: u32 = 30;
 pub(crate) fn command() -> Command {
     attach::with_arguments(
         Command::new("agent")
-            .about("Keep a configuration attached to a control group, and follow its changes")
+            .about("Keep a configuration attached, and follow its changes")
             .long_about(
                 "Does what `sockopt attach` does, and stays. Once a second it looks whether the configuration has changed, and \
                  attaches the new one without a gap. If the new one has errors, they are reported and the old one stays in \
@@ -34,6 +34,7 @@ pub(crate) fn command() -> Command {
     )
     .after_long_help(
         "Exit status:
+  0   never: it runs until a signal ends it
   1   it could not be attached at the start
   2   wrong usage
   78  the configuration had errors at the start, or asked for something that the kernel cannot do",

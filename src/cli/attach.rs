@@ -19,7 +19,10 @@ const EXIT_CODES: &str = "Exit status:
 
 /// The control group that is meant.
 fn with_target(command: Command) -> Command {
+    // The kinds of targets are a line of their own below.
+    let usage = format!("sockopt {} [OPTIONS] <TARGET>", command.get_name());
     command
+        .override_usage(usage)
         .arg(
             Arg::new("target")
                 .value_name("TARGET")
@@ -36,14 +39,14 @@ fn with_target(command: Command) -> Command {
             Arg::new("pid")
                 .long("pid")
                 .value_name("PID")
-                .help("The control group of this process")
+                .help("That of this process")
                 .value_parser(value_parser!(u32)),
         )
         .arg(
             Arg::new("unit")
                 .long("unit")
                 .value_name("NAME")
-                .help("The control group of this systemd unit, which has to be active")
+                .help("That of this systemd unit, while it is active")
                 .long_help(
                     "The control group of this systemd unit (nginx, nginx.service, user.slice). It exists while the unit is \
                      active. Each start of a service makes a new one: `ExecStartPre=+sockopt attach --unit %n` in the unit \
@@ -54,7 +57,7 @@ fn with_target(command: Command) -> Command {
             Arg::new("container")
                 .long("container")
                 .value_name("ID")
-                .help("The control group of this container, by its ID or the beginning of it")
+                .help("That of this running container")
                 .long_help(
                     "The control group of this running container, by its ID or the first characters of it, as `docker ps`, \
                      `podman ps`, `nerdctl ps` and `crictl ps` show it. The runtime does not matter and is not asked.",
@@ -64,7 +67,7 @@ fn with_target(command: Command) -> Command {
             Arg::new("kubernetes")
                 .long("kubernetes")
                 .action(ArgAction::SetTrue)
-                .help("The control group of all pods of this node (kubepods)"),
+                .help("That of all pods of this Kubernetes node"),
         )
         .group(ArgGroup::new("group").args(["target", "pid", "unit", "container", "kubernetes"]).required(true))
 }
@@ -87,17 +90,14 @@ pub(crate) fn command() -> Command {
         Arg::new("watch")
             .long("watch")
             .action(ArgAction::SetTrue)
-            .help("Stay, and follow changes of the configuration and the control group (as sockopt agent)"),
+            .help("Stay, and follow changes, as sockopt agent does"),
     )
 }
 
 /// What is attached, and where.
 pub(crate) fn with_arguments(command: Command) -> Command {
     let command = with_target(command).arg(
-        Arg::new("partial")
-            .long("partial")
-            .action(ArgAction::SetTrue)
-            .help("Leave out what the kernel cannot do, instead of refusing the configuration"),
+        Arg::new("partial").long("partial").action(ArgAction::SetTrue).help("Leave out what the kernel cannot do"),
     );
     args::with_shortcuts(args::with_control(command, &["config"]))
 }

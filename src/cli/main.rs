@@ -100,7 +100,7 @@ fn command_for(first: Option<&OsStr>) -> Command {
              TCP_USER_TIMEOUT, SO_LINGER and more on its sockets, by rules in a file (sockopt.toml) or by options and \
              environment variables of the same names."
         ))
-        .after_help("sockopt --help: exit status, environment, files. sockopt SUBCOMMAND --help: every option of one.")
+        .after_help("--help: exit status, environment, files. SUBCOMMAND --help: its options.")
         .after_long_help(after_help())
         .subcommand_value_name("SUBCOMMAND")
         .subcommand_required(true)

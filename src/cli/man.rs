@@ -15,7 +15,7 @@ use crate::pages::PAGES;
 use crate::{exit, output};
 
 /// What there is a page of, besides the command as a whole.
-const SUBCOMMANDS: [&str; 12] = [
+const SUBCOMMANDS: [&str; 13] = [
     "run",
     "check",
     "explain",
@@ -23,6 +23,7 @@ const SUBCOMMANDS: [&str; 12] = [
     "apply",
     "import",
     "attach",
+    "agent",
     "detach",
     "status",
     "completions",

@@ -112,7 +112,7 @@ fn long_help_has_everything() {
         assert_eq!(help.contains("\n  127  "), subcommand == "run", "{subcommand}: {help}");
         assert_eq!(
             help.contains("\n  78"),
-            ["run", "check", "explain", "apply", "import", "attach"].contains(&&*subcommand),
+            ["run", "check", "explain", "apply", "import", "attach", "agent"].contains(&&*subcommand),
             "{subcommand}: {help}"
         );
         assert!(help.lines().all(|line| line.chars().count() <= 80), "{subcommand}: too wide\n{help}");

@@ -37,7 +37,7 @@ pub(crate) fn command() -> Command {
   0   never: it runs until a signal ends it
   1   it could not be attached at the start
   2   wrong usage
-  78  the configuration had errors at the start, or asked for something that the kernel cannot do",
+  78  at the start the configuration was wrong, or more than the kernel can do",
     )
 }
 

@@ -222,9 +222,8 @@ impl Undo {
         for (link, program) in &self.replaced {
             let _ = sys::update_link(borrowed(link), borrowed(program));
         }
-        for pin in &self.pins {
-            let _ = fs::remove_file(pin);
-        }
+        // A link without a pin is taken off by and by.
+        self.pins.iter().for_each(|pin| remove_link(pin));
         if let Some(folder) = self.folder {
             let _ = fs::remove_dir(folder);
         }

@@ -72,9 +72,14 @@ impl Agent {
     /// The exit status, if the very first attachment was refused.
     fn look(&mut self, matches: &ArgMatches) -> Result<(), u8> {
         let loaded = args::loaded(&args::variables(matches));
+        let group = attach::group(matches);
+        if group.is_ok() && self.missing.take().is_some() {
+            // What the kernel cannot do there is not known yet.
+            self.seen = None;
+        }
         let mut is_new = false;
         if self.seen.as_ref() != Some(&loaded) {
-            match attach::prepared(&loaded, matches) {
+            match attach::prepared(&loaded, matches, group.as_ref().ok()) {
                 Ok(prepared) => {
                     self.prepared = Some(prepared);
                     is_new = true;
@@ -85,7 +90,7 @@ impl Agent {
             self.seen = Some(loaded);
         }
         let Some(prepared) = &self.prepared else { return Ok(()) };
-        let group = match attach::group(matches) {
+        let group = match group {
             Ok(group) => group,
             Err(refusal) => {
                 let why = refusal.to_string();
@@ -96,7 +101,6 @@ impl Agent {
                 return Ok(());
             }
         };
-        self.missing = None;
         let is_attached =
             || cgroup::status().is_ok_and(|all| all.iter().any(|one| one.group_id == group.id() && one.is_in_force()));
         if !is_new && self.group == Some(group.id()) && is_attached() {

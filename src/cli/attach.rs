@@ -1,5 +1,6 @@
 //! `sockopt attach`, `status` and `detach`: options in all programs of a control group, set by programs in the kernel.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -191,7 +192,7 @@ pub(crate) fn prepared(loaded: &load::Loaded, matches: &ArgMatches, group: Optio
     // What this kernel cannot do is known only when it was tried.
     let unable = match group {
         Some(group) => cgroup::probe(group, &tables.options).map_err(|refusal| refused(&refusal))?,
-        None => Vec::new(),
+        None => BTreeMap::new(),
     };
     let tables = if unable.is_empty() { tables } else { Tables::without(&rules, &unable).map_err(too_large)? };
     let is_partial = matches.get_flag("partial");

@@ -8,6 +8,7 @@ mod lab;
 mod report;
 mod rules;
 mod stats;
+mod supervised;
 mod throughput;
 mod timed;
 mod variants;
@@ -27,7 +28,7 @@ use variants::Variants;
 type Measure = fn(&Bench) -> Result<Section, Failure>;
 
 /// In the order of the results.
-const SECTIONS: [(&str, Measure); 13] = [
+const SECTIONS: [(&str, Measure); 14] = [
     ("connect", timed::connect),
     ("unmatched", timed::unmatched),
     ("accept", timed::accept),
@@ -41,6 +42,7 @@ const SECTIONS: [(&str, Measure); 13] = [
     ("memory", counted::memory),
     ("syscalls", counted::system_calls),
     ("instructions", counted::by_operation),
+    ("supervisor", supervised::supervisor),
 ];
 
 /// Measures what libsockopt.so costs
@@ -48,15 +50,18 @@ const SECTIONS: [(&str, Measure); 13] = [
 #[command(
     name = "cargo bench --",
     after_help = "Needs cc, unshare (util-linux) and ip (iproute2). Sections that \
-    need more say so: strace, valgrind, wrk and nginx, redis-server and redis-benchmark, jmeter; Debian's libkeepalive0, \
+    need more say so: strace, valgrind, go, wrk and nginx, redis-server and redis-benchmark, jmeter; Debian's libkeepalive0, \
     libdontdie0 and libproxychains4 are measured beside where they are installed."
 )]
 struct Args {
     /// The library; more than once to compare builds [default: the one that cargo built along with this]
     #[arg(long, value_name = "PATH")]
     library: Vec<PathBuf>,
+    /// The command, for the section supervisor; packages have a static one [default: the one that cargo built along with this]
+    #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_sockopt"))]
+    command: PathBuf,
     /// Only these sections: connect, unmatched, accept, calls, sockets, exec, start, decide, load, throughput,
-    /// memory, syscalls, instructions
+    /// memory, syscalls, instructions, supervisor
     #[arg(long, value_name = "SECTION,...", value_delimiter = ',', value_parser = SECTIONS.map(|(name, _)| name))]
     only: Vec<String>,
     /// A minute in all, for a first look
@@ -84,6 +89,8 @@ struct Bench {
     /// Compiled workloads, configurations, logs.
     scratch: PathBuf,
     variants: Variants,
+    /// `sockopt`.
+    command: PathBuf,
     rounds: usize,
     /// What `--rounds` says.
     asked: Option<usize>,
@@ -144,6 +151,7 @@ fn inside(args: &Args) -> Result<(), Failure> {
     let bench = Bench {
         variants: Variants::new(&scratch, libraries)?,
         scratch,
+        command: fs::canonicalize(&args.command)?,
         rounds: args.rounds.map_or(if args.quick { 7 } else { 21 }, usize::from),
         asked: args.rounds.map(usize::from),
         quick: args.quick,

@@ -87,8 +87,8 @@ pub(crate) struct Compared {
     rounds: usize,
     batches: usize,
     /// Ratios.
-    wall: Summary,
-    cpu: Summary,
+    pub(crate) wall: Summary,
+    pub(crate) cpu: Summary,
     /// Nanoseconds for one operation.
     pub(crate) added_wall: Summary,
     pub(crate) added_cpu: Summary,

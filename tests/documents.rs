@@ -77,7 +77,6 @@ fn short_help_fits_a_screen() {
         assert!(help.contains(option), "{option} is not in\n{help}");
     }
     assert!(!help.contains("--ttl"), "{help}");
-    // Seen to fail: it stood in the long help alone.
     assert!(printed(&["check", "-h"]).contains("--allow <CODE>"));
 }
 

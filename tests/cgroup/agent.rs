@@ -93,7 +93,7 @@ impl Drop for Agent {
     }
 }
 
-/// Seen to fail: with a wrong configuration put into `prepared`, nothing is attached after the second.
+/// Seen to fail: the old configuration was attached anew when the new one was wrong.
 fn follows_a_config_map() {
     let group = Group::new();
     let map = ConfigMap::new("agent-config-map");
@@ -118,7 +118,6 @@ fn follows_a_config_map() {
     assert_eq!(said.matches("missing-unit").count(), 1, "said once: {said}");
 }
 
-/// Seen to fail: without a look at the group's number, the second start has nothing attached.
 fn follows_a_unit() {
     let slice = Group::new();
     let name = format!("sockopt-agent-{}.service", std::process::id());
@@ -142,7 +141,6 @@ fn follows_a_unit() {
     let _ = plain(sockopt()).arg("detach").arg(&slice.0).output();
 }
 
-/// Seen to fail: with everything detached when SIGTERM comes, the status has nothing.
 fn leaves_all_in_force() {
     let group = Group::new();
     let log = scratch("agent-ends").join("log");

@@ -121,16 +121,15 @@ fn descriptors() {
     assert_eq!(printed, format!("last 7 Too many open files\nflags 1 1 connect begun\n{KEPT}\n"));
 }
 
-/// A socket that was neither connected nor listened on is gone when the program has closed it. Seen to fail: `in use 199`, where
-/// bind does not look for what was closed; `events 1`, where copies are looked at a second later.
+/// A socket that was neither connected nor listened on is gone when the program has closed it. Seen to fail: `in use 198`, where
+/// bind does not look for what was closed.
 fn closed_unused() {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
     let found = outcome(confined().arg(RULE).arg(program()).args(["unused", &port.to_string()]));
     assert_eq!(found, (Some(0), "in use 0 events 0\n".to_owned(), String::new()));
 }
 
-/// The peer reads the end at once, and a port that was listened on is closed. Seen to fail: `read -1 then connected`, with copies
-/// that are kept after the call.
+/// The peer reads the end at once, and a port that was listened on is closed.
 fn ends() {
     let found = outcome(confined().arg(RULE).arg(program()).args(["ends", "0"]));
     assert_eq!(found, (Some(0), "read 0 then Connection refused\n".to_owned(), String::new()));

@@ -335,6 +335,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes more than half an hour")]
     fn every_error_of_a_long_text() {
         let rules = |count: usize| "[[rule]]\nto = ':80'\nttl = 5\n".repeat(count);
         let wrong = "[[rule]]\nttl = 300\nttl 5\nto = 5\n";

@@ -1,6 +1,7 @@
 //! Every test of the project, in one binary: fixtures are files, a file is a test, and what cannot run here is
 //! counted as ignored with the reason.
 
+mod aarch64;
 mod advice;
 mod bounds;
 mod cgroup;
@@ -49,6 +50,7 @@ fn main() {
     // Most of the tests wait for the kernel's timers, so more of them run than there are cores.
     arguments.test_threads.get_or_insert_with(|| thread::available_parallelism().map_or(4, |n| n.get() * 4));
     let trials: Vec<Trial> = [
+        aarch64::trials(),
         advice::trials(),
         bounds::trials(),
         cgroup::trials(),

@@ -125,6 +125,24 @@ impl Script {
         self.compare(self.run(&[], true, &self.words()))
     }
 
+    /// The same for aarch64, by qemu, without the library and under it.
+    pub(crate) fn check_aarch64(&self) {
+        let run = |preload: bool| {
+            let mut command = support::plain("unshare");
+            command.arg("-Urn").arg(support::probe("readback")).args(&self.before).arg("env");
+            command.args([support::QEMU_AARCH64, "-L", "/usr/aarch64-linux-gnu"]);
+            if preload {
+                command.arg("-E").arg(format!("LD_PRELOAD={}", support::aarch64_library().display()));
+            }
+            self.environment.iter().for_each(|(name, value)| {
+                command.env(name, value);
+            });
+            let probe = if self.probe.is_empty() { "calls" } else { self.probe };
+            finish(command.arg(support::aarch64_probe(probe)).args(&self.calls))
+        };
+        self.compare_with(run(true), run(false));
+    }
+
     /// The same under the supervisor. What it says of accepted sockets when it starts is not compared.
     pub(crate) fn check_supervised(&self) -> String {
         let (printed, said) = self.run_supervised();
@@ -173,8 +191,11 @@ impl Script {
         self
     }
 
-    fn compare(&self, (preloaded, said): (String, String)) -> String {
-        let (plain, nothing) = self.run(&[], false, &self.words());
+    fn compare(&self, under_it: (String, String)) -> String {
+        self.compare_with(under_it, self.run(&[], false, &self.words()))
+    }
+
+    fn compare_with(&self, (preloaded, said): (String, String), (plain, nothing): (String, String)) -> String {
         assert_eq!(nothing, "", "without the library");
         let context = || format!("{self:#?}\nwithout the library:\n{plain}\nunder it:\n{preloaded}{said}");
         let is_look = |line: &&str| line.starts_with("@look") || line.starts_with("@ended");

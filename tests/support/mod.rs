@@ -72,7 +72,16 @@ pub(crate) fn static_probe(name: &str) -> PathBuf {
     compiled(name, &format!("{name}-static"), &["-static"])
 }
 
+/// The same for aarch64, linked to Debian's glibc for that machine.
+pub(crate) fn aarch64_probe(name: &str) -> PathBuf {
+    compiled_by(AARCH64_GCC, name, &format!("{name}-aarch64"), &[])
+}
+
 fn compiled(name: &str, as_name: &str, options: &[&str]) -> PathBuf {
+    compiled_by("cc", name, as_name, options)
+}
+
+fn compiled_by(compiler: &str, name: &str, as_name: &str, options: &[&str]) -> PathBuf {
     static BUILT: OnceLock<Mutex<HashMap<String, PathBuf>>> = OnceLock::new();
     let mut built = lock(BUILT.get_or_init(Mutex::default));
     if let Some(path) = built.get(as_name) {
@@ -82,7 +91,7 @@ fn compiled(name: &str, as_name: &str, options: &[&str]) -> PathBuf {
     fs::create_dir_all(&folder).expect("a folder for probes");
     let path = folder.join(as_name);
     let source = root().join("tests/probes").join(format!("{name}.c"));
-    let compiler = Command::new("cc")
+    let compiler = Command::new(compiler)
         .args(["-O1", "-g", "-Wall", "-Werror", "-pthread"])
         .args(options)
         .arg("-o")
@@ -190,6 +199,17 @@ pub(crate) fn envoy() -> Option<PathBuf> {
     if own.exists() { Some(own) } else { find(ENVOY) }
 }
 
+/// The compiler for aarch64, and what runs its programs here.
+pub(crate) const AARCH64_GCC: &str = "aarch64-linux-gnu-gcc";
+pub(crate) const QEMU_AARCH64: &str = "qemu-aarch64-static";
+
+/// The library for that machine.
+pub(crate) const AARCH64_LIBRARY: &str = "cargo build --release -p sockopt-preload --target aarch64-unknown-linux-gnu";
+
+pub(crate) fn aarch64_library() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("../aarch64-unknown-linux-gnu/release/libsockopt.so")
+}
+
 /// What the kernel may lack.
 pub(crate) const MULTIPATH: &str = "Multipath TCP";
 
@@ -236,6 +256,10 @@ fn missing(needs: &[&str]) -> Option<String> {
         (MORE_USERS, ..) => can_map_users(),
         (HTTP_CLIENT4, ..) => Path::new("/usr/share/java/httpclient.jar").exists(),
         (ENVOY, ..) => envoy().is_some(),
+        (AARCH64_LIBRARY, ..) => aarch64_library().exists(),
+        (file, ..) if file.starts_with("target/tmp/") => {
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join("../..").join(file).exists()
+        }
         (MULTIPATH, ..) => Path::new("/proc/sys/net/mptcp/enabled").exists(),
         (_, Some(module), _) => has_module(module),
         (_, _, Some(extensions)) => has_extensions(extensions),

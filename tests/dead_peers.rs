@@ -340,9 +340,10 @@ fn socket_to(sockets: &str, port: u16) -> Option<&str> {
     sockets.lines().find(|line| line.split_whitespace().any(|word| word.ends_with(&end)))
 }
 
-/// How programs call ETIMEDOUT. Status 28 is what curl says of a connect that timed out.
+/// How programs call ETIMEDOUT. Status 28 is what curl says of a connect that timed out; Docker's client has a sentence of its own.
 fn timed_out(said: &str) -> bool {
-    ["timed out", "ETIMEDOUT"].iter().any(|words| said.contains(words)) || said.starts_with("28 ")
+    ["timed out", "ETIMEDOUT", "Cannot connect to the Docker daemon"].iter().any(|words| said.contains(words))
+        || said.starts_with("28 ")
 }
 
 fn since(from: Instant, to: Instant) -> f64 {

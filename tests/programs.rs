@@ -2,6 +2,7 @@
 //! programs themselves behave as ever.
 
 mod scenes;
+mod supervised;
 mod table;
 
 use std::collections::BTreeMap;
@@ -27,9 +28,27 @@ struct Entry {
     /// A command of the shell that says it.
     version: &'static str,
     needs: Vec<&'static str>,
-    /// What it does as it does without the library.
+    /// What it does as it does without sockopt.
     does: &'static str,
+    way: Way,
     scene: Scene,
+}
+
+/// What sets the options in it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Library,
+    /// By `sockopt run`, which chooses it where no library gets in.
+    Supervisor,
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Way::Library => "library",
+            Way::Supervisor => "supervisor",
+        }
+    }
 }
 
 /// Runs a program and looks at its sockets: once without the library and once with it.
@@ -40,8 +59,9 @@ struct Stage<'a> {
     lab: Lab,
     /// The same for both runs.
     folder: PathBuf,
-    /// The rules; empty without the library.
+    /// The rules; empty without sockopt.
     environment: &'a [&'a str],
+    way: Way,
 }
 
 /// What came of a scene; the two runs must agree in what was said.
@@ -84,9 +104,14 @@ impl Look {
 }
 
 impl Stage<'_> {
-    /// A command under the library, in the run that has it.
+    /// A command under the library or the supervisor, in the run that has it.
     fn under(&self, program: impl AsRef<OsStr>) -> Command {
-        self.lab.covered(Here, self.environment, program)
+        if self.way == Way::Library || self.environment.is_empty() {
+            return self.lab.covered(Here, self.environment, program);
+        }
+        let mut command = self.lab.command(Here, self.environment, sockopt());
+        command.args(["run", "--"]).arg(program);
+        command
     }
 
     /// One without it in any case.
@@ -127,13 +152,13 @@ impl Entry {
         let users = needs.contains(&MORE_USERS);
         needs.sort_unstable();
         let name = format!("programs::{}", self.name);
-        let Entry { name: folder, program, version, does, scene, .. } = self;
+        let Entry { name: folder, program, version, does, way, scene, .. } = self;
         test_with(
             &needs,
             name,
             Box::new(move || {
-                let without = twice(folder, users, &scene);
-                table::found(program, version, does, &without);
+                let without = twice(folder, users, way, &scene);
+                table::found(program, version, way, does, &without);
             }),
         )
     }
@@ -144,11 +169,11 @@ impl Entry {
 ///
 /// Seen to fail with `enforce = false` where a program sets options after its connect or accept (Node, Redis, PostgreSQL,
 /// HAProxy), and everywhere with SOCKOPT_DISABLE=1.
-fn twice(name: &str, users: bool, scene: &Scene) -> Vec<Look> {
+fn twice(name: &str, users: bool, way: Way, scene: &Scene) -> Vec<Look> {
     let (folder, rules) = (scratch(&format!("programs-{name}")), rules());
     let play = |environment: &[&str]| {
         let lab = if users { Lab::with_users() } else { Lab::new() };
-        scene(&Stage { lab, folder: folder.clone(), environment })
+        scene(&Stage { lab, folder: folder.clone(), environment, way })
     };
     let (without, with) = (play(&[]), play(&[&rules]));
     assert_eq!(with.looks.len(), without.looks.len());
@@ -284,6 +309,13 @@ const TWO: &[Connection] = &[TO_FIRST, ("::1", 8002, Some(FIRST))];
 
 /// The programs of the table.
 fn entries() -> Vec<Entry> {
+    let mut entries = preloaded();
+    entries.extend(supervised::entries());
+    entries
+}
+
+/// Those that the library reaches.
+fn preloaded() -> Vec<Entry> {
     const JAVA: &str = "url 127.0.0.1 8001 socket 127.0.0.1 8002 channel 127.0.0.1 8003 http 127.0.0.1 8004 \
         url ::1 8005 channel ::1 8006 socket 127.0.0.2 8007 channel 127.0.0.2 8008 socket 127.0.0.3 8009";
     const JAVA_CONNECTIONS: &[Connection] = &[
@@ -303,6 +335,7 @@ fn entries() -> Vec<Entry> {
         version,
         needs: needs.to_vec(),
         does,
+        way: Way::Library,
         scene,
     };
     let curl = format!("{CURL} http://127.0.0.1:8001/curl");
@@ -515,7 +548,7 @@ fn besides() -> Vec<Trial> {
     let trial = |(name, program, command, script, connections): (&'static str, _, String, _, _)| {
         let scene = visit(&command, script, connections);
         test_with(&needs([program]), format!("programs::{name}"), move || {
-            twice(name, false, &scene);
+            twice(name, false, Way::Library, &scene);
         })
     };
     rows.into_iter().map(trial).collect()
@@ -576,7 +609,9 @@ fn filled() -> Vec<Trial> {
         test_with(&needs, format!("programs::fill_{name}"), move || {
             let folder = scratch(&format!("programs-fill-{name}"));
             let configuration = format!("SOCKOPT_CONFIG_TOML={FILL}");
-            let play = |environment: &[&str]| scene(&Stage { lab: Lab::new(), folder: folder.clone(), environment });
+            let play = |environment: &[&str]| {
+                scene(&Stage { lab: Lab::new(), folder: folder.clone(), environment, way: Way::Library })
+            };
             let (without, with) = (play(&[]), play(&[&configuration]));
             assert_eq!(with.looks.len(), without.looks.len());
             for (with, without) in with.looks.iter().zip(&without.looks) {
@@ -648,13 +683,13 @@ fn under_run() -> Vec<Trial> {
                     };
                     visited(stage, connections, program)
                 });
-                twice(&name, false, &scene);
+                twice(&name, false, Way::Library, &scene);
             })
         })
         .collect();
     trials.push(test_with(&needs(["curl"]), "programs::run_without_configuration", || {
         let library = format!("SOCKOPT_LIBRARY={}", library().display());
-        let stage = Stage { lab: Lab::new(), folder: PathBuf::new(), environment: &[] };
+        let stage = Stage { lab: Lab::new(), folder: PathBuf::new(), environment: &[], way: Way::Library };
         let mut run = stage.lab.command(Here, &[&library], sockopt());
         run.args(["run", "--", "curl", "-q", "-sS", "--noproxy", "*", "http://127.0.0.1:8001/"]);
         let played = visited(&stage, &[TO_FIRST], run);
@@ -724,7 +759,7 @@ fn nginx_accepts_at_no_cost() {
     const REQUESTS: usize = 20;
     let calls = "trace=accept,accept4,setsockopt,getsockopt,getsockname,getpeername,ioctl,fcntl";
     let run = |environment: &[&str], name: &str| {
-        let stage = Stage { lab: Lab::new(), folder: scratch(name), environment };
+        let stage = Stage { lab: Lab::new(), folder: scratch(name), environment, way: Way::Library };
         let Stage { lab, folder, .. } = &stage;
         let trace = folder.join("trace").display().to_string();
         let tracer = ["strace", "-qq", "-ff", "-o", &trace, "-e", calls];

@@ -20,7 +20,7 @@ fn is_listening_on(socket: &Socket, port: u16) -> bool {
 
 impl Stage<'_> {
     /// Waits for a listener on port 9000.
-    fn listening(&self, server: &Running) {
+    pub(super) fn listening(&self, server: &Running) {
         self.listening_on(server, 9000);
     }
 
@@ -44,7 +44,7 @@ impl Stage<'_> {
     }
 
     /// The two sides of a server on port 9000.
-    fn served(&self, sockets: &[Socket]) -> Vec<Look> {
+    pub(super) fn served(&self, sockets: &[Socket]) -> Vec<Look> {
         vec![
             Look::new(Role::Listener, one(sockets, is_listening), LISTENER),
             Look::new(Role::Accepted, one(sockets, |socket| socket.is_accepted_on(9000)), LISTENER),
@@ -52,7 +52,7 @@ impl Stage<'_> {
     }
 
     /// And a client of it, under the same rules.
-    fn both_ends(&self) -> Vec<Look> {
+    pub(super) fn both_ends(&self) -> Vec<Look> {
         let sockets = self.lab.sockets();
         let mut looks = self.served(&sockets);
         let client = one(&sockets, |socket| socket.is_to("127.0.0.1", 9000));
@@ -171,7 +171,8 @@ print(s.recv(9999).decode())
 pub(super) fn server(stage: &Stage, command: &[&str], halves: [&str; 2], answered: bool, wanted: &str) -> Played {
     let mut server = stage.under(command[0]);
     server.args(&command[1..]);
-    let server = Running::start(server);
+    // Some end with their standard input.
+    let (_input, server) = Running::start_with_input(server);
     stage.listening(&server);
     let mut client = stage.plain("python3");
     client.args(["-c", CLIENT, halves[0], halves[1], &answered.to_string()]);
@@ -423,7 +424,7 @@ pub(super) fn wrk(stage: &Stage) -> Played {
     Played { looks, said: (status, vec![], errors) }
 }
 
-fn to_server(sockets: &[Socket], count: usize) -> Vec<Look> {
+pub(super) fn to_server(sockets: &[Socket], count: usize) -> Vec<Look> {
     let is_it = |socket: &Socket| socket.is_to("127.0.0.1", 8001);
     let locals: Vec<SocketAddr> = sockets.iter().filter(|socket| is_it(socket)).map(|socket| socket.local).collect();
     assert_eq!(locals.len(), count, "{sockets:?}");

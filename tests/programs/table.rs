@@ -7,20 +7,21 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::{env, fs};
 
-use super::{Look, Role};
+use super::{Look, Role, Way};
 use crate::support::lab::Options;
 use crate::support::{root, search_path, text};
 
 const BEGIN: &str = "<!-- programs: written by the tests -->\n";
 const HEAD: &str =
-    "| program | version | role | does as without the library | sets by itself |\n|---|---|---|---|---|\n";
+    "| program | version | under | role | does as without sockopt | sets by itself |\n|---|---|---|---|---|---|\n";
 const END: &str = "<!-- /programs -->";
 
 /// The rows of this run, by program.
 static FOUND: Mutex<BTreeMap<&'static str, String>> = Mutex::new(BTreeMap::new());
 
 /// What an entry's test found.
-pub(super) fn found(program: &'static str, version: &str, does: &str, without: &[Look]) {
+pub(super) fn found(program: &'static str, version: &str, way: Way, does: &str, without: &[Look]) {
+    let under = way.name();
     let mut roles: Vec<Role> = Vec::new();
     for look in without {
         if !roles.contains(&look.role) {
@@ -44,13 +45,13 @@ pub(super) fn found(program: &'static str, version: &str, does: &str, without: &
     let own = own.collect::<Vec<_>>().join("; ");
     let own = if own.is_empty() { "nothing".to_owned() } else { own };
     if env::var_os("UPDATE_EXPECTED").is_some() {
-        let row = format!("| {program} | {} | {role} | {does} | {own} |\n", version_of(version));
+        let row = format!("| {program} | {} | {under} | {role} | {does} | {own} |\n", version_of(version));
         FOUND.lock().unwrap_or_else(PoisonError::into_inner).insert(program, row);
         return;
     }
     let is_it = |row: &&String| {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        cells.len() == 7 && [cells[1], cells[3], cells[4]] == [program, &role, does]
+        cells.len() == 8 && [cells[1], cells[3], cells[4], cells[5]] == [program, under, &role, does]
     };
     assert!(
         rows(&page()).iter().any(|row| is_it(&row)),

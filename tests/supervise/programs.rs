@@ -12,12 +12,13 @@ use crate::support::lab::{Lab, PATIENCE, Place, Running, SERVER, needs};
 use crate::support::{go_program, plain, probe, sockopt, static_probe, test_with, text};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let every = needs(["go", "busybox", "hey"]);
+    let every = needs(["go", "busybox", "hey", "docker"]);
     vec![
         test_with(&every, "supervise::programs::dead_peers", dead_peers),
         test_with(&needs(["go"]), "supervise::programs::go_has_its_own_keepalive", own_keepalive),
         test_with(&needs(["go"]), "supervise::programs::a_go_server", server),
         test_with(&needs(["go", "ss"]), "supervise::programs::time_wait", time_wait),
+        test_with(&needs(["prometheus-blackbox-exporter", "hey", "ss"]), "supervise::programs::probes", probes),
         test_with(&needs(["go"]), "supervise::programs::connect_timeout", connect_timeout),
         test_with(&needs(["go", "etcdctl", "caddy"]), "supervise::programs::read_back", read_back),
         test_with(&["go"], "supervise::programs::children_of_threads", children_of_threads),
@@ -71,6 +72,7 @@ fn dead_peers() {
         }
         add(Waiting, &|port| words(format!("busybox wget -O /dev/null http://{SERVER}:{port}/")), false);
         add(Waiting, &|port| words(format!("hey -t 0 -n 1 -c 1 http://{SERVER}:{port}/")), false);
+        add(Waiting, &|port| words(format!("docker -H tcp://{SERVER}:{port} events")), false);
         add(Waiting, &|port| words(format!("{own} ask {SERVER} {port}")), true);
     }
     watch(&lab, parties, Duration::from_secs(9), |_| ());
@@ -158,6 +160,58 @@ fn time_wait() {
         assert!(left.contains(&found), "{environment:?}: {found} in TIME_WAIT");
     }
 }
+
+/// Probes of a real prober: with `time_wait = false` it leaves no TIME_WAIT, and its peer reads the end of each and no reset.
+/// Without, the same probes leave 3,000.
+fn probes() {
+    const COUNT: usize = 3_000;
+    let lab = Lab::with_link();
+    let mut server = lab.command(Place::Server, &[], probe("time_wait"));
+    server.args(["answer", "8001"]);
+    let _server = Running::start(server);
+    lab.wait_for(1, |socket| socket.program == "time_wait");
+    lab.shell(
+        Place::Here,
+        "echo 'modules: { get: { prober: http, http: { preferred_ip_protocol: ip4 } } }' >/run/probes.yml",
+    );
+    let url = |port: u16| format!("http://127.0.0.1:{port}/probe?module=get&target=http://{SERVER}:8001/");
+    let resets = || {
+        let all = lab.shell(Place::Server, "grep ^Tcp: /proc/net/snmp");
+        let lines: Vec<Vec<&str>> = all.lines().map(|line| line.split_whitespace().collect()).collect();
+        let at = lines[0].iter().position(|name| *name == "EstabResets").expect("the kernel counts them");
+        lines[1][at].to_owned()
+    };
+    for (environment, left, port) in
+        [(&["SOCKOPT_TIME_WAIT=false"][..], 0..=0, 9115), (&[], COUNT * 9 / 10..=COUNT + 1, 9116)]
+    {
+        let program = "prometheus-blackbox-exporter";
+        let mut exporter = command(&lab, Place::Client, environment, program);
+        exporter.args([&format!("--web.listen-address=127.0.0.1:{port}"), "--config.file=/run/probes.yml"]);
+        let _exporter = Running::start(exporter);
+        lab.wait_for(1, |socket| socket.program == program && socket.local.port() == port);
+        let mut hey = lab.command(Place::Client, &[], "hey");
+        hey.args(["-t", "0", "-n", &COUNT.to_string(), "-c", "8", &url(port)]);
+        let output = Running::start(hey).finish_within(PATIENCE * 3);
+        let answered = format!("[200]\t{COUNT} responses");
+        assert!(text(&output).0.contains(&answered), "{environment:?}: {:?}", text(&output));
+        let last = lab.command(Place::Client, &[], "python3").args(["-c", GET, &url(port)]).output().expect("nsenter");
+        assert!(text(&last).0.contains("probe_success 1"), "{:?}", text(&last));
+        let until = Instant::now() + PATIENCE;
+        let found = loop {
+            let all = lab.shell(Place::Client, &format!("ss -Htan dst {SERVER}:8001"));
+            let waits = all.lines().filter(|line| line.starts_with("TIME-WAIT")).count();
+            if waits == all.lines().count() {
+                break waits;
+            }
+            assert!(Instant::now() < until, "{all}");
+            thread::sleep(Duration::from_millis(50));
+        };
+        assert!(left.contains(&found), "{environment:?}: {found} in TIME_WAIT");
+        assert_eq!(resets(), "0", "{environment:?}");
+    }
+}
+
+const GET: &str = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())";
 
 /// A destination that answers nothing: given up in time. And a connection that stands has its own user timeout.
 fn connect_timeout() {

@@ -105,11 +105,21 @@ async def main():
             enough = missing - min(missing, 1 << 18)
             while missing > enough:
                 missing -= len(await reader.read(1 << 16))
+            path = head.split()[1]
+            if path == b"/_ping":  # Docker's client asks before it begins
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                await writer.drain()
+                writer.close()
+                return
             print(writer.get_extra_info("sockname")[1], flush=True)
-            while missing > 0:
+            if b"transfer-encoding: chunked" in head.lower():
+                missing = 1 << 40
+            while missing > 0 and (missing < 1 << 40 or not reader.at_eof()):
                 missing -= len(await reader.read(1 << 16))
             await go.wait()
-            body = b"hello from " + head.split()[1] + b"\n"
+            body = b"hello from " + path + b"\n"
+            if path.endswith(b"/events"):
+                body = b'{"Type":"container","Action":"start","Actor":{"ID":"abc"},"time":1}\n'
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(body), body))
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError):

@@ -119,7 +119,9 @@ pub(crate) fn go_program(name: &str) -> PathBuf {
     fs::create_dir_all(&folder).expect("a folder for programs");
     let path = folder.join(name);
     let mut compiler = plain("go");
-    compiler.env("PATH", search_path()).env("GOCACHE", folder.join("cache")).env("GOPATH", folder.join("path"));
+    // What Debian has of Go's libraries comes with it.
+    let libraries = format!("{}:/usr/share/gocode", folder.join("path").display());
+    compiler.env("PATH", search_path()).env("GOCACHE", folder.join("cache")).env("GOPATH", libraries);
     compiler.envs([("CGO_ENABLED", "0"), ("GO111MODULE", "off"), ("GOFLAGS", "")]);
     let output = compiler.args(["build", "-o"]).arg(&path).arg(root().join(format!("tests/go/{name}.go"))).output();
     let output = output.expect("go");
@@ -191,6 +193,9 @@ pub(crate) const MORE_USERS: &str = "newuidmap and a range in /etc/subuid";
 /// Java's, as JMeter has it.
 pub(crate) const HTTP_CLIENT4: &str = "HttpClient 4";
 
+/// Go's gRPC, as Debian has it.
+pub(crate) const GRPC_GO: &str = "golang-google-grpc-dev";
+
 /// From a wheel (`tests/time_wait/envoy.sh`), or installed.
 pub(crate) const ENVOY: &str = "envoy";
 
@@ -255,6 +260,7 @@ fn missing(needs: &[&str]) -> Option<String> {
         ("namespaces", ..) => can_unshare(),
         (MORE_USERS, ..) => can_map_users(),
         (HTTP_CLIENT4, ..) => Path::new("/usr/share/java/httpclient.jar").exists(),
+        (GRPC_GO, ..) => Path::new("/usr/share/gocode/src/google.golang.org/grpc/health").exists(),
         (ENVOY, ..) => envoy().is_some(),
         (AARCH64_LIBRARY, ..) => aarch64_library().exists(),
         (file, ..) if file.starts_with("target/tmp/") => {

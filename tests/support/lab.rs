@@ -61,7 +61,7 @@ route add blackhole 2001:db8:19::2/128
 /// Every TCP socket of every process in the lab, a line each. No field is ever empty.
 const READER: &str = r#"
 import ctypes, os, socket
-libc = ctypes.CDLL(None)
+libc = ctypes.CDLL(None, use_errno=True)
 def name(address):
     return "%s %d" % (address[0].split("%")[0], address[1])
 for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -75,6 +75,8 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
                 continue
             copy = libc.syscall(438, pidfd, int(fd), 0)  # pidfd_getfd
             if copy < 0:
+                if ctypes.get_errno() in (3, 9):  # ESRCH, EBADF: it has been closed since
+                    continue
                 raise SystemExit("pidfd_getfd is refused")
             s = socket.socket(fileno=copy)
             if s.family not in (socket.AF_INET, socket.AF_INET6) or s.type != socket.SOCK_STREAM:

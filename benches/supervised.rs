@@ -45,9 +45,10 @@ fn command(bench: &Bench, variant: &Variant, program: &Path, arguments: &[&str])
     command
 }
 
-/// Where somebody accepts, and closes at once.
+/// Where somebody accepts, and closes at once. The queue is longer than a batch: a SYN that finds it full is sent anew a second later.
 fn port() -> Result<String, Failure> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
+    rustix::net::listen(&listener, 4096)?;
     let port = listener.local_addr()?.port().to_string();
     thread::spawn(move || listener.incoming().for_each(drop));
     Ok(port)

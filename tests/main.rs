@@ -16,6 +16,7 @@ mod errors;
 mod executables;
 mod explain;
 mod faults;
+mod figures;
 mod fill;
 mod hooks;
 mod house;
@@ -65,6 +66,7 @@ fn main() {
         executables::trials(),
         explain::trials(),
         faults::trials(),
+        figures::trials(),
         fill::trials(),
         hooks::trials(),
         house::trials(),

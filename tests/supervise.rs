@@ -4,6 +4,7 @@ mod adverse;
 mod confined;
 mod cost;
 mod filter;
+mod load;
 mod processes;
 mod programs;
 
@@ -18,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(adverse::trials());
     trials.extend(confined::trials());
     trials.extend(cost::trials());
+    trials.extend(load::trials());
     trials.extend(processes::trials());
     trials.extend(programs::trials());
     let of_area = |area: &'static str, scripts: Vec<(String, Script)>| {

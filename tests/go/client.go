@@ -1,4 +1,4 @@
-// What the tests do in Go: a client that waits for an answer, one that sends, one that comes and goes, and a server.
+// What the tests do in Go: a client that waits for an answer, one that sends, one that comes and goes, and servers.
 package main
 
 import (
@@ -125,6 +125,14 @@ func main() {
 			fmt.Println(show(c))
 			go func() { io.Copy(c, c); c.Close() }()
 		}
+	case "node":
+		// Answers each request after 50 ms, keeps the connection, and says the path.
+		http.HandleFunc("/", func(w http.ResponseWriter, request *http.Request) {
+			time.Sleep(50 * time.Millisecond)
+			io.WriteString(w, "hello\n")
+			fmt.Println(request.URL.Path)
+		})
+		fmt.Println(http.ListenAndServe(address, nil))
 	case "parallel":
 		// Children and threads at the same time.
 		var group sync.WaitGroup

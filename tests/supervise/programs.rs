@@ -26,7 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// A command in the lab, under the supervisor or not.
-fn command(lab: &Lab, place: Place, environment: &[&str], program: &str) -> Command {
+pub(super) fn command(lab: &Lab, place: Place, environment: &[&str], program: &str) -> Command {
     if environment.is_empty() {
         return lab.command(place, &[], program);
     }

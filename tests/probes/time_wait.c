@@ -2,7 +2,7 @@
  *
  *   time_wait answer PORT [MICROSECONDS]
  *                                    answers each HTTP request; the client closes first, and the server so much later than
- *                                    it has read the end, as over a network
+ *                                    it has read the end, as over a network; at SIGTERM it says what it has read
  *   time_wait probe ADDRESS COUNT HOW  COUNT connections to it, one after the other; HOW each ends: close, or shutdown
  *                                    (both directions, SO_LINGER is asked for, close: HttpClient4); "together": all
  *                                    are open at the same time
@@ -10,6 +10,7 @@
  *   time_wait upload ADDRESS COUNT     uploads of 1 B to 10 MB, each followed at once by close */
 #include "probe.h"
 
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <sys/epoll.h>
@@ -36,12 +37,22 @@ static int listener(int port, int buffer) {
     return fd;
 }
 
-static void answer(int port, int delay) {
+static volatile sig_atomic_t is_over;
+
+static void over(int signal) {
+    (void)signal;
+    is_over = 1;
+}
+
+static int answer(int port, int delay) {
     char request[4096];
+    int ends = 0, errors = 0;
+    struct sigaction action = {.sa_handler = over};
+    sigaction(SIGTERM, &action, NULL);
     int l = listener(port, 0), all = epoll_create1(0);
     struct epoll_event event = {.events = EPOLLIN, .data.fd = l}, events[64];
     epoll_ctl(all, EPOLL_CTL_ADD, l, &event);
-    for (;;) {
+    while (!is_over) {
         int count = epoll_wait(all, events, 64, -1);
         for (int i = 0; i < count; i++) {
             int fd = events[i].data.fd;
@@ -51,11 +62,15 @@ static void answer(int port, int delay) {
             } else {
                 ssize_t size = recv(fd, request, sizeof request, 0);
                 int is_whole = size > 4 && !memcmp(request + size - 4, "\r\n\r\n", 4);
+                ends += size == 0;
+                errors += size < 0;
                 if (!is_whole && delay) usleep(delay);
                 if (!is_whole || send(fd, ANSWER, sizeof ANSWER - 1, MSG_NOSIGNAL) < 0) close(fd);
             }
         }
     }
+    printf("%d ends, %d errors\n", ends, errors);
+    return 0;
 }
 
 static struct sockaddr_storage to;
@@ -249,7 +264,7 @@ int main(int count, char **arguments) {
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
     if (count < 3) return 2;
-    if (!strcmp(arguments[1], "answer")) answer(atoi(arguments[2]), count > 3 ? atoi(arguments[3]) : 0);
+    if (!strcmp(arguments[1], "answer")) return answer(atoi(arguments[2]), count > 3 ? atoi(arguments[3]) : 0);
     if (count < 4) return 2;
     if (!strcmp(arguments[1], "read")) return read_all(atoi(arguments[2]), atoi(arguments[3]));
     length = address(arguments[2], &to);

@@ -12,6 +12,7 @@ mod decisions;
 mod deepbind;
 mod descriptors;
 mod documents;
+mod envoy;
 mod errors;
 mod executables;
 mod explain;
@@ -62,6 +63,7 @@ fn main() {
         descriptors::trials(),
         deepbind::trials(),
         documents::trials(),
+        envoy::trials(),
         errors::trials(),
         executables::trials(),
         explain::trials(),

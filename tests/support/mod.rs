@@ -215,8 +215,15 @@ pub(crate) fn aarch64_library() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("../aarch64-unknown-linux-gnu/release/libsockopt.so")
 }
 
-/// What the kernel may lack.
+/// What the kernel may lack, or refuse.
 pub(crate) const MULTIPATH: &str = "Multipath TCP";
+pub(crate) const CAN_IO_URING: &str = "io_uring";
+
+fn can_io_uring() -> bool {
+    let setup = "import ctypes, sys; sys.exit(ctypes.CDLL(None).syscall(425, 1, ctypes.create_string_buffer(120)) < 0)";
+    let python = Command::new("python3").env("PATH", search_path()).args(["-c", setup]).status();
+    python.is_ok_and(|status| status.success())
+}
 
 /// How many users root maps.
 pub(crate) const USERS: u64 = 65_536;
@@ -266,6 +273,7 @@ fn missing(needs: &[&str]) -> Option<String> {
         (file, ..) if file.starts_with("target/tmp/") => {
             Path::new(env!("CARGO_TARGET_TMPDIR")).join("../..").join(file).exists()
         }
+        (CAN_IO_URING, ..) => can_io_uring(),
         (MULTIPATH, ..) => Path::new("/proc/sys/net/mptcp/enabled").exists(),
         (_, Some(module), _) => has_module(module),
         (_, _, Some(extensions)) => has_extensions(extensions),

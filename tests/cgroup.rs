@@ -3,6 +3,7 @@
 //! Needs root, control groups of version 2 and eBPF; where one of them is missing the tests are seen to be skipped.
 
 mod agent;
+mod asked;
 mod refusals;
 mod targets;
 
@@ -36,6 +37,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         in_kernel(&["namespaces"], "cgroup::groups_within_and_made_later", groups_within_and_made_later),
     ];
     trials.extend(agent::trials());
+    trials.extend(asked::trials());
     trials.extend(refusals::trials());
     trials.extend(targets::trials());
     trials
@@ -101,6 +103,20 @@ impl Group {
     fn detach(&self) {
         let output = run(&["detach"], &self.0);
         assert!(output.status.success(), "{}", text(&output).1);
+    }
+
+    /// The process that runs in it, once it is one of these programs.
+    fn member(&self, program: &Path) -> String {
+        let is_it = |pid: &&str| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program);
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let all = fs::read_to_string(self.0.join("cgroup.procs")).expect("its processes");
+            if let Some(pid) = all.lines().find(is_it) {
+                return pid.to_owned();
+            }
+            assert!(Instant::now() < until, "{} does not run", program.display());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// A command of a lab, in this group.

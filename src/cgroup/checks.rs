@@ -1,5 +1,6 @@
 //! The programs do what the policy decides: run in an interpreter, over random policies and connections.
 
+mod accounts;
 mod interpreter;
 
 use std::fmt::Write as _;
@@ -9,9 +10,10 @@ use policy::plan::Plan;
 use policy::{Configuration, Connection, Endpoint, HostSet, Phase, Phases, Rules, Setting, Source, Value};
 
 use crate::assembler::{Map, Program};
-use crate::compile::{Enforced, Tables, is_settable};
+use crate::compile::Tables;
 use crate::programs;
 use crate::rows::Rows;
+use crate::settable::{Enforced, is_settable};
 
 use interpreter::{Done, Machine};
 
@@ -127,11 +129,14 @@ fn policy(random: &mut Random) -> String {
     text
 }
 
-fn rules(text: &str) -> Rules {
+fn rules_of(text: &str) -> Option<Rules> {
     let document = Some(Source { name: "test".into(), text: text.into() });
     let configuration = Configuration { document, ..Configuration::default() };
-    let (rules, _) = configuration.parse().into_rules(None);
-    rules.unwrap_or_else(|errors| panic!("{text}\n{errors:?}"))
+    configuration.parse().into_rules(None).0.ok()
+}
+
+fn rules(text: &str) -> Rules {
+    rules_of(text).unwrap_or_else(|| panic!("{text}"))
 }
 
 /// What a plan sets, of what the kernel lets programs set.

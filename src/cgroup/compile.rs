@@ -3,61 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-use policy::catalog::Key;
 use policy::conditions::Direction;
-use policy::constants::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP, option_name, option_number};
 use policy::matcher::Pattern;
 use policy::options::Family;
 use policy::plan::Plan;
 use policy::rules::Inheritance;
-use policy::{Decision, Enforce, Phase, Phases, Rules, Setting, Value};
-use socket::Errno;
+use policy::{Decision, Enforce, Phase, Phases, Rules, Setting};
 
+use crate::account;
+use crate::settable::{OptionRow, Refused, bit};
 use crate::tables::{Class, FROM, LISTEN, LOCAL, Networks, TO, TooLarge};
-
-/// Options that the kernel lets programs set on a socket (net/core/filter.c), which is not every option: by level and name.
-/// A place in this list is a bit in what is remembered of a socket, also by programs of another version of the command: only
-/// ever add to it.
-const SETTABLE: [(i32, &str); 24] = [
-    (SOL_SOCKET, "SO_KEEPALIVE"),
-    (SOL_TCP, "TCP_KEEPIDLE"),
-    (SOL_TCP, "TCP_KEEPINTVL"),
-    (SOL_TCP, "TCP_KEEPCNT"),
-    (SOL_TCP, "TCP_USER_TIMEOUT"),
-    (SOL_TCP, "TCP_SYNCNT"),
-    (SOL_TCP, "TCP_NODELAY"),
-    (SOL_TCP, "TCP_MAXSEG"),
-    (SOL_TCP, "TCP_CONGESTION"),
-    (SOL_TCP, "TCP_NOTSENT_LOWAT"),
-    (SOL_TCP, "TCP_WINDOW_CLAMP"),
-    (SOL_TCP, "TCP_THIN_LINEAR_TIMEOUTS"),
-    (SOL_TCP, "TCP_RTO_MAX_MS"),
-    (SOL_SOCKET, "SO_RCVBUF"),
-    (SOL_SOCKET, "SO_SNDBUF"),
-    (SOL_SOCKET, "SO_RCVLOWAT"),
-    (SOL_SOCKET, "SO_MAX_PACING_RATE"),
-    (SOL_SOCKET, "SO_PRIORITY"),
-    (SOL_SOCKET, "SO_MARK"),
-    (SOL_SOCKET, "SO_BINDTODEVICE"),
-    (SOL_SOCKET, "SO_REUSEADDR"),
-    (SOL_SOCKET, "SO_REUSEPORT"),
-    (SOL_IP, "IP_TOS"),
-    (SOL_IPV6, "IPV6_TCLASS"),
-];
-
-/// The bit of an option, if programs can set it.
-fn bit(level: i32, name: i32) -> Option<u32> {
-    SETTABLE
-        .iter()
-        .zip(0..)
-        .find_map(|((of, option), bit)| (*of == level && option_number(level, option) == Some(name)).then_some(bit))
-}
-
-/// Whether the kernel lets programs set an option, on some kernel at least.
-#[must_use]
-pub fn is_settable(level: i32, name: i32) -> bool {
-    bit(level, name).is_some()
-}
 
 /// Options that one profile may set: the programs' loop has an end.
 pub(crate) const MOST_OPTIONS: usize = 64;
@@ -92,80 +47,6 @@ pub(crate) enum Kind {
 pub(crate) const SLOTS: usize = 4;
 /// A profile in the kernel.
 pub(crate) type Profile = [Slot; SLOTS];
-
-/// An option with its value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct OptionRow {
-    /// As in setsockopt(2).
-    pub level: i32,
-    /// As in setsockopt(2).
-    pub name: i32,
-    /// Bytes of the value.
-    pub length: u32,
-    /// The value, behind which there are zeroes.
-    pub value: [u8; 16],
-}
-
-impl OptionRow {
-    fn of(setting: &Setting) -> Option<Self> {
-        let (mut value, length) = ([0; 16], setting.value.length()?);
-        match &setting.value {
-            Value::Int(number) => value.iter_mut().zip(number.to_ne_bytes()).for_each(|(to, from)| *to = from),
-            Value::Text(text) => value.iter_mut().zip(text.bytes().take(15)).for_each(|(to, from)| *to = from),
-            Value::Timeval { .. } | Value::Linger { .. } => return None,
-        }
-        is_settable(setting.level, setting.name).then_some(Self {
-            level: setting.level,
-            name: setting.name,
-            length,
-            value,
-        })
-    }
-}
-
-trait Length {
-    fn length(&self) -> Option<u32>;
-}
-
-impl Length for Value {
-    fn length(&self) -> Option<u32> {
-        match self {
-            Self::Int(_) => Some(4),
-            Self::Text(text) => u32::try_from(text.len().min(15)).ok().filter(|length| *length > 0),
-            Self::Timeval { .. } | Self::Linger { .. } => None,
-        }
-    }
-}
-
-/// An option that can be enforced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Enforced {
-    /// As in setsockopt(2).
-    pub level: i32,
-    /// As in setsockopt(2).
-    pub name: i32,
-    /// Its bit.
-    pub bit: u64,
-    /// From fewer bytes the kernel makes an error of its own.
-    pub least: u32,
-}
-
-impl Enforced {
-    /// All that there are: what is enforced on a socket stays so when another policy takes the place of the one that did it.
-    #[must_use]
-    pub fn all() -> Vec<Self> {
-        let of = |((level, option), bit): (&(i32, &str), u32)| {
-            let least = match *option {
-                // An empty name takes the socket off its interface.
-                "SO_BINDTODEVICE" => 0,
-                "TCP_CONGESTION" | "IP_TOS" => 1,
-                _ => 4,
-            };
-            Some(Self { level: *level, name: option_number(*level, option)?, bit: 1 << bit, least })
-        };
-        SETTABLE.iter().zip(0..).filter_map(of).collect()
-    }
-}
 
 /// Something that the kernel cannot do for a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -253,14 +134,14 @@ impl Tables {
     /// # Errors
     /// What does not fit.
     pub fn of(rules: &Rules) -> Result<Self, TooLarge> {
-        Self::without(rules, &BTreeMap::new())
+        Self::without(rules, &Refused::new())
     }
 
     /// The same for a kernel that refuses some options, by level and name: they are in `lost` too.
     ///
     /// # Errors
     /// What does not fit.
-    pub fn without(rules: &Rules, refused: &BTreeMap<(i32, i32), Errno>) -> Result<Self, TooLarge> {
+    pub fn without(rules: &Rules, refused: &Refused) -> Result<Self, TooLarge> {
         let mut tables =
             Self { lost: lost(rules, refused), refused: refused.keys().copied().collect(), ..Self::default() };
         // The defaults' profile comes first.
@@ -398,9 +279,7 @@ impl Tables {
         if plan.enforce() == Enforce::Fill {
             return Ok(Slot::default());
         }
-        let is_made = |setting: &&Setting| {
-            setting.key != Key::ConnectTimeout && !self.refused.contains(&(setting.level, setting.name))
-        };
+        let is_made = |setting: &&Setting| account::is_made(setting, |option| self.refused.contains(&option));
         let settings = plan.settings().filter(is_made);
         let rows: Vec<OptionRow> = settings.filter_map(OptionRow::of).collect();
         if rows.len() > MOST_OPTIONS {
@@ -433,55 +312,14 @@ fn patterns_or_any(patterns: Option<&[Pattern]>) -> &[Pattern] {
     patterns.unwrap_or(ANY)
 }
 
-/// What the kernel cannot do.
-fn lost(rules: &Rules, refused: &BTreeMap<(i32, i32), Errno>) -> Vec<Lost> {
+/// What the kernel cannot do, each once.
+fn lost(rules: &Rules, refused: &Refused) -> Vec<Lost> {
     let mut lost = Vec::new();
-    let mut add = |rule: &str, what: String| {
+    account::lost(rules, refused, |rule, what| {
         let one = Lost { rule: rule.to_owned(), what };
         if !lost.contains(&one) {
             lost.push(one);
         }
-    };
-    if rules.shortcuts().is_some() {
-        add("environment", "SOCKOPT_TO and SOCKOPT_PROCESS are not supported in the kernel: write a rule".to_owned());
-    }
-    for rule in rules.rules() {
-        let name = format!("rule \"{}\"", rule.name());
-        let conditions = rule.conditions();
-        if conditions.process().is_some() {
-            add(&name, "process is not supported in the kernel yet".to_owned());
-            continue;
-        }
-        if conditions.command().is_some() {
-            add(&name, "the kernel does not know command lines (command)".to_owned());
-            continue;
-        }
-        for host in rule.hosts().filter_map(Pattern::host) {
-            add(&name, format!("the kernel does not know names of hosts ({host}): use addresses"));
-        }
-        of_decision(rule.decision(true), refused, |what| add(&name, what));
-    }
-    of_decision(rules.otherwise(true), refused, |what| add("defaults", what));
+    });
     lost
-}
-
-fn of_decision(decision: Decision<'_>, refused: &BTreeMap<(i32, i32), Errno>, mut add: impl FnMut(String)) {
-    let profile = decision.profile();
-    if profile.enforce() == Enforce::Fill && !profile.settings().is_empty() {
-        add("enforce = \"fill\" is not supported in the kernel yet".to_owned());
-    }
-    for setting in profile.settings() {
-        let key = setting.key.name();
-        let option = || option_name(setting.level, setting.name).unwrap_or(key);
-        let before_bind = Phases::of(&[Phase::Bind, Phase::BindDatagram]);
-        if OptionRow::of(setting).is_none() {
-            add(format!("{key}: programs in the kernel cannot set {}", option()));
-        } else if let Some(errno) = refused.get(&(setting.level, setting.name)) {
-            add(format!("{key}: this kernel lets no program set {} ({errno})", option()));
-        } else if setting.phases.intersects(before_bind) && !setting.phases.intersects(Phases::OUTBOUND) {
-            add(format!("{key} is set at bind, which is not supported in the kernel yet"));
-        } else if setting.phases.contains(Phase::Connected) || setting.key == Key::ConnectTimeout {
-            add(format!("{key}: connect_timeout is not supported in the kernel yet"));
-        }
-    }
 }

@@ -147,6 +147,17 @@ impl Group {
     }
 }
 
+/// The numbers of a process's control group and of all that it lies in; none where they are not known.
+#[must_use]
+pub fn numbers_of_process(pid: u32) -> Vec<u64> {
+    let path = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let Some(path) = path.lines().find_map(|line| line.strip_prefix("0::")) else { return Vec::new() };
+    let path = Path::new(path.strip_suffix(" (deleted)").unwrap_or(path).trim_start_matches('/'));
+    let of_mount =
+        |mount: PathBuf| -> Vec<u64> { path.ancestors().filter_map(|part| id_at(&mount.join(part))).collect() };
+    mounts().into_iter().map(of_mount).find(|numbers| !numbers.is_empty()).unwrap_or_default()
+}
+
 /// The number of the control group with this folder, if it is one.
 pub(crate) fn id_at(path: &Path) -> Option<u64> {
     (kind_of(path) == Some(CGROUP2)).then(|| fs::metadata(path).ok().map(|found| found.ino()))?

@@ -1,5 +1,6 @@
 //! Sets socket options in all programs of a control group, by programs in the kernel (eBPF): docs/design-kernel.md.
 
+pub mod account;
 pub mod assembler;
 pub mod attach;
 #[cfg(test)]
@@ -12,11 +13,13 @@ pub mod programs;
 pub mod refusal;
 mod rows;
 mod search;
+pub mod settable;
 mod sys;
 pub mod tables;
 
 pub use attach::{About, Attached, Attachment, attach, detach, status};
 pub use compile::{Lost, Tables};
 pub use group::Group;
-pub use probe::{Refused, probe};
+pub use probe::{probe, probe_anywhere};
 pub use refusal::Refusal;
+pub use settable::Refused;

@@ -10,16 +10,14 @@ use socket::Errno;
 
 use crate::assembler::{Map, NoProgram};
 use crate::attach::{self, Place};
-use crate::compile::{MOST_OPTIONS, OptionRow};
-use crate::group::Group;
+use crate::compile::MOST_OPTIONS;
+use crate::group::{Group, mounts_or_refusal};
 use crate::maps;
 use crate::programs;
 use crate::refusal::Refusal;
 use crate::rows::Rows;
+use crate::settable::{OptionRow, Refused};
 use crate::sys::{self, ProgramType, borrowed};
-
-/// Level and name of the options that this kernel refuses, and with which error.
-pub type Refused = BTreeMap<(i32, i32), Errno>;
 
 /// A control group for a moment.
 struct Trial(PathBuf);
@@ -49,8 +47,22 @@ fn clear_away(top: &Path) {
 /// # Errors
 /// Why they could not be tried.
 pub fn probe(group: &Group, options: &[OptionRow]) -> Result<Refused, Refusal> {
-    attach::allow_locked_memory();
     attach::refuse_others(group, &[Place::Connect4, Place::Connect6])?;
+    // Not in the group itself: others may watch it, and its programs may be somebody's.
+    tried(group.ancestors().last().unwrap_or(group.path()), options)
+}
+
+/// The same where no group is meant.
+///
+/// # Errors
+/// Why they could not be tried.
+pub fn probe_anywhere(options: &[OptionRow]) -> Result<Refused, Refusal> {
+    let mounts = mounts_or_refusal()?;
+    tried(mounts.first().map_or(Path::new("/sys/fs/cgroup"), PathBuf::as_path), options)
+}
+
+fn tried(top: &Path, options: &[OptionRow]) -> Result<Refused, Refusal> {
+    attach::allow_locked_memory();
     let mut known = BTreeMap::new();
     for option in options {
         known.entry((option.level, option.name)).or_insert(*option);
@@ -62,7 +74,7 @@ pub fn probe(group: &Group, options: &[OptionRow]) -> Result<Refused, Refusal> {
         if tried.is_empty() {
             continue;
         }
-        for (row, answer) in tried.iter().zip(answers(group, &tried, is_v6)?) {
+        for (row, answer) in tried.iter().zip(answers(top, &tried, is_v6)?) {
             // Others depend on the value, and on the network namespace: a device that is not there.
             if let libc::EINVAL | libc::ENOPROTOOPT | libc::EOPNOTSUPP = -answer {
                 refused.insert((row.level, row.name), Errno(-answer));
@@ -73,10 +85,8 @@ pub fn probe(group: &Group, options: &[OptionRow]) -> Result<Refused, Refusal> {
 }
 
 /// What the kernel answers to each.
-fn answers(group: &Group, tried: &[OptionRow], is_v6: bool) -> Result<Vec<i32>, Refusal> {
+fn answers(top: &Path, tried: &[OptionRow], is_v6: bool) -> Result<Vec<i32>, Refusal> {
     let step = "options cannot be tried";
-    // Not in the group itself: others may watch it, and its programs may be somebody's.
-    let top = group.ancestors().last().unwrap_or(group.path());
     clear_away(top);
     let trial = top.join(format!("{PREFIX}{}", std::process::id()));
     fs::create_dir(&trial).map_err(Refusal::file(format!("{} cannot be made", trial.display())))?;

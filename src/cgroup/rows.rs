@@ -1,7 +1,8 @@
 //! Tables as the bytes that the kernel and its programs know them by.
 
 use crate::assembler::Map;
-use crate::compile::{Enforced, OptionRow, Slot, Tables};
+use crate::compile::{Slot, Tables};
+use crate::settable::{Enforced, OptionRow};
 
 /// How a table is looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

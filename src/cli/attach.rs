@@ -10,6 +10,7 @@ use policy::Process;
 use policy::units::Count;
 use serde::Serialize;
 
+use crate::kernel::Looked;
 use crate::{args, check, exit, output};
 
 const EXIT_CODES: &str = "Exit status:
@@ -87,12 +88,21 @@ pub(crate) fn command() -> Command {
              is attached that ours would replace, nothing is done.",
         )
         .after_long_help(EXIT_CODES);
-    with_arguments(command).arg(
-        Arg::new("watch")
-            .long("watch")
-            .action(ArgAction::SetTrue)
-            .help("Stay, and follow changes, as sockopt agent does"),
-    )
+    with_arguments(command)
+        .arg(
+            Arg::new("dry-run")
+                .long("dry-run")
+                .action(ArgAction::SetTrue)
+                .conflicts_with("watch")
+                .help("Try the options, list what sets each, attach nothing"),
+        )
+        .arg(
+            Arg::new("watch")
+                .long("watch")
+                .action(ArgAction::SetTrue)
+                .hide_short_help(true)
+                .help("Stay, and follow changes, as sockopt agent does"),
+        )
 }
 
 /// What is attached, and where.
@@ -153,9 +163,24 @@ pub(crate) fn attach(matches: &ArgMatches) -> u8 {
     let loaded = args::loaded(&args::variables(matches));
     // What is wrong with the configuration is said even if there is no such group.
     let group = group(matches);
+    if matches.get_flag("dry-run") {
+        let shown = group.as_ref().map_err(refused).and_then(|group| show(&loaded, group));
+        let prepared = shown.and_then(|()| prepared(&loaded, matches, group.as_ref().ok()));
+        return prepared.map_or_else(|code| code, |_| exit::OK);
+    }
     let attached = prepared(&loaded, matches, group.as_ref().ok())
         .and_then(|prepared| put(&group.map_err(|refusal| refused(&refusal))?, &prepared));
     attached.map_or_else(|code| code, |_| exit::OK)
+}
+
+/// Lists what would be attached. What is wrong with a configuration is not for here.
+fn show(loaded: &load::Loaded, group: &Group) -> Result<(), u8> {
+    let Ok(rules) = loaded.configuration.parse().into_rules(None).0 else { return Ok(()) };
+    let looked = Looked::at(&rules, Some(group));
+    output::print(&looked.table());
+    output::note(&looked.note());
+    output::note(&format!("nothing was attached to {}", output::plain(&group.path().display().to_string())));
+    Ok(())
 }
 
 /// A policy that can be attached.

@@ -11,7 +11,11 @@ use policy::units::Count;
 use policy::{Code, Compiled, Configuration, Listed, Parsed, Problem, Process, Rules, Severity, Source};
 use serde::Serialize;
 
+use crate::kernel::{self, Looked};
 use crate::{args, exit, fix, output, sysctl};
+
+/// What `--for` takes.
+pub(crate) const WAYS: [&str; 3] = ["library", "supervisor", "kernel"];
 
 pub(crate) fn command() -> Command {
     Command::new("check")
@@ -54,12 +58,13 @@ pub(crate) fn command() -> Command {
             Arg::new("for")
                 .long("for")
                 .value_name("WAY")
-                .value_parser(["library", "supervisor"])
+                .value_parser(WAYS)
                 .hide_possible_values(true)
-                .help("Say too what of the configuration cannot be done by this way: library or supervisor")
+                .help("Say too what of the configuration cannot be done by this way: library, supervisor or kernel")
                 .long_help(
-                    "Say too what of the configuration cannot be done by this way of sockopt run: library or supervisor. \
-                     The same is said when a program is started by the supervisor",
+                    "Say too what of the configuration cannot be done by this way: library or supervisor (sockopt run), or kernel \
+                     (sockopt attach). For the kernel, list each option with the program that sets it. Root's options \
+                     are tried on this kernel, on a socket in a control group that is made for that",
                 ),
         )
         .arg(
@@ -109,6 +114,9 @@ struct Report<'a> {
     /// What the way that was asked for cannot do; nothing if none was.
     #[serde(skip_serializing_if = "Option::is_none")]
     cannot: Option<&'a [String]>,
+    /// What programs in the kernel set; nothing if that was not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<kernel::Report<'a>>,
 }
 
 /// A problem.
@@ -208,11 +216,19 @@ pub(crate) fn check(matches: &ArgMatches) -> u8 {
     let way = matches.get_one::<String>("for").filter(|_| taken);
     // Rules for some processes alone are among them.
     let every = way.and_then(|_| loaded.configuration.parse().into_rules(None).0.ok());
-    let cannot = way.zip(every).map(|(way, rules)| what_it_cannot(way, &rules));
+    let looked = every.as_ref().filter(|_| way.is_some_and(|way| way == "kernel")).map(|rules| Looked::at(rules, None));
+    let cannot = way.zip(every).map(|(way, rules)| match &looked {
+        Some(looked) => looked.lost.clone(),
+        None => what_it_cannot(way, &rules),
+    });
     if matches.get_flag("json") {
-        print_json(&loaded, &compiled, &advice, cannot.as_deref());
+        print_json(&loaded, &compiled, &advice, (cannot.as_deref(), looked.as_ref()));
     } else {
         print_text(&loaded, &parsed, &compiled, &advice);
+        if let Some(looked) = &looked {
+            output::print(&looked.table());
+            output::note(&looked.note());
+        }
         cannot.iter().flatten().for_each(|text| output::warning(text, None));
         if let Some((way, [])) = way.zip(cannot.as_deref()) {
             output::note(&format!("nothing in this configuration is beyond the {way}"));
@@ -226,7 +242,7 @@ pub(crate) fn check(matches: &ArgMatches) -> u8 {
 }
 
 /// What a configuration asks for that a way cannot do.
-fn what_it_cannot(way: &str, rules: &Rules) -> Vec<String> {
+pub(crate) fn what_it_cannot(way: &str, rules: &Rules) -> Vec<String> {
     match way {
         "supervisor" => supervise::what_it_cannot(rules, false),
         // It has every key and every condition; which programs it does not reach, no configuration tells.
@@ -234,7 +250,12 @@ fn what_it_cannot(way: &str, rules: &Rules) -> Vec<String> {
     }
 }
 
-fn print_json(loaded: &Loaded, compiled: &Compiled, advice: &Listed, cannot: Option<&[String]>) {
+fn print_json(
+    loaded: &Loaded,
+    compiled: &Compiled,
+    advice: &Listed,
+    (cannot, looked): (Option<&[String]>, Option<&Looked>),
+) {
     let problems = problems(compiled).chain(advice).map(|problem| Entry::new(problem, &compiled.sources));
     let rules = compiled.rules.as_ref().ok().filter(|_| loaded.failures.is_empty());
     let report = Report {
@@ -244,6 +265,7 @@ fn print_json(loaded: &Loaded, compiled: &Compiled, advice: &Listed, cannot: Opt
         problems: loaded.failures.iter().map(|failure| Entry::failure(failure)).chain(problems).collect(),
         more: more(compiled, advice),
         cannot,
+        kernel: looked.map(Looked::report),
     };
     output::print(&output::json(&report, true));
 }

@@ -7,6 +7,7 @@ use policy::explain::Explainer;
 use crate::explain_asked::{asked, base_name, connections};
 use crate::explain_found::Context;
 use crate::explain_report::{Explanation, Figures, Report};
+use crate::kernel::Looked;
 use crate::{args, check, exit, output, sysctl};
 
 const EXAMPLES: &str = "Examples:
@@ -67,6 +68,18 @@ pub(crate) fn command() -> Command {
                 .help("As if with this command line, for rules with `command`"),
         )
         .arg(Arg::new("all").long("all").action(ArgAction::SetTrue).help("List every rule, and why it does not match"))
+        .arg(
+            Arg::new("for")
+                .long("for")
+                .value_name("WAY")
+                .value_parser(check::WAYS)
+                .hide_possible_values(true)
+                .hide_short_help(true)
+                .help(
+                    "Say too what this way does of it: library, supervisor, or kernel (sockopt attach): which program sets each \
+                     option. As root, the options are tried on this kernel",
+                ),
+        )
         .arg(args::json());
     args::with_shortcuts(args::with_control(command, &["config", "to"]))
 }
@@ -93,6 +106,19 @@ pub(crate) fn explain(matches: &ArgMatches) -> u8 {
     let Ok(rules) = &compiled.rules else { return exit::CONFIGURATION };
     let (machine, missing) = sysctl::read();
     let asked = asked(text("host").unwrap_or_default());
+    let mut notes = Vec::new();
+    let every = text("for").and_then(|_| loaded.configuration.parse().into_rules(None).0.ok());
+    let looked = every.as_ref().filter(|_| text("for") == Some("kernel")).map(|every| Looked::at(every, None));
+    match (&looked, every.as_ref().zip(text("for"))) {
+        (Some(looked), _) => {
+            notes.push(looked.note());
+            let refused =
+                |lost: &String| format!("sockopt attach refuses this, or leaves it out with --partial: {lost}");
+            notes.extend(looked.lost.iter().map(refused));
+        }
+        (None, Some((every, way))) => notes.extend(check::what_it_cannot(way, every)),
+        (None, None) => {}
+    }
     let context = Context {
         rules,
         hosts: asked.hosts(rules),
@@ -102,6 +128,7 @@ pub(crate) fn explain(matches: &ArgMatches) -> u8 {
         sysctls: &machine.sysctls,
         process: &process,
         all: matches.get_flag("all"),
+        kernel: looked.as_ref().map(|looked| &looked.refused),
     };
     let mut explanations: Vec<Explanation> = Vec::new();
     for what in connections {
@@ -112,7 +139,6 @@ pub(crate) fn explain(matches: &ArgMatches) -> u8 {
             None => explanations.push(explanation),
         }
     }
-    let mut notes = Vec::new();
     if loaded.disabled {
         notes.push("SOCKOPT_DISABLE is set: the library does nothing".to_owned());
     } else if !loaded.is_configured() {

@@ -4,17 +4,21 @@ use std::env;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
+use cgroup::Refused;
+use cgroup::account::{self, Hook};
 use policy::constants;
 use policy::explain::{Candidate, Environment, Explainer, Given};
 use policy::plan::Plan;
 use policy::rules::Inheritance;
 use policy::timers::{State, Sysctls, Timers};
 use policy::{
-    Connection, Endpoint, Enforce, HostSet, Key, Origin, Phase, Phases, Process, Rules, Setting, Source, Value,
+    Connection, Direction, Endpoint, Enforce, HostSet, Key, Origin, Phase, Phases, Process, Rules, Setting, Source,
+    Value,
 };
 
 use crate::explain_asked::What;
 use crate::explain_report::{Call, Explanation, Found, Place, Row, RuleLine, Step};
+use crate::kernel::ByKernel;
 use crate::output;
 
 /// What everything is explained from.
@@ -29,6 +33,8 @@ pub(crate) struct Context<'a> {
     pub(crate) process: &'a Process,
     /// Whether every rule is listed.
     pub(crate) all: bool,
+    /// What this kernel refused, if programs in it are asked about.
+    pub(crate) kernel: Option<&'a Refused>,
 }
 
 impl Context<'_> {
@@ -170,7 +176,7 @@ impl Context<'_> {
         let connected = plan.at(CONNECTED);
         let steps = vec![
             binding,
-            self.step("before connect", &connection, &plan),
+            self.step(CONNECTING, &connection, &plan),
             self.step("once connected", &connection, &connected),
         ];
         (steps, Some(plan.in_order().chain(connected.in_order()).collect()))
@@ -206,12 +212,12 @@ impl Context<'_> {
             None => Some((listening, on_listener.at(inheritance.phases()))),
         };
         let mut steps =
-            vec![self.binding(local, "before bind", Phase::Bind), self.step("before listen", &listening, &on_listener)];
+            vec![self.binding(local, "before bind", Phase::Bind), self.step(LISTENING, &listening, &on_listener)];
         if peer.is_none() {
             steps.push(self.binding(local, "before bind, a UDP socket", Phase::BindDatagram));
         }
         let Some((connection, own)) = accepted else { return (steps, None) };
-        steps.push(self.step("after accept", &connection, &own));
+        steps.push(self.step(ACCEPTED, &connection, &own));
         (steps, Some(on_listener.in_order().chain(own.in_order()).collect()))
     }
 
@@ -225,6 +231,7 @@ impl Context<'_> {
                 name: name.unwrap_or_else(|| setting.name.to_string()),
                 value: value(&setting.value),
                 from: given.iter().find(|given| given.key == setting.key).map(|given| self.place(given)),
+                kernel: self.kernel.map(|refused| by_kernel(when, setting, plan, refused)),
             }
         };
         Step { when, calls: plan.in_order().map(call).collect() }
@@ -278,6 +285,32 @@ impl Context<'_> {
         State::ALL.into_iter().filter(|state| connects || *state != State::Connecting).map(row).collect()
     }
 }
+
+/// What programs in the kernel do about a setting of this step.
+fn by_kernel(when: &str, setting: &Setting, plan: &Plan<'_>, refused: &Refused) -> ByKernel {
+    let rule = plan.decision().rule();
+    let fill = (plan.enforce() == Enforce::Fill).then_some("enforce = \"fill\" is not supported in the kernel yet");
+    let whole = rule.and_then(account::why_not_rule).or(fill).map(str::to_owned);
+    let why_not = whole.or_else(|| account::why_not(setting, refused));
+    let is_here = |hook: &Hook| match hook {
+        Hook::Connect4 | Hook::Connect6 => when == CONNECTING,
+        Hook::Listen => when == LISTENING,
+        Hook::Accept => when == ACCEPTED,
+    };
+    let direction = rule.map_or(Direction::Both, |rule| rule.conditions().direction());
+    let hooks: Vec<Hook> = account::hooks(setting, direction, true).into_iter().filter(is_here).collect();
+    match why_not {
+        None if hooks.is_empty() => {
+            ByKernel::of(&[], false, Some("no program of ours is attached at this moment".to_owned()))
+        }
+        None => ByKernel::of(&hooks, plan.enforce() == Enforce::Always, None),
+        Some(why) => ByKernel::of(&[], false, Some(why)),
+    }
+}
+
+const CONNECTING: &str = "before connect";
+const LISTENING: &str = "before listen";
+const ACCEPTED: &str = "after accept";
 
 fn shown(endpoint: Endpoint) -> String {
     if endpoint.port() == 0 { endpoint.ip().to_string() } else { endpoint.to_string() }

@@ -4,6 +4,8 @@ use policy::Enforce;
 use policy::timers::{End, ROUND_TRIP_MS, Sysctls};
 use serde::Serialize;
 
+use crate::kernel::ByKernel;
+
 /// What `--json` prints.
 #[derive(Serialize)]
 pub(crate) struct Report<'a> {
@@ -69,6 +71,9 @@ pub(crate) struct Call {
     /// A number, or what setsockopt(2) takes as text.
     pub(crate) value: serde_json::Value,
     pub(crate) from: Option<Place>,
+    /// What sets it in the kernel, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kernel: Option<ByKernel>,
 }
 
 /// Where an option stands.

@@ -48,6 +48,9 @@ impl Found {
         }
         for step in &self.steps {
             text += &format!("\n{}", calls(step));
+            if let Some(table) = in_kernel(step) {
+                text += &format!("\n{table}");
+            }
         }
         for (index, place) in self.left_to_the_program.iter().enumerate() {
             let gap = if index == 0 { "\n" } else { "" };
@@ -110,6 +113,22 @@ fn calls(step: &Step) -> String {
     };
     let rows = step.calls.iter().map(row).collect();
     wrapping(["option", &format!("setsockopt {}", step.when), "from"], rows)
+}
+
+/// What sets a step's options in the kernel, if that was asked for.
+fn in_kernel(step: &Step) -> Option<String> {
+    let text = |call: &Call| call.kernel.as_ref().map(|kernel| kernel.text.clone());
+    let key = |call: &Call| call.from.as_ref().map_or("", |place| place.key);
+    let rows: Option<Vec<[String; 3]>> = step
+        .calls
+        .chunk_by(|one, next| (key(one), text(one)) == (key(next), text(next)))
+        .map(|same| {
+            let names: Vec<&str> = same.iter().map(|call| call.name.as_str()).collect();
+            let first = same.first()?;
+            Some([key(first).to_owned(), names.join(", "), text(first)?])
+        })
+        .collect();
+    Some(wrapping(["option", step.when, "in the kernel"], rows?))
 }
 
 impl fmt::Display for Figures {

@@ -16,6 +16,7 @@ mod explain_report;
 mod explain_text;
 mod fix;
 mod import;
+mod kernel;
 mod man;
 mod output;
 mod pages;

@@ -95,7 +95,9 @@ fn configuration(roff: &mut Roff) {
     }
     heading(roff, "OPTIONS");
     for row in CATALOG {
-        entry(roff, row.key.name(), &args::description(row));
+        let about =
+            format!("{}\nIn the kernel (sockopt-attach(1)): {}.", args::description(row), row.in_kernel_in_words());
+        entry(roff, row.key.name(), &about);
     }
     heading(roff, "EXAMPLES");
     example(

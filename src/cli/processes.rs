@@ -16,7 +16,7 @@ use socket::namespace::{Namespace, Timer};
 use socket::process::{Descriptor, Refused, Target};
 use socket::{Errno, Kind, ffi};
 
-use crate::way::Way;
+use crate::way::{Attached, Way};
 use crate::{exit, output};
 
 /// Adds the arguments that choose processes.
@@ -94,8 +94,9 @@ impl Selection {
         let mut found = Found { processes: Vec::new(), failures };
         let mut namespaces = Namespaces::default();
         let mut not_permitted = Vec::new();
+        let attached = Attached::now();
         for (pid, by_number) in chosen {
-            match ProcessSockets::into(pid, &mut namespaces) {
+            match ProcessSockets::into(pid, &mut namespaces, &attached) {
                 Ok(looked) => found.processes.push(looked),
                 Err((process, refused)) => {
                     let name = title(pid, &process);
@@ -206,6 +207,8 @@ pub(crate) struct ProcessSockets {
     pub(crate) process: Process,
     /// By which way its options are set, where that is known.
     pub(crate) way: Option<Way>,
+    /// Whether programs in the kernel are attached to its control group.
+    pub(crate) is_in_kernel: bool,
     pub(crate) target: Target,
     pub(crate) sockets: Vec<Socket>,
     pub(crate) datagrams: Vec<Datagram>,
@@ -236,7 +239,7 @@ impl Socket {
 }
 
 impl ProcessSockets {
-    fn into(pid: i32, namespaces: &mut Namespaces) -> Result<Self, (Process, Refused)> {
+    fn into(pid: i32, namespaces: &mut Namespaces, attached: &Attached) -> Result<Self, (Process, Refused)> {
         // Held before it is asked for its name, so that both are the same process's.
         let target = Target::open(pid);
         let process = process(pid);
@@ -284,7 +287,16 @@ impl ProcessSockets {
             current,
         });
         let sockets = sockets.collect();
-        Ok(Self { pid, process, way: Way::of(pid), target, sockets, datagrams, out_of_reach: descriptors.out_of_reach })
+        Ok(Self {
+            pid,
+            process,
+            way: Way::of(pid),
+            is_in_kernel: attached.is_for(pid),
+            target,
+            sockets,
+            datagrams,
+            out_of_reach: descriptors.out_of_reach,
+        })
     }
 }
 

@@ -19,7 +19,8 @@ pub(crate) fn command() -> Command {
             "Shows every TCP socket of running programs, with the options in force and what the kernel knows of the \
              connection. The programs are neither stopped nor traced: their descriptors are copied for a moment \
              (pidfd_getfd, Linux 5.6). That is allowed for one's own programs, and for all with CAP_SYS_PTRACE. \
-             Behind a program's name stands whether the library or a supervisor sets its options, where that is known.",
+             Behind a program's name stands whether the library, a supervisor, or the kernel (sockopt attach) sets its options, \
+             where that is known. Only root sees what is attached in the kernel.",
         )
         .after_long_help(LEGEND);
     let command = processes::with_selection(command).arg(

@@ -23,6 +23,8 @@ struct ProcessReport<'a> {
     command: &'a str,
     /// By which way the options of its sockets are set: `library`, `supervisor`, or nothing where that is not known.
     way: Option<Way>,
+    /// Whether programs in the kernel are attached to its control group (`sockopt attach`).
+    in_kernel: bool,
     sockets: Vec<SocketReport>,
 }
 
@@ -148,6 +150,7 @@ pub(crate) fn json(found: &Found, is_pretty: bool) -> String {
                 name: looked.process.names.first().map(String::as_str),
                 command: &looked.process.command,
                 way: looked.way,
+                in_kernel: looked.is_in_kernel,
                 sockets: looked.sockets.iter().map(SocketReport::new).collect(),
             })
             .collect(),

@@ -9,6 +9,7 @@ use socket::current::Current;
 use crate::output;
 use crate::processes::{self, Found, ProcessSockets, Socket};
 use crate::table::{Cell, Column, Layout, Table};
+use crate::way::Way;
 
 /// The columns, in the order of [`row`].
 const COLUMNS: [Column; 18] = {
@@ -189,7 +190,9 @@ pub(crate) fn people(found: &Found, width: Option<usize>) -> String {
 /// The process and its command line, in one line.
 fn heading(looked: &ProcessSockets, width: Option<usize>) -> String {
     let title = processes::title(looked.pid, &looked.process);
-    let title = looked.way.map_or_else(|| title.clone(), |way| format!("{title}, by the {}", way.name()));
+    let ways = looked.way.map(Way::name).into_iter().chain(looked.is_in_kernel.then_some("kernel"));
+    let ways: Vec<String> = ways.map(|way| format!("the {way}")).collect();
+    let title = if ways.is_empty() { title } else { format!("{title}, by {}", ways.join(" and ")) };
     let command = output::plain(&looked.process.command);
     let line = if command.is_empty() { title } else { format!("{title}: {command}") };
     match width {

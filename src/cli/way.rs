@@ -4,7 +4,7 @@ use std::fs;
 
 use serde::Serialize;
 
-/// The ways that leave a trace. What the kernel's own programs set (`sockopt attach`) leaves none in a process.
+/// The ways that leave a trace in a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Way {
@@ -30,6 +30,22 @@ impl Way {
         }
         // A process with a filter (proc_pid_status(5)).
         (field(pid, "Seccomp:") == Some(2) && is_supervised(pid)).then_some(Self::Supervisor)
+    }
+}
+
+/// The control groups that programs in the kernel are attached to (`sockopt attach`), as far as one may look.
+pub(crate) struct Attached(Vec<u64>);
+
+impl Attached {
+    pub(crate) fn now() -> Self {
+        let all = cgroup::status().unwrap_or_default();
+        Self(all.iter().filter(|one| one.is_in_force()).map(|one| one.group_id).collect())
+    }
+
+    /// Whether they run for what a process does.
+    pub(crate) fn is_for(&self, pid: i32) -> bool {
+        let numbers = || u32::try_from(pid).map(cgroup::group::numbers_of_process).unwrap_or_default();
+        !self.0.is_empty() && numbers().iter().any(|number| self.0.contains(number))
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The parser, the errors, the environment's shortcuts, the reference file and the tests are fed from it.
 
+use crate::in_kernel::{self, InKernel};
 use crate::kernel::{ip, ipv6, socket, tcp};
 use crate::options::{Phase, Phases};
 use crate::units::{DisplayBytes, DisplayNumber};
@@ -126,6 +127,8 @@ pub struct Entry {
     pub accepts: Accepts,
     /// When it can be set.
     pub phases: Phases,
+    /// What programs in the kernel (`sockopt attach`) do for it.
+    pub in_kernel: InKernel,
     /// The kernel version that brought it.
     pub since: &'static str,
     /// The page or file that documents it.
@@ -136,17 +139,25 @@ pub struct Entry {
 
 use Phase::{Accept, AcceptAlways, Bind, BindDatagram, Connect, Connected, Datagram, Listen};
 
+#[expect(clippy::too_many_arguments, reason = "one for each column")]
 const fn row(
     key: Key,
     kernel: &'static [KernelOption],
     accepts: Accepts,
     phases: &[Phase],
+    in_kernel: InKernel,
     since: &'static str,
     source: &'static str,
     summary: &'static str,
 ) -> Entry {
-    Entry { key, kernel, accepts, phases: Phases::of(phases), since, source, summary }
+    Entry { key, kernel, accepts, phases: Phases::of(phases), in_kernel, since, source, summary }
 }
+
+/// Programs in the kernel set it, in every kernel that they are attached to.
+const BPF: InKernel = InKernel::Bpf { since: in_kernel::OLDEST };
+/// Linux 6.1 and newer.
+const BPF_6_1: InKernel = InKernel::Bpf { since: "6.1" };
+const NO: InKernel = InKernel::NoOption;
 
 /// Connecting and listening TCP sockets; accepted ones inherit it.
 const TCP: &[Phase] = &[Connect, Listen, Accept];
@@ -169,67 +180,67 @@ pub(crate) const EXCLUSIVE: &[(Key, &[Key], &str)] = &[
 /// The table, in the order of [`Key::ALL`], which is the order in which options are set.
 #[rustfmt::skip] // a table reads by its columns
 pub static CATALOG: &[Entry] = &[
-    row(Key::Keepalive, &[SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT], Accepts::Keepalive, TCP, "2.4", "tcp(7)",
+    row(Key::Keepalive, &[SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT], Accepts::Keepalive, TCP, BPF, "2.4", "tcp(7)",
         "probe an idle peer: after `time` without data, every `interval`, give up after `probes` without an answer"),
-    row(Key::UserTimeout, &[tcp("TCP_USER_TIMEOUT")], Accepts::UserTimeout, TCP, "2.6.37", "tcp(7), RFC 5482",
+    row(Key::UserTimeout, &[tcp("TCP_USER_TIMEOUT")], Accepts::UserTimeout, TCP, BPF, "2.6.37", "tcp(7), RFC 5482",
         "how long data may stay unacknowledged; also bounds connecting, and a window that stays closed"),
-    row(Key::DeadPeerTimeout, &[], Accepts::DeadPeerTimeout, TCP, "2.6.37", "tcp(7)",
+    row(Key::DeadPeerTimeout, &[], Accepts::DeadPeerTimeout, TCP, BPF, "2.6.37", "tcp(7)",
         "notice a vanished peer within this time, in every TCP state: keepalive and user_timeout in one"),
-    row(Key::Linger, &[socket("SO_LINGER")], Accepts::Linger, TCP, "2.2", "socket(7)",
+    row(Key::Linger, &[socket("SO_LINGER")], Accepts::Linger, TCP, NO, "2.2", "socket(7)",
         "what close does: \"reset\" sends RST, discards unsent data, leaves no TIME_WAIT; a duration waits for unsent data"),
-    row(Key::Nodelay, &[tcp("TCP_NODELAY")], Accepts::Boolean, TCP, "2.2", "tcp(7)",
+    row(Key::Nodelay, &[tcp("TCP_NODELAY")], Accepts::Boolean, TCP, BPF_6_1, "2.2", "tcp(7)",
         "send small segments at once (no Nagle algorithm)"),
-    row(Key::Quickack, &[tcp("TCP_QUICKACK")], Accepts::Boolean, &[Connect, Listen, Accept, AcceptAlways], "2.4.4", "tcp(7)",
+    row(Key::Quickack, &[tcp("TCP_QUICKACK")], Accepts::Boolean, &[Connect, Listen, Accept, AcceptAlways], NO, "2.4.4", "tcp(7)",
         "acknowledge at once; the kernel may leave this mode again by itself"),
-    row(Key::SynRetries, &[tcp("TCP_SYNCNT")], Accepts::Integer { min: 1, max: 127 }, &[Connect], "2.4", "tcp(7)",
+    row(Key::SynRetries, &[tcp("TCP_SYNCNT")], Accepts::Integer { min: 1, max: 127 }, &[Connect], BPF, "2.4", "tcp(7)",
         "retransmissions of the SYN before connecting fails"),
-    row(Key::ConnectTimeout, &[tcp("TCP_USER_TIMEOUT")], Accepts::ConnectTimeout, &[Connect, Connected], "2.6.37", "tcp(7)",
+    row(Key::ConnectTimeout, &[tcp("TCP_USER_TIMEOUT")], Accepts::ConnectTimeout, &[Connect, Connected], InKernel::TakenBack, "2.6.37", "tcp(7)",
         "how long connecting may take: user_timeout until the connection is established"),
-    row(Key::DeferAccept, &[tcp("TCP_DEFER_ACCEPT")], Accepts::Retransmissions, &[Listen], "2.4", "tcp(7)",
+    row(Key::DeferAccept, &[tcp("TCP_DEFER_ACCEPT")], Accepts::Retransmissions, &[Listen], NO, "2.4", "tcp(7)",
         "accept returns a connection only when its first data has arrived; waits about this long for it"),
-    row(Key::ReceiveTimeout, &[socket("SO_RCVTIMEO")], Accepts::Timeval, &[Connect, Accept, AcceptAlways], "2.3.41", "socket(7)",
+    row(Key::ReceiveTimeout, &[socket("SO_RCVTIMEO")], Accepts::Timeval, &[Connect, Accept, AcceptAlways], NO, "2.3.41", "socket(7)",
         "a blocking receive fails with EAGAIN after this time"),
-    row(Key::SendTimeout, &[socket("SO_SNDTIMEO")], Accepts::Timeval, &[Connect, Accept, AcceptAlways], "2.3.41", "socket(7)",
+    row(Key::SendTimeout, &[socket("SO_SNDTIMEO")], Accepts::Timeval, &[Connect, Accept, AcceptAlways], NO, "2.3.41", "socket(7)",
         "a blocking send fails with EAGAIN, a blocking connect with EINPROGRESS, after this time"),
-    row(Key::ReceiveBuffer, &[socket("SO_RCVBUF")], Accepts::Size { min: 1_152, max: INT_MAX / 2 }, IP, "2.2", "socket(7)",
+    row(Key::ReceiveBuffer, &[socket("SO_RCVBUF")], Accepts::Size { min: 1_152, max: INT_MAX / 2 }, IP, BPF, "2.2", "socket(7)",
         "receive buffer; the kernel doubles it, caps it at net.core.rmem_max, and stops tuning it"),
-    row(Key::SendBuffer, &[socket("SO_SNDBUF")], Accepts::Size { min: 2_304, max: INT_MAX / 2 }, IP, "2.2", "socket(7)",
+    row(Key::SendBuffer, &[socket("SO_SNDBUF")], Accepts::Size { min: 2_304, max: INT_MAX / 2 }, IP, BPF, "2.2", "socket(7)",
         "send buffer; the kernel doubles it, caps it at net.core.wmem_max, and stops tuning it"),
-    row(Key::MaxSegment, &[tcp("TCP_MAXSEG")], Accepts::Integer { min: 88, max: 32_767 }, &[Connect, Listen], "2.2", "tcp(7)",
+    row(Key::MaxSegment, &[tcp("TCP_MAXSEG")], Accepts::Integer { min: 88, max: 32_767 }, &[Connect, Listen], BPF_6_1, "2.2", "tcp(7)",
         "largest segment, bytes"),
-    row(Key::Congestion, &[tcp("TCP_CONGESTION")], Accepts::Name { longest: 15 }, TCP, "2.6.13", "tcp(7)",
+    row(Key::Congestion, &[tcp("TCP_CONGESTION")], Accepts::Name { longest: 15 }, TCP, BPF, "2.6.13", "tcp(7)",
         "congestion control algorithm, one of net.ipv4.tcp_allowed_congestion_control"),
-    row(Key::NotsentLowat, &[tcp("TCP_NOTSENT_LOWAT")], Accepts::Size { min: 1, max: INT_MAX }, TCP, "3.12", "tcp(7)",
+    row(Key::NotsentLowat, &[tcp("TCP_NOTSENT_LOWAT")], Accepts::Size { min: 1, max: INT_MAX }, TCP, BPF, "3.12", "tcp(7)",
         "unsent bytes above which the socket is not writable"),
-    row(Key::FinTimeout, &[tcp("TCP_LINGER2")], Accepts::Seconds { min: 1, max: 120 }, TCP, "2.4", "tcp(7)",
+    row(Key::FinTimeout, &[tcp("TCP_LINGER2")], Accepts::Seconds { min: 1, max: 120 }, TCP, NO, "2.4", "tcp(7)",
         "how long an orphaned connection waits in FIN_WAIT2"),
-    row(Key::TimeWait, &[tcp("TCP_LINGER2")], Accepts::TimeWait, TCP, "2.4", "tcp(7), net/ipv4/tcp.c",
+    row(Key::TimeWait, &[tcp("TCP_LINGER2")], Accepts::TimeWait, TCP, NO, "2.4", "tcp(7), net/ipv4/tcp.c",
         "false: close sends all data and FIN as always, and leaves no TIME_WAIT when the peer has acknowledged them"),
-    row(Key::MaxPacingRate, &[socket("SO_MAX_PACING_RATE")], Accepts::Rate, TCP, "3.13", "socket(7)",
+    row(Key::MaxPacingRate, &[socket("SO_MAX_PACING_RATE")], Accepts::Rate, TCP, BPF, "3.13", "socket(7)",
         "bytes per second at most, for example \"10MiB\""),
-    row(Key::Fastopen, &[TCP_FASTOPEN_CONNECT, TCP_FASTOPEN], Accepts::Fastopen, &[Connect, Listen], "4.11", "tcp(7), RFC 7413",
+    row(Key::Fastopen, &[TCP_FASTOPEN_CONNECT, TCP_FASTOPEN], Accepts::Fastopen, &[Connect, Listen], NO, "4.11", "tcp(7), RFC 7413",
         "true: data in the SYN of outbound connections; a number: queue of such connections on a listener, at most net.core.somaxconn"),
-    row(Key::Ttl, &[ip("IP_TTL"), ipv6("IPV6_UNICAST_HOPS")], Accepts::Integer { min: 1, max: 255 }, IP, "2.2", "ip(7), ipv6(7)",
+    row(Key::Ttl, &[ip("IP_TTL"), ipv6("IPV6_UNICAST_HOPS")], Accepts::Integer { min: 1, max: 255 }, IP, NO, "2.2", "ip(7), ipv6(7)",
         "time to live / hop limit of sent packets"),
-    row(Key::Dscp, &[ip("IP_TOS"), ipv6("IPV6_TCLASS")], Accepts::Dscp, IP, "2.2", "ip(7), RFC 2474",
+    row(Key::Dscp, &[ip("IP_TOS"), ipv6("IPV6_TCLASS")], Accepts::Dscp, IP, BPF, "2.2", "ip(7), RFC 2474",
         "differentiated services code point of sent packets, number or name such as \"ef\", \"af41\", \"cs6\""),
     row(Key::Priority, &[socket("SO_PRIORITY")], Accepts::Integer { min: 0, max: INT_MAX as i64 },
-        &[Connect, Listen, Accept, AcceptAlways, Datagram, BindDatagram], "2.2", "socket(7)",
+        &[Connect, Listen, Accept, AcceptAlways, Datagram, BindDatagram], BPF, "2.2", "socket(7)",
         "queueing priority; above 6 needs CAP_NET_ADMIN"),
-    row(Key::Mark, &[socket("SO_MARK")], Accepts::Integer { min: 0, max: u32::MAX as i64 }, IP, "2.6.25", "socket(7)",
+    row(Key::Mark, &[socket("SO_MARK")], Accepts::Integer { min: 0, max: u32::MAX as i64 }, IP, BPF, "2.6.25", "socket(7)",
         "packet mark for routing and filters; needs CAP_NET_ADMIN, or CAP_NET_RAW since 5.17"),
-    row(Key::Interface, &[socket("SO_BINDTODEVICE")], Accepts::Name { longest: 15 }, IP, "2.2", "socket(7)",
+    row(Key::Interface, &[socket("SO_BINDTODEVICE")], Accepts::Name { longest: 15 }, IP, BPF, "2.2", "socket(7)",
         "use only this network interface, except for the C library's name look-ups and UDP sent without connect or bind; needs CAP_NET_RAW before 5.7"),
-    row(Key::LocalPortsLate, &[ip("IP_BIND_ADDRESS_NO_PORT")], Accepts::Boolean, &[Bind], "4.2", "ip(7)",
+    row(Key::LocalPortsLate, &[ip("IP_BIND_ADDRESS_NO_PORT")], Accepts::Boolean, &[Bind], InKernel::AtBind, "4.2", "ip(7)",
         "bind to an address without a port: the kernel chooses the port at connect, when it knows the peer and has more ports to choose from"),
-    row(Key::ReuseAddress, &[socket("SO_REUSEADDR")], Accepts::Boolean, &[Bind], "2.2", "socket(7)",
+    row(Key::ReuseAddress, &[socket("SO_REUSEADDR")], Accepts::Boolean, &[Bind], InKernel::AtBind, "2.2", "socket(7)",
         "allow bind while connections of the address are in TIME_WAIT"),
-    row(Key::ReusePort, &[socket("SO_REUSEPORT")], Accepts::Boolean, &[Bind], "3.9", "socket(7)",
+    row(Key::ReusePort, &[socket("SO_REUSEPORT")], Accepts::Boolean, &[Bind], InKernel::AtBind, "3.9", "socket(7)",
         "let several sockets bind to the same address and port and share its connections"),
-    row(Key::Raw, &[], Accepts::Raw, &[Connect, Listen, Accept, AcceptAlways, Bind], "2.2", "setsockopt(2)",
+    row(Key::Raw, &[], Accepts::Raw, &[Connect, Listen, Accept, AcceptAlways, Bind], InKernel::ByOption, "2.2", "setsockopt(2)",
         "sets options that have no key of their own, each by level, name and value; at: the calls before which it is set (bind, connect, \
          listen) or after which (accept), all that suit the rule if left out"),
-    row(Key::Enforce, &[], Accepts::Enforce, &[], "2.2", "",
+    row(Key::Enforce, &[], Accepts::Enforce, &[], BPF, "2.2", "",
         "what counts if the program sets an option itself: true (default): the rule, and a later setsockopt of the program returns success \
          and changes nothing; false: the program; fill: the program, and only what it has left at the system's default is set"),
 ];

@@ -3,6 +3,7 @@
 mod adverse;
 mod confined;
 mod cost;
+mod easeprobe;
 mod filter;
 mod load;
 mod processes;
@@ -19,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(adverse::trials());
     trials.extend(confined::trials());
     trials.extend(cost::trials());
+    trials.extend(easeprobe::trials());
     trials.extend(load::trials());
     trials.extend(processes::trials());
     trials.extend(programs::trials());

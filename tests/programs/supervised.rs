@@ -7,7 +7,7 @@ use std::io::Write;
 use super::scenes;
 use super::{CURL, Entry, FIRST, LISTENER, Look, Played, Role, Scene, Stage, TO_FIRST, Way, one, outcome, visit};
 use crate::support::lab::{Place::Here, Running, Socket, State};
-use crate::support::{GRPC_GO, go_program};
+use crate::support::{EASEPROBE, GRPC_GO, easeprobe, go_program};
 
 pub(super) fn entries() -> Vec<Entry> {
     let entry = |name, program, version, needs: &[&'static str], does, scene| Entry {
@@ -39,6 +39,14 @@ pub(super) fn entries() -> Vec<Entry> {
             &["prometheus-blackbox-exporter", "curl"],
             "probes by HTTP",
             Box::new(blackbox),
+        ),
+        entry(
+            "easeprobe",
+            "EaseProbe",
+            format!("{} -v", easeprobe().display()).leak(),
+            &[EASEPROBE, "curl"],
+            "probes by HTTP",
+            Box::new(probed),
         ),
         entry(
             "node_exporter",
@@ -141,6 +149,44 @@ fn blackbox(stage: &Stage) -> Played {
     stage.listening(&exporter);
     let url = "http://127.0.0.1:9000/probe?module=get&target=http://127.0.0.1:8001/blackbox";
     asked(stage, url, "prometheus-blackbox-exporter", "probe_success 1")
+}
+
+/// A probe, and what EaseProbe counts of it.
+fn probed(stage: &Stage) -> Played {
+    let mut server = stage.lab.serve(Here, &[8001]);
+    let configuration = format!(
+        "http: [ {{ name: one, url: 'http://127.0.0.1:8001/easeprobe' }} ]\n\
+         notify: {{ log: [ {{ name: log, file: /dev/null }} ] }}\n\
+         settings: {{ pid: {}, http: {{ ip: 127.0.0.1, port: 9000 }}, sla: {{ data: '-' }} }}\n",
+        stage.folder.join("pid").display()
+    );
+    let mut prober = stage.under(easeprobe());
+    prober.arg("-f").arg(stage.file("easeprobe.yaml", &configuration));
+    let prober = Running::start(prober);
+    server.wait_for(&[8001]);
+    stage.listening(&prober);
+    let sockets = stage.lab.sockets();
+    let listening = |socket: &Socket| socket.program == "easeprobe" && socket.state == State::Listening;
+    let looks = scenes::to_server(&sockets, 1).into_iter().chain([Look::new(
+        Role::Listener,
+        one(&sockets, listening),
+        LISTENER,
+    )]);
+    let looks = looks.collect();
+    server.release();
+    // Its own figures, once it counts the answer.
+    let figures =
+        "curl -q -s --noproxy '*' http://127.0.0.1:9000/metrics | grep '^EaseProbe_http_[st].* [0-9]*$' | sort";
+    let pid = stage.folder.join("pid").display().to_string();
+    let script =
+        format!("until {figures} | grep -q 'status{{.* 1$'; do sleep 0.1; done; {figures}; kill -TERM $(cat {pid})");
+    let mut said: Vec<String> = stage.lab.shell(Here, &script).lines().map(str::to_owned).collect();
+    let (status, lines, _) = outcome(&prober.finish());
+    // Without the time at the beginning of each line.
+    let lines = lines.iter().filter_map(|line| Some(line.split_once("level=")?.1.to_owned()));
+    said.extend(lines.filter(|line| line.contains("Exit") || line.contains("error")));
+    assert_eq!(said.len(), 5, "{said:?}");
+    Played { looks, said: (status, said, String::new()) }
 }
 
 /// One request, for which the program asks the server on port 8001.

@@ -52,6 +52,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("command::run::exit_codes", run_exit_codes),
         test_with(&["cc"], "command::run::keeps_what_is_preloaded", run_keeps_what_is_preloaded),
         test("command::run::finds_the_library_beside_itself", run_finds_the_library_beside_itself),
+        test("command::run::takes_the_library_for_this_machine", run_takes_the_library_for_this_machine),
         test("command::run::never_looks_in_the_current_directory", run_never_looks_in_the_current_directory),
         test("command::run::refuses_a_library_that_cannot_be_named", run_refuses_a_library_that_cannot_be_named),
         test_with(&["bash"], "command::run::the_library_works_in_the_program", run_the_library_works_in_the_program),
@@ -871,6 +872,26 @@ fn run_finds_the_library_beside_itself() {
     symlink(&command, folder.join("link")).expect("a link");
     let (code, stdout, _) = outcome(plain(folder.join("link")).args(["run", "--nodelay=true", "env"]));
     assert_eq!((code, variables(&stdout).get("LD_PRELOAD").map(PathBuf::from)), (Some(0), Some(places[0].clone())));
+}
+
+/// Where an image for several machines has a library for each, the one for this machine is taken; where there is another's alone,
+/// the program is not started. Seen to fail with the first that is there: "the library for AArch64".
+fn run_takes_the_library_for_this_machine() {
+    let folder = scratch("run-machine");
+    let command = folder.join("bin/sockopt");
+    copy(sockopt(), &command);
+    let (foreign, own) = (folder.join("bin/libsockopt.so"), folder.join("lib/libsockopt.so"));
+    let mut bytes = fs::read(library()).expect("the library");
+    bytes[18] = if cfg!(target_arch = "aarch64") { 62 } else { 183 };
+    fs::write(&foreign, &bytes).expect("a file in a scratch folder");
+    let run = || outcome(plain(&command).args(["run", "--nodelay=true", "--by=library", "env"]));
+    let (code, stdout, stderr) = run();
+    assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
+    let name = if cfg!(target_arch = "aarch64") { "x86-64" } else { "AArch64" };
+    assert!(stderr.contains(&format!("the library for {name}: the loader cannot load it")), "{stderr}");
+    copy(&library(), &own);
+    let (code, stdout, stderr) = run();
+    assert_eq!((code, variables(&stdout).get("LD_PRELOAD").map(PathBuf::from)), (Some(0), Some(own)), "{stderr}");
 }
 
 fn run_never_looks_in_the_current_directory() {

@@ -129,6 +129,26 @@ cases() {
     expect "found in /usr/lib/x86_64-linux-gnu" 0 "$tmp/fixed/lib/x86_64-linux-gnu/libsockopt.so|60s" "$set60"
     rm -r "$tmp/fixed/lib/x86_64-linux-gnu"
 
+    # --- another machine's: the two bytes that say so are changed in the fake one.
+    cp "$fake" "$tmp/foreign.so"
+    for machine in '\267:aarch64' '\363:another machine'; do
+        # shellcheck disable=SC2059 # the number is meant to be read
+        printf "${machine%%:*}" | dd of="$tmp/foreign.so" bs=1 seek=18 conv=notrunc 2>/dev/null
+        run "SOCKOPT_LIBRARY=$tmp/foreign.so"
+        expect "a library for ${machine#*:}" 0 "unset|unset" "warning: $tmp/foreign.so is for ${machine#*:}, and this image for*sh runs without it"
+    done
+    run "SOCKOPT_LIBRARY=$tmp/foreign.so" SOCKOPT_STRICT=1
+    expect "the same, SOCKOPT_STRICT=1: exit 78" 78 "" "foreign.so is for another machine, and this image for*not started*"
+    cp "$tmp/foreign.so" "$tmp/fixed/local/libsockopt.so"
+    mkdir -p "$tmp/fixed/lib/aarch64-linux-gnu" "$tmp/fixed/lib/x86_64-linux-gnu"
+    cp "$tmp/foreign.so" "$tmp/fixed/lib/aarch64-linux-gnu/libsockopt.so"
+    run
+    expect "no other is there: it is named" 0 "unset|unset" "warning: $tmp/fixed/local/libsockopt.so is for another machine*sh runs without it"
+    cp "$fake" "$tmp/fixed/lib/x86_64-linux-gnu/"
+    run
+    expect "the one for this machine is taken" 0 "$tmp/fixed/lib/x86_64-linux-gnu/libsockopt.so|60s" "$set60"
+    rm -r "$tmp/fixed/lib/x86_64-linux-gnu" "$tmp/fixed/lib/aarch64-linux-gnu" "$tmp/fixed/local/libsockopt.so"
+
     cp "$fake" "$tmp/image/usr/local/lib/"
     run
     expect "found in ../lib of the script" 0 "$tmp/image/usr/local/lib/libsockopt.so|60s" "$set60"

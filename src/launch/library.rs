@@ -31,7 +31,8 @@ pub struct Library {
 }
 
 impl Library {
-    /// The library that `--library` or SOCKOPT_LIBRARY names, or that lies where the command is installed.
+    /// The library that `--library` or SOCKOPT_LIBRARY names, or that lies where the command is installed: an image for
+    /// several machines may have one for each.
     ///
     /// # Errors
     /// Where it was looked for, or why it cannot be preloaded.
@@ -45,14 +46,15 @@ impl Library {
             (None, Some(path)) => vec![PathBuf::from(path)],
             (None, None) => beside_the_command(),
         };
-        let found = candidates.iter().find(|path| path.is_file()).ok_or_else(|| {
+        let mut there = candidates.iter().filter(|path| path.is_file()).peekable();
+        let first = there.peek().copied();
+        let found = there.find(|path| read(path).is_ok_and(|image| image.is_for_this_machine())).or(first);
+        let found = found.ok_or_else(|| {
             let places: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
             format!("{NAME} is in none of these places: {}; --library or SOCKOPT_LIBRARY names it", places.join(", "))
         })?;
         let shown = found.display();
-        let image = File::open(found).map_err(|error| format!("{shown} cannot be read: {error}"))?;
-        let image = Image::read(&ReadCache::new(image)).filter(Image::is_shared_library);
-        let image = image.ok_or_else(|| format!("{shown} is not a shared library"))?;
+        let image = read(found)?;
         if found.as_os_str().as_bytes().iter().any(|byte| b": \t\n$".contains(byte)) {
             return Err(format!(
                 "{shown}: LD_PRELOAD cannot name a path with a space, a colon or a dollar sign (ld.so(8)); move the library"
@@ -162,6 +164,14 @@ impl Library {
             None => Verdict::works(format!("{name} is dynamically linked with musl{TAKES_EFFECT}")),
         }
     }
+}
+
+/// What the file of a shared library says, or why it says nothing.
+fn read(path: &Path) -> Result<Image, String> {
+    let shown = path.display();
+    let file = File::open(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let image = Image::read(&ReadCache::new(file)).filter(Image::is_shared_library);
+    image.ok_or_else(|| format!("{shown} is not a shared library"))
 }
 
 /// Names that musl's loader takes for itself, whatever their version (ldso/dynlink.c, load_library).

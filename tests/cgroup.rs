@@ -4,6 +4,7 @@
 
 mod agent;
 mod asked;
+mod processes;
 mod refusals;
 mod targets;
 
@@ -38,6 +39,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     ];
     trials.extend(agent::trials());
     trials.extend(asked::trials());
+    trials.extend(processes::trials());
     trials.extend(refusals::trials());
     trials.extend(targets::trials());
     trials

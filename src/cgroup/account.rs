@@ -54,15 +54,13 @@ pub struct Account {
 
 /// What the kernel is not able to do about a rule as a whole, and so nothing of it.
 #[must_use]
-pub fn why_not_rule(rule: &Rule) -> Option<&'static str> {
+pub fn why_not_rule(rule: &Rule, refused: &Refused) -> Option<String> {
     let conditions = rule.conditions();
-    if conditions.process().is_some() {
-        Some("process is not supported in the kernel yet")
-    } else if conditions.command().is_some() {
-        Some("the kernel does not know command lines (command)")
-    } else {
-        None
+    if conditions.command().is_some() {
+        return Some("the kernel does not know command lines (command)".to_owned());
     }
+    let why = refused.process.as_ref().filter(|_| conditions.process().is_some())?;
+    Some(format!("process: {why}"))
 }
 
 /// Why a setting is not made; `refused` is what this kernel refused when it was tried.
@@ -79,7 +77,7 @@ pub fn why_not(setting: &Setting, refused: &Refused) -> Option<String> {
     let column =
         if OptionRow::of(setting).is_none() && column.why_not("").is_none() { InKernel::NoOption } else { column };
     column.why_not(name).or_else(|| {
-        let errno = refused.get(&(setting.level, setting.name))?;
+        let errno = refused.of(setting)?;
         Some(format!("this kernel lets no program set {name} ({errno})"))
     })
 }
@@ -123,12 +121,12 @@ pub fn hooks(setting: &Setting, direction: Direction, is_for_each_peer: bool) ->
 pub fn of_rules(rules: &Rules, refused: &Refused) -> Vec<Account> {
     let mut all = Vec::new();
     let is_for_each_peer = rules.decides_for_each_peer();
-    let mut add = |rule: &str, decision: Decision<'_>, direction: Direction, why_not_rule: Option<&'static str>| {
+    let mut add = |rule: &str, decision: Decision<'_>, direction: Direction, why_not_rule: Option<String>| {
         let profile = decision.profile();
         let fill =
             (profile.enforce() == Enforce::Fill).then_some("enforce = \"fill\" is not supported in the kernel yet");
         for setting in profile.settings() {
-            let whole = why_not_rule.or(fill).map(str::to_owned);
+            let whole = why_not_rule.clone().or_else(|| fill.map(str::to_owned));
             let why_not = whole.or_else(|| why_not(setting, refused));
             let set_by = if why_not.is_none() { hooks(setting, direction, is_for_each_peer) } else { Vec::new() };
             // At no moment of these sockets' lives, by no way.
@@ -147,7 +145,7 @@ pub fn of_rules(rules: &Rules, refused: &Refused) -> Vec<Account> {
     };
     for rule in rules.rules() {
         let name = format!("rule \"{}\"", rule.name());
-        add(&name, rule.decision(true), rule.conditions().direction(), why_not_rule(rule));
+        add(&name, rule.decision(true), rule.conditions().direction(), why_not_rule(rule, refused));
     }
     add("defaults", rules.otherwise(true), Direction::Both, None);
     all
@@ -160,8 +158,8 @@ pub(crate) fn lost(rules: &Rules, refused: &Refused, mut add: impl FnMut(&str, S
     }
     for rule in rules.rules() {
         let name = format!("rule \"{}\"", rule.name());
-        if let Some(why) = why_not_rule(rule) {
-            add(&name, why.to_owned());
+        if let Some(why) = why_not_rule(rule, refused) {
+            add(&name, why);
             continue;
         }
         for host in rule.hosts().filter_map(Pattern::host) {
@@ -185,6 +183,6 @@ fn lost_of_decision(decision: Decision<'_>, refused: &Refused, mut add: impl FnM
 }
 
 /// Whether programs set a setting, on a kernel that refused these.
-pub(crate) fn is_made(setting: &Setting, is_refused: impl Fn((i32, i32)) -> bool) -> bool {
-    setting.key != Key::ConnectTimeout && !is_refused((setting.level, setting.name))
+pub(crate) fn is_made(setting: &Setting, refused: &Refused) -> bool {
+    setting.key != Key::ConnectTimeout && refused.of(setting).is_none()
 }

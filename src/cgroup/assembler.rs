@@ -36,6 +36,8 @@ pub enum Register {
 /// How many bytes are loaded or stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Size {
+    /// 1 byte; the others of the register become zero.
+    Byte,
     /// 4 bytes.
     Word,
     /// 8 bytes.
@@ -61,17 +63,26 @@ pub enum When {
 pub enum Helper {
     /// bpf_map_lookup_elem
     MapLookup = 1,
+    /// bpf_get_current_task
+    CurrentTask = 35,
     /// bpf_setsockopt
     SetSockopt = 49,
     /// bpf_sk_storage_get
     StorageGet = 107,
+    /// bpf_probe_read_kernel
+    ReadKernel = 113,
+    /// bpf_probe_read_kernel_str
+    ReadKernelText = 115,
 }
 
 impl Helper {
-    const ALL: [(Self, &'static str); 3] = [
+    const ALL: [(Self, &'static str); 6] = [
         (Self::MapLookup, "bpf_map_lookup_elem"),
+        (Self::CurrentTask, "bpf_get_current_task"),
         (Self::SetSockopt, "bpf_setsockopt"),
         (Self::StorageGet, "bpf_sk_storage_get"),
+        (Self::ReadKernel, "bpf_probe_read_kernel"),
+        (Self::ReadKernelText, "bpf_probe_read_kernel_str"),
     ];
 
     /// The one with this number.
@@ -88,6 +99,8 @@ pub enum Map {
     Networks,
     /// Ranges of ports.
     Ports,
+    /// States of the machine that reads names of executables.
+    Names,
     /// What each profile sets, and where its options lie.
     Profiles,
     /// Options with their values.
@@ -109,6 +122,7 @@ impl Map {
         match self {
             Self::Networks => "networks",
             Self::Ports => "ports",
+            Self::Names => "names",
             Self::Profiles => "profiles",
             Self::Options => "options",
             Self::Enforced => "enforced",
@@ -128,6 +142,8 @@ pub(crate) const LOAD: u8 = 0x61;
 pub(crate) const STORE_IMMEDIATE: u8 = 0x62;
 /// Class: store of a register.
 pub(crate) const STORE: u8 = 0x63;
+/// Size: 1 byte, where a load or store has 4.
+pub(crate) const BYTE: u8 = 0x10;
 /// Size: 8 bytes, where a load or store has 4.
 pub(crate) const DOUBLE: u8 = 0x18;
 /// Class: arithmetic with 64 bits.
@@ -350,6 +366,7 @@ impl Assembler {
 impl Size {
     const fn bits(self) -> u8 {
         match self {
+            Self::Byte => BYTE,
             Self::Word => 0,
             Self::Double => DOUBLE,
         }
@@ -381,7 +398,11 @@ impl fmt::Display for Program {
             let Instruction { code, registers, offset, immediate } = *instruction;
             let (to, from) = (registers & 0xf, registers >> 4);
             let target = at as i64 + 1 + i64::from(offset);
-            let size = if code & DOUBLE == DOUBLE { "u64" } else { "u32" };
+            let size = match code & DOUBLE {
+                DOUBLE => "u64",
+                BYTE => "u8",
+                _ => "u32",
+            };
             write!(f, "{at:4}: ")?;
             match code {
                 LOAD_WIDE => {

@@ -14,6 +14,7 @@ use socket::Errno;
 
 use crate::assembler::{Map, NoProgram, Program};
 use crate::compile::Tables;
+use crate::executable::Fields;
 use crate::group::{Group, id_at};
 use crate::maps;
 use crate::programs;
@@ -65,12 +66,12 @@ impl Place {
         }
     }
 
-    fn program(self) -> Result<Program, NoProgram> {
+    fn program(self, process: Option<Fields>) -> Result<Program, NoProgram> {
         match self {
             Self::Enforce => programs::setsockopt(),
-            Self::Events => programs::events(),
-            Self::Connect4 => programs::connect4(),
-            Self::Connect6 => programs::connect6(),
+            Self::Events => programs::events(process),
+            Self::Connect4 => programs::connect4(process),
+            Self::Connect6 => programs::connect6(process),
         }
     }
 
@@ -377,10 +378,12 @@ fn load(tables: &Tables, places: &[Place], pins: &Path, undo: &mut Undo) -> Resu
         let made = maps::of_rows(&rows)?;
         maps.insert(rows.map, made);
     }
+    let process = tables.names.are_asked_for().then(Fields::of_kernel).transpose();
+    let process = process.map_err(|why| Refusal::Target(why.to_owned()))?;
     let mut loaded = Vec::new();
     for place in places {
         let step = format!("the program for {} is refused by the kernel", place.name());
-        let program = place.program().map_err(|NoProgram| Refusal::kernel(step.clone())(Errno(libc::EINVAL)))?;
+        let program = place.program(process).map_err(|NoProgram| Refusal::kernel(step.clone())(Errno(libc::EINVAL)))?;
         let code = program.with_maps(|map| maps.get(&map).map_or(-1, AsRawFd::as_raw_fd));
         let program = sys::load(place.kind(), program.name, &code).map_err(|refused| Refusal::Kernel {
             step,

@@ -2,18 +2,20 @@
 
 mod accounts;
 mod interpreter;
+mod processes;
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use policy::plan::Plan;
-use policy::{Configuration, Connection, Endpoint, HostSet, Phase, Phases, Rules, Setting, Source, Value};
+use policy::{Configuration, Connection, Endpoint, HostSet, Phase, Phases, Process, Rules, Setting, Source, Value};
 
 use crate::assembler::{Map, Program};
 use crate::compile::Tables;
+use crate::executable::Fields;
 use crate::programs;
 use crate::rows::Rows;
-use crate::settable::{Enforced, is_settable};
+use crate::settable::{Enforced, Refused, is_settable};
 
 use interpreter::{Done, Machine};
 
@@ -102,6 +104,11 @@ fn options(random: &mut Random, text: &mut String) {
 }
 
 fn policy(random: &mut Random) -> String {
+    policy_with(random, |_, _| {})
+}
+
+/// With more conditions in each rule.
+fn policy_with(random: &mut Random, more: impl Fn(&mut Random, &mut String)) -> String {
     let mut text = String::new();
     if random.below(2) == 0 {
         text.push_str("[defaults]\n");
@@ -124,19 +131,25 @@ fn policy(random: &mut Random) -> String {
                 let _ = writeln!(text, "to = [{}]", patterns(random));
             }
         }
+        more(random, &mut text);
         options(random, &mut text);
     }
     text
 }
 
-fn rules_of(text: &str) -> Option<Rules> {
+fn rules_of(text: &str, process: Option<&Process>) -> Option<Rules> {
     let document = Some(Source { name: "test".into(), text: text.into() });
     let configuration = Configuration { document, ..Configuration::default() };
-    configuration.parse().into_rules(None).0.ok()
+    configuration.parse().into_rules(process).0.ok()
 }
 
 fn rules(text: &str) -> Rules {
-    rules_of(text).unwrap_or_else(|| panic!("{text}"))
+    rules_for(text, None)
+}
+
+/// Those for one process, or for every one.
+fn rules_for(text: &str, process: Option<&Process>) -> Rules {
+    rules_of(text, process).unwrap_or_else(|| panic!("{text}"))
 }
 
 /// What a plan sets, of what the kernel lets programs set.
@@ -171,12 +184,16 @@ struct Programs {
 }
 
 impl Programs {
-    fn new() -> Self {
+    fn new(process: Option<Fields>) -> Self {
         Self {
-            connect4: programs::connect4().expect("a program"),
-            connect6: programs::connect6().expect("a program"),
-            events: programs::events().expect("a program"),
+            connect4: programs::connect4(process).expect("a program"),
+            connect6: programs::connect6(process).expect("a program"),
+            events: programs::events(process).expect("a program"),
         }
+    }
+
+    fn for_policy(tables: &Tables) -> Self {
+        Self::new(tables.names.are_asked_for().then_some(Fields::EXAMPLE))
     }
 }
 
@@ -239,7 +256,7 @@ fn event(
 /// of 64 bits where the number is one of 32; with what was remembered before left as it is.
 #[test]
 fn connections_get_what_the_policy_decides() {
-    let programs = Programs::new();
+    let programs = Programs::new(None);
     let mut random = Random(1);
     let mut matched = 0;
     for _ in 0..400 {
@@ -271,7 +288,7 @@ fn connections_get_what_the_policy_decides() {
 fn listeners_and_accepted_sockets_get_what_the_policy_decides() {
     const LISTENS: u8 = 11;
     const ACCEPTED: u8 = 5;
-    let programs = Programs::new();
+    let programs = Programs::new(None);
     let mut random = Random(2);
     let (mut own, mut inherited) = (0, 0);
     for _ in 0..400 {
@@ -321,7 +338,7 @@ fn listeners_and_accepted_sockets_get_what_the_policy_decides() {
 /// Seen to fail: with the loopback's address for every socket.
 #[test]
 fn unspecified_destinations() {
-    let programs = Programs::new();
+    let programs = Programs::new(None);
     let text = "[[rule]]\nto = [\"10.7.7.7\"]\npriority = 1\n[[rule]]\nto = [\"127.0.0.1\"]\npriority = 2\n\
                 [[rule]]\nto = [\"[::1]\"]\npriority = 3\n";
     let rules = rules(text);
@@ -348,7 +365,7 @@ fn unspecified_destinations() {
 /// Seen to fail: with five halvings.
 #[test]
 fn every_range_of_ports_is_found() {
-    let programs = Programs::new();
+    let programs = Programs::new(None);
     let mut text = String::new();
     for port in (1..3_000_u32).step_by(3) {
         let _ = writeln!(text, "[[rule]]\nto = [\"10.0.0.0/8:{port}-{}\"]\npriority = {}", port + 1, port % 7);
@@ -371,7 +388,7 @@ fn every_range_of_ports_is_found() {
 #[test]
 fn other_protocols_are_left_alone() {
     let tables = Tables::of(&rules("[defaults]\npriority = 1\n")).expect("small tables");
-    for program in [programs::connect4(), programs::connect6()] {
+    for program in [programs::connect4(None), programs::connect6(None)] {
         for (kind, protocol) in [(1, 132), (5, 132), (3, 1), (2, 1), (1, 17), (2, 6)] {
             let mut context = [1; 72];
             context[32..40].copy_from_slice(&[kind, 0, 0, 0, protocol, 0, 0, 0]);
@@ -385,12 +402,14 @@ fn other_protocols_are_left_alone() {
 /// The programs as they are printed: what was changed in one is to be read in the difference.
 #[test]
 fn programs_read() {
+    let example = Some(Fields::EXAMPLE);
     let all = [
-        ("connect4", programs::connect4(), include_str!("listings/connect4.txt")),
-        ("connect6", programs::connect6(), include_str!("listings/connect6.txt")),
+        ("connect4", programs::connect4(None), include_str!("listings/connect4.txt")),
+        ("connect4_process", programs::connect4(example), include_str!("listings/connect4_process.txt")),
+        ("connect6", programs::connect6(None), include_str!("listings/connect6.txt")),
         ("setsockopt", programs::setsockopt(), include_str!("listings/setsockopt.txt")),
         ("probe", programs::probe(), include_str!("listings/probe.txt")),
-        ("sock_ops", programs::events(), include_str!("listings/sock_ops.txt")),
+        ("sock_ops", programs::events(None), include_str!("listings/sock_ops.txt")),
     ];
     for (name, program, listing) in all {
         let text = program.expect("a program").to_string();
@@ -417,15 +436,18 @@ fn what_does_not_fit_is_refused() {
 
 #[test]
 fn what_the_kernel_cannot_do_is_said() {
-    let text = "[defaults]\nlinger = \"reset\"\n[[rule]]\nname = \"p\"\nprocess = [\"java\"]\nnodelay = true\n\
+    let text = "[defaults]\nlinger = \"reset\"\n[[rule]]\nname = \"p\"\ncommand = [\"java *\"]\nnodelay = true\n\
+                [[rule]]\nname = \"q\"\nprocess = [\"java\"]\nnodelay = true\n\
                 [[rule]]\nname = \"h\"\nto = [\"a.example\", \"10.0.0.1\"]\nnodelay = true\n\
                 [[rule]]\nname = \"f\"\nto = [\"10.0.0.2\"]\nnodelay = true\nenforce = \"fill\"\n\
                 [[rule]]\nname = \"c\"\nto = [\"10.0.0.3\"]\nconnect_timeout = \"3s\"\n";
-    let tables = Tables::of(&rules(text)).expect("small tables");
+    let refused = Refused { process: Some("no BTF".to_owned()), ..Refused::default() };
+    let tables = Tables::without(&rules(text), &refused).expect("small tables");
     let lost: Vec<String> = tables.lost.iter().map(ToString::to_string).collect();
     for part in [
         "defaults: linger",
-        "\"p\": process",
+        "\"p\": the kernel does not know command lines",
+        "\"q\": process: no BTF",
         "\"h\": the kernel does not know names",
         "\"f\": enforce",
         "\"c\": connect_timeout",

@@ -7,12 +7,13 @@ use policy::conditions::Direction;
 use policy::matcher::Pattern;
 use policy::options::Family;
 use policy::plan::Plan;
-use policy::rules::Inheritance;
+use policy::rules::{Inheritance, Rule};
 use policy::{Decision, Enforce, Phase, Phases, Rules, Setting};
 
 use crate::account;
+use crate::names::Names;
 use crate::settable::{OptionRow, Refused, bit};
-use crate::tables::{Class, FROM, LISTEN, LOCAL, Networks, TO, TooLarge};
+use crate::tables::{Class, LISTEN, LOCAL, Networks, OF_PROCESS, TO, TooLarge};
 
 /// Options that one profile may set: the programs' loop has an end.
 pub(crate) const MOST_OPTIONS: usize = 64;
@@ -72,6 +73,8 @@ pub struct Tables {
     pub profiles: Vec<Profile>,
     /// With which values.
     pub options: Vec<OptionRow>,
+    /// Which rules are for which process.
+    pub(crate) names: Names,
     /// Whether there is anything that programs cannot change.
     pub enforces: bool,
     /// Whether anything is set on sockets that connect.
@@ -80,7 +83,7 @@ pub struct Tables {
     pub listens: bool,
     /// What had to be left out.
     pub lost: Vec<Lost>,
-    refused: BTreeSet<(i32, i32)>,
+    refused: Refused,
     known_profiles: HashMap<Profile, u32>,
     known_options: HashMap<Vec<OptionRow>, u32>,
 }
@@ -134,29 +137,39 @@ impl Tables {
     /// # Errors
     /// What does not fit.
     pub fn of(rules: &Rules) -> Result<Self, TooLarge> {
-        Self::without(rules, &Refused::new())
+        Self::without(rules, &Refused::default())
     }
 
-    /// The same for a kernel that refuses some options, by level and name: they are in `lost` too.
+    /// The same for a kernel that cannot do all of it.
     ///
     /// # Errors
     /// What does not fit.
     pub fn without(rules: &Rules, refused: &Refused) -> Result<Self, TooLarge> {
-        let mut tables =
-            Self { lost: lost(rules, refused), refused: refused.keys().copied().collect(), ..Self::default() };
+        let names = if refused.process.is_none() { Names::of(rules)? } else { Names::none() };
+        let mut tables = Self { lost: lost(rules, refused), refused: refused.clone(), ..Self::default() };
         // The defaults' profile comes first.
         tables.profile(rules.otherwise(true), For::Connecting)?;
-        let live: Vec<(u32, &policy::rules::Rule)> =
-            (1..).zip(rules.rules()).filter(|(_, rule)| !rule.conditions().ask_for_process()).collect();
-        if live.last().is_some_and(|(number, _)| *number as usize > MOST_RULES) {
-            return Err(TooLarge { what: "rules", limit: MOST_RULES });
+        let mut next_class = OF_PROCESS * names.classes.len() as Class;
+        let mut accepting = Vec::new();
+        for (process, first) in names.classes.iter().zip((0..).step_by(OF_PROCESS as usize)) {
+            let live = names.rules_for(process, rules);
+            if live.last().is_some_and(|(number, _)| *number as usize > MOST_RULES) {
+                return Err(TooLarge { what: "rules", limit: MOST_RULES });
+            }
+            tables.add_connecting(first, &live)?;
+            accepting.push((first, live.clone(), tables.accepting(rules, &live, &mut next_class)?));
         }
-        tables.add_connecting(&live)?;
-        tables.add_accepting(rules, &live)?;
+        // If something is to be found for one process, then that there is nothing for the others.
+        if tables.listens {
+            for (first, live, accepting) in &accepting {
+                tables.add_accepting(*first, live, accepting)?;
+            }
+        }
+        tables.names = names;
         Ok(tables)
     }
 
-    fn add_connecting(&mut self, live: &[(u32, &policy::rules::Rule)]) -> Result<(), TooLarge> {
+    fn add_connecting(&mut self, first: Class, live: &[Numbered<'_>]) -> Result<(), TooLarge> {
         let connecting: Vec<_> = live.iter().filter(|(_, rule)| rule.conditions().is_for_connecting()).collect();
         let mut answers = BTreeMap::from([(0, answer(0, 0))]);
         for (number, rule) in &connecting {
@@ -167,45 +180,33 @@ impl Tables {
         let patterns = connecting.iter().flat_map(|(number, rule)| {
             patterns_or_any(rule.conditions().to()).iter().map(move |pattern| (*number, pattern))
         });
-        self.networks
-            .add(TO, patterns, true, |numbers| answers.get(numbers.first().unwrap_or(&0)).copied().unwrap_or_default())
+        self.networks.add(first + TO, patterns, true, |numbers| {
+            answers.get(numbers.first().unwrap_or(&0)).copied().unwrap_or_default()
+        })
     }
 
-    /// Listeners, and what they accept.
-    fn add_accepting(&mut self, rules: &Rules, live: &[(u32, &policy::rules::Rule)]) -> Result<(), TooLarge> {
-        let by_number: BTreeMap<u32, &policy::rules::Rule> = live.iter().copied().collect();
+    /// What is found for listeners, and what they accept, by the rules that match them; the classes of clients are added.
+    fn accepting(
+        &mut self,
+        rules: &Rules,
+        live: &[Numbered<'_>],
+        next_class: &mut Class,
+    ) -> Result<Accepting, TooLarge> {
+        let by_number: BTreeMap<u32, &Rule> = live.iter().copied().collect();
         let decision =
             |number: u32| by_number.get(&number).map_or_else(|| rules.otherwise(true), |rule| rule.decision(true));
-        let inbound: Vec<_> =
-            live.iter().filter(|(_, rule)| rule.conditions().direction() != Direction::Outbound).collect();
         let is_for_some = |number: &u32| {
             by_number.get(number).is_some_and(|rule| rule.conditions().direction() == Direction::Accepted)
-        };
-        let patterns = || {
-            inbound.iter().flat_map(|(number, rule)| {
-                patterns_or_any(rule.conditions().listen()).iter().map(move |pattern| (*number, pattern))
-            })
         };
         // Which rules match a listener: for each such set, what it has itself and what its clients' class is.
         let mut sets: BTreeMap<BTreeSet<u32>, u32> = BTreeMap::new();
         let mut all = Networks::default();
-        // What comes behind the first rule that is for the listener whoever connects is of no consequence.
-        let relevant = |numbers: &BTreeSet<u32>| {
-            let settled = numbers.iter().find(|number| !is_for_some(number)).copied();
-            let is_before = |number: &u32| settled.is_none_or(|settled| *number <= settled);
-            let mut relevant: BTreeSet<u32> = numbers.iter().copied().filter(is_before).collect();
-            if settled.is_none() {
-                relevant.insert(0);
-            }
-            relevant
-        };
-        all.add(LISTEN, patterns(), false, |numbers| {
+        all.add(LISTEN, listening(live), false, |numbers| {
             let next = sets.len() as u32;
-            *sets.entry(relevant(numbers)).or_insert(next)
+            *sets.entry(relevant(live, numbers)).or_insert(next)
         })?;
         let mut of_listener = BTreeMap::new();
         let mut of_clients = BTreeMap::new();
-        let mut next_class: Class = FROM;
         for (set, number) in &sets {
             let some: Vec<u32> = set.iter().copied().filter(is_for_some).collect();
             let settled = set.iter().copied().find(|number| !is_for_some(number)).unwrap_or(0);
@@ -227,7 +228,7 @@ impl Tables {
                 of_clients.insert(*number, 0);
                 continue;
             }
-            of_clients.insert(*number, next_class);
+            of_clients.insert(*number, *next_class);
             const ANY: &[Pattern] = &[Pattern::ANY];
             let from =
                 some.iter().filter_map(|number| Some((*number, by_number.get(number)?))).flat_map(|(number, rule)| {
@@ -235,23 +236,27 @@ impl Tables {
                 });
             // The one that is settled comes last, whatever its number.
             let from = from.chain(ANY.iter().map(|pattern| (u32::MAX, pattern)));
-            self.networks.add(next_class, from, true, |numbers| {
+            self.networks.add(*next_class, from, true, |numbers| {
                 let number = numbers.first().copied().filter(|number| *number != u32::MAX).unwrap_or(settled);
                 answers.get(&number).copied().unwrap_or_default()
             })?;
-            next_class += 1;
+            *next_class += 1;
         }
         let has_slots = |answer: &u32| {
             let profile = self.profiles.get((*answer & 0xffff) as usize);
             profile.is_some_and(|profile| profile.iter().any(|slot| slot.count > 0 || slot.enforced != 0))
         };
-        self.listens = of_listener.values().any(has_slots) || of_clients.values().any(|class| *class != 0);
-        if self.listens {
-            for (class, found) in [(LISTEN, &of_listener), (LOCAL, &of_clients)] {
-                self.networks.add(class, patterns(), false, |numbers| {
-                    sets.get(&relevant(numbers)).and_then(|set| found.get(set)).copied().unwrap_or_default()
-                })?;
-            }
+        self.listens |= of_listener.values().any(has_slots) || of_clients.values().any(|class| *class != 0);
+        Ok(Accepting { sets, of_listener, of_clients })
+    }
+
+    /// Listeners, and what they accept.
+    fn add_accepting(&mut self, first: Class, live: &[Numbered<'_>], found: &Accepting) -> Result<(), TooLarge> {
+        for (class, of_set) in [(LISTEN, &found.of_listener), (LOCAL, &found.of_clients)] {
+            self.networks.add(first + class, listening(live), false, |numbers| {
+                let set = found.sets.get(&relevant(live, numbers));
+                set.and_then(|set| of_set.get(set)).copied().unwrap_or_default()
+            })?;
         }
         Ok(())
     }
@@ -279,7 +284,7 @@ impl Tables {
         if plan.enforce() == Enforce::Fill {
             return Ok(Slot::default());
         }
-        let is_made = |setting: &&Setting| account::is_made(setting, |option| self.refused.contains(&option));
+        let is_made = |setting: &&Setting| account::is_made(setting, &self.refused);
         let settings = plan.settings().filter(is_made);
         let rows: Vec<OptionRow> = settings.filter_map(OptionRow::of).collect();
         if rows.len() > MOST_OPTIONS {
@@ -304,6 +309,42 @@ impl Tables {
         };
         Ok(Slot { start, count, enforced })
     }
+}
+
+/// A rule with its number, from 1.
+pub(crate) type Numbered<'a> = (u32, &'a Rule);
+
+/// For sets of rules that match listeners.
+struct Accepting {
+    /// The number of each.
+    sets: BTreeMap<BTreeSet<u32>, u32>,
+    /// By that: the answer for the listener, and the class of its clients.
+    of_listener: BTreeMap<u32, u32>,
+    of_clients: BTreeMap<u32, Class>,
+}
+
+/// The listeners that rules are for.
+fn listening<'a>(live: &[Numbered<'a>]) -> impl Iterator<Item = (u32, &'a Pattern)> {
+    let inbound = live.iter().filter(|(_, rule)| rule.conditions().direction() != Direction::Outbound);
+    inbound.flat_map(|&(number, rule)| {
+        patterns_or_any(rule.conditions().listen()).iter().map(move |pattern| (number, pattern))
+    })
+}
+
+/// What comes behind the first rule that is for the listener whoever connects is of no consequence.
+fn relevant(live: &[Numbered<'_>], numbers: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let is_for_some = |number: &u32| {
+        let at = live.binary_search_by_key(number, |(number, _)| *number);
+        let rule = at.ok().and_then(|at| live.get(at));
+        rule.is_some_and(|(_, rule)| rule.conditions().direction() == Direction::Accepted)
+    };
+    let settled = numbers.iter().find(|number| !is_for_some(number)).copied();
+    let is_before = |number: &u32| settled.is_none_or(|settled| *number <= settled);
+    let mut relevant: BTreeSet<u32> = numbers.iter().copied().filter(is_before).collect();
+    if settled.is_none() {
+        relevant.insert(0);
+    }
+    relevant
 }
 
 /// What is not listed is not asked about.

@@ -3,11 +3,14 @@
 pub mod account;
 pub mod assembler;
 pub mod attach;
+mod btf;
 #[cfg(test)]
 mod checks;
 pub mod compile;
+mod executable;
 pub mod group;
 mod maps;
+mod names;
 pub mod probe;
 pub mod programs;
 pub mod refusal;

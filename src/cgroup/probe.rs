@@ -10,7 +10,8 @@ use socket::Errno;
 
 use crate::assembler::{Map, NoProgram};
 use crate::attach::{self, Place};
-use crate::compile::MOST_OPTIONS;
+use crate::compile::{MOST_OPTIONS, Tables};
+use crate::executable::{self, Fields};
 use crate::group::{Group, mounts_or_refusal};
 use crate::maps;
 use crate::programs;
@@ -42,32 +43,53 @@ fn clear_away(top: &Path) {
     }
 }
 
-/// Tries the options. Nothing is sent.
+/// Tries what a policy needs. Nothing is sent.
 ///
 /// # Errors
-/// Why they could not be tried.
-pub fn probe(group: &Group, options: &[OptionRow]) -> Result<Refused, Refusal> {
+/// Why it could not be tried.
+pub fn probe(group: &Group, tables: &Tables) -> Result<Refused, Refusal> {
     attach::refuse_others(group, &[Place::Connect4, Place::Connect6])?;
     // Not in the group itself: others may watch it, and its programs may be somebody's.
-    tried(group.ancestors().last().unwrap_or(group.path()), options)
+    tried(group.ancestors().last().unwrap_or(group.path()), tables)
 }
 
 /// The same where no group is meant.
 ///
 /// # Errors
-/// Why they could not be tried.
-pub fn probe_anywhere(options: &[OptionRow]) -> Result<Refused, Refusal> {
+/// Why it could not be tried.
+pub fn probe_anywhere(tables: &Tables) -> Result<Refused, Refusal> {
     let mounts = mounts_or_refusal()?;
-    tried(mounts.first().map_or(Path::new("/sys/fs/cgroup"), PathBuf::as_path), options)
+    tried(mounts.first().map_or(Path::new("/sys/fs/cgroup"), PathBuf::as_path), tables)
 }
 
-fn tried(top: &Path, options: &[OptionRow]) -> Result<Refused, Refusal> {
+fn tried(top: &Path, tables: &Tables) -> Result<Refused, Refusal> {
     attach::allow_locked_memory();
+    let options = refused(top, &tables.options)?;
+    let process = if tables.names.are_asked_for() { why_no_process() } else { None };
+    Ok(Refused { options, process })
+}
+
+/// Why programs cannot know the process that they run for, if so.
+fn why_no_process() -> Option<String> {
+    if let Err(why) = Fields::of_kernel() {
+        return Some(why.to_owned());
+    }
+    let program = executable::trial().ok()?;
+    let connect = ProgramType { kind: 18, place: 10 };
+    let refused = sys::load(connect, program.name, &program.code).err()?;
+    Some(format!(
+        "this kernel lets programs read no memory ({}): CAP_PERFMON is needed, and no lockdown",
+        refused.errno
+    ))
+}
+
+/// The options that this kernel refuses.
+fn refused(top: &Path, options: &[OptionRow]) -> Result<BTreeMap<(i32, i32), Errno>, Refusal> {
     let mut known = BTreeMap::new();
     for option in options {
         known.entry((option.level, option.name)).or_insert(*option);
     }
-    let mut refused = Refused::new();
+    let mut refused = BTreeMap::new();
     for is_v6 in [false, true] {
         let is_meant = |row: &&OptionRow| (row.level == SOL_IPV6) == is_v6;
         let tried: Vec<OptionRow> = known.values().filter(is_meant).copied().take(MOST_OPTIONS).collect();

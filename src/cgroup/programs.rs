@@ -5,6 +5,7 @@ use crate::assembler::Size::{Double, Word};
 use crate::assembler::When::{Above, AtLeast, Equal, NotEqual};
 use crate::assembler::{Assembler, Helper, Label, Map, NoProgram, Program, Register};
 use crate::compile::{Kind, MOST_OPTIONS, SLOTS};
+use crate::executable::{self, Fields};
 use crate::tables::{Class, LISTEN, LOCAL, TO};
 
 /// Fields of `struct bpf_sock_addr` (linux/bpf.h), what a socket connects to.
@@ -64,6 +65,10 @@ mod stack {
     pub(super) const KIND: i16 = -48;
     /// A register that is needed again.
     pub(super) const SAVED: i16 = -56;
+    /// The first class of networks for the process that the program runs for, if rules ask for it.
+    pub(super) const PROCESS: i16 = -72;
+    /// The name of its executable: 256 bytes.
+    pub(super) const NAME: i16 = -328;
 }
 
 const SOCK_STREAM: i32 = 1;
@@ -93,15 +98,17 @@ struct Maker {
     asm: Assembler,
     /// Where a program ends that lets the call go on.
     end: Label,
+    /// If rules ask for the process: where the kernel has its name.
+    process: Option<Fields>,
 }
 
 impl Maker {
     /// r6 is the context from here on.
-    fn new() -> Self {
+    fn new(process: Option<Fields>) -> Self {
         let mut asm = Assembler::default();
         let end = asm.label();
         asm.copy(R6, R1);
-        Self { asm, end }
+        Self { asm, end, process }
     }
 
     fn finish(mut self, name: &'static str) -> Result<Program, NoProgram> {
@@ -279,8 +286,21 @@ impl Maker {
         self.asm.swap_16(R7);
     }
 
+    /// What is looked up: that of the process's own class, if rules ask for it.
     fn class(&mut self, class: Class) {
-        self.asm.store_number(Word, R10, stack::CLASS, class as i32);
+        if self.process.is_none() {
+            return self.asm.store_number(Word, R10, stack::CLASS, class as i32);
+        }
+        self.asm.load(Double, R1, R10, stack::PROCESS);
+        self.asm.add_number(R1, class as i32);
+        self.asm.store(Word, R10, stack::CLASS, R1);
+    }
+
+    /// Finds the process that makes the call. Uses all registers but r6 and r8.
+    fn find_process(&mut self) {
+        if let Some(fields) = self.process {
+            executable::find(&mut self.asm, fields, stack::PROCESS, stack::KEY, stack::NAME);
+        }
     }
 }
 
@@ -288,10 +308,11 @@ impl Maker {
 ///
 /// # Errors
 /// [`NoProgram`]
-pub fn connect4() -> Result<Program, NoProgram> {
-    let mut make = Maker::new();
+pub fn connect4(process: Option<Fields>) -> Result<Program, NoProgram> {
+    let mut make = Maker::new(process);
     let known = make.asm.label();
     make.tell_kinds(Kind::Tcp4, Kind::Udp4);
+    make.find_process();
     make.port();
     make.asm.load(Word, R8, R6, address::IP4);
     make.asm.go_if(R8, NotEqual, 0, known);
@@ -313,10 +334,11 @@ pub fn connect4() -> Result<Program, NoProgram> {
 ///
 /// # Errors
 /// [`NoProgram`]
-pub fn connect6() -> Result<Program, NoProgram> {
-    let mut make = Maker::new();
+pub fn connect6(process: Option<Fields>) -> Result<Program, NoProgram> {
+    let mut make = Maker::new(process);
     let [is_ipv6, is_unspecified, is_loopback, is_mapped, decide] = [(); 5].map(|()| make.asm.label());
     make.tell_kinds(Kind::Tcp6, Kind::Udp6);
+    make.find_process();
     make.port();
     make.address(address::IP6);
     make.asm.load(Double, R1, R10, stack::ADDRESS);
@@ -365,7 +387,7 @@ pub fn connect6() -> Result<Program, NoProgram> {
 /// # Errors
 /// [`NoProgram`]
 pub fn probe() -> Result<Program, NoProgram> {
-    let mut make = Maker::new();
+    let mut make = Maker::new(None);
     let next = make.asm.label();
     make.asm.set(R9, 0);
     make.asm.place(next);
@@ -389,7 +411,7 @@ pub fn probe() -> Result<Program, NoProgram> {
 /// # Errors
 /// [`NoProgram`]
 pub fn setsockopt() -> Result<Program, NoProgram> {
-    let mut make = Maker::new();
+    let mut make = Maker::new(None);
     let pass = make.asm.label();
     make.asm.load(Word, R1, R6, call::LEVEL);
     make.asm.store(Word, R10, stack::KEY, R1);
@@ -434,13 +456,17 @@ pub fn setsockopt() -> Result<Program, NoProgram> {
 ///
 /// # Errors
 /// [`NoProgram`]
-pub fn events() -> Result<Program, NoProgram> {
-    let mut make = Maker::new();
+pub fn events(process: Option<Fields>) -> Result<Program, NoProgram> {
+    let mut make = Maker::new(process);
     let [local, local_ipv6, local_known, accepted, remote_ipv6, remote_known] = [(); 6].map(|()| make.asm.label());
-    let [specified, listens, no_room, set] = [(); 4].map(|()| make.asm.label());
+    let [specified, listener, listens, no_room, set] = [(); 5].map(|()| make.asm.label());
     make.asm.load(Word, R1, R6, event::WHAT);
-    make.asm.go_if(R1, Equal, event::LISTENS, local);
+    make.asm.go_if(R1, Equal, event::LISTENS, listener);
     make.asm.go_if(R1, NotEqual, event::ACCEPTED, make.end);
+    if process.is_some() {
+        // Whatever process is interrupted by the client's packet.
+        make.asm.store_number(Double, R10, stack::PROCESS, 0);
+    }
     // The class of its clients comes from the listener, which may be bound to another address than the connection has.
     make.asm.load(Double, R2, R6, event::SOCKET);
     make.asm.go_if(R2, Equal, 0, make.end);
@@ -451,6 +477,8 @@ pub fn events() -> Result<Program, NoProgram> {
     make.asm.go_if(R0, Equal, 0, local);
     make.asm.load(Double, R8, R0, 0);
     make.asm.go(accepted);
+    make.asm.place(listener);
+    make.find_process();
     make.asm.place(local);
     make.asm.load(Word, R7, R6, event::LOCAL_PORT);
     make.asm.load(Word, R1, R6, event::FAMILY);

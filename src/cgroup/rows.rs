@@ -2,7 +2,10 @@
 
 use crate::assembler::Map;
 use crate::compile::{Slot, Tables};
+use crate::executable::CLASS;
+use crate::names::State;
 use crate::settable::{Enforced, OptionRow};
+use crate::tables::OF_PROCESS;
 
 /// How a table is looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +58,7 @@ impl Rows {
             all.iter_mut().zip(words(slot.start, slot.count).iter().chain(&kept)).for_each(|(to, from)| *to = *from);
             all
         };
-        vec![
+        let mut all = vec![
             Self {
                 map: Map::Networks,
                 kind: Kind::LongestPrefix,
@@ -89,7 +92,16 @@ impl Rows {
                     .flat_map(u64::to_ne_bytes)
                     .collect(),
             },
-        ]
+        ];
+        if tables.names.are_asked_for() {
+            let state = |state: &State| {
+                let class = OF_PROCESS * state.class;
+                let words: Vec<u32> = state.next.iter().copied().chain([class, 0]).collect();
+                bytes::<{ CLASS as usize + 8 }>(&words)
+            };
+            all.push(Self::array(Map::Names, tables.names.states.iter().map(state)));
+        }
+        all
     }
 }
 

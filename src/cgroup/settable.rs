@@ -6,8 +6,22 @@ use policy::constants::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP, option_number};
 use policy::{Setting, Value};
 use socket::Errno;
 
-/// Level and name of the options that this kernel refuses, and with which error.
-pub type Refused = BTreeMap<(i32, i32), Errno>;
+/// What this kernel refuses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// Options, by level and name, and with which error.
+    pub options: BTreeMap<(i32, i32), Errno>,
+    /// Why programs cannot know the process that they run for, if so.
+    pub process: Option<String>,
+}
+
+impl Refused {
+    /// The error with which a setting's option is refused.
+    #[must_use]
+    pub fn of(&self, setting: &Setting) -> Option<Errno> {
+        self.options.get(&(setting.level, setting.name)).copied()
+    }
+}
 
 /// Options that the kernel lets programs set on a socket (net/core/filter.c), which is not every option: by level and name.
 /// A place in this list is a bit in what is remembered of a socket, also by programs of another version of the command: only

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use policy::matcher::Pattern;
 
-/// What is looked up: each table of patterns is a class of networks.
+/// What is looked up: each table of patterns is a class of networks. Each class of processes has three, one after the other.
 pub(crate) type Class = u32;
 /// `to` of rules for sockets that connect.
 pub(crate) const TO: Class = 0;
@@ -17,8 +17,8 @@ pub(crate) const TO: Class = 0;
 pub(crate) const LISTEN: Class = 1;
 /// `listen` of all rules for accepted sockets: the answer is the class of their clients.
 pub(crate) const LOCAL: Class = 2;
-/// The first class of clients.
-pub(crate) const FROM: Class = 3;
+/// How many these are. Behind those of all processes are the classes of clients.
+pub(crate) const OF_PROCESS: Class = 3;
 
 /// `::ffff:0:0/96`, where IPv4 is.
 const MAPPED: u128 = 0xffff_0000_0000;

@@ -1,10 +1,9 @@
 //! `sockopt attach`, `status` and `detach`: options in all programs of a control group, set by programs in the kernel.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
-use cgroup::{Attachment, Group, Refusal, Tables};
+use cgroup::{Attachment, Group, Refusal, Refused, Tables};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, ValueHint, value_parser};
 use policy::Process;
 use policy::units::Count;
@@ -84,8 +83,8 @@ pub(crate) fn command() -> Command {
              now on; sockets that they have already are not.\n\n\
              They stay attached when the command has ended, until `sockopt detach`. Attaching again replaces the \
              configuration, and at no moment there is none.\n\n\
-             Root is needed (CAP_BPF and CAP_NET_ADMIN), and Linux 5.10. Programs of others are never displaced: if one \
-             is attached that ours would replace, nothing is done.",
+             Root is needed (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON), and Linux 5.10. Programs of others are never displaced: \
+             if one is attached that ours would replace, nothing is done.",
         )
         .after_long_help(EXIT_CODES);
     with_arguments(command)
@@ -216,10 +215,11 @@ pub(crate) fn prepared(loaded: &load::Loaded, matches: &ArgMatches, group: Optio
     let tables = Tables::of(&rules).map_err(too_large)?;
     // What this kernel cannot do is known only when it was tried.
     let unable = match group {
-        Some(group) => cgroup::probe(group, &tables.options).map_err(|refusal| refused(&refusal))?,
-        None => BTreeMap::new(),
+        Some(group) => cgroup::probe(group, &tables).map_err(|refusal| refused(&refusal))?,
+        None => Refused::default(),
     };
-    let tables = if unable.is_empty() { tables } else { Tables::without(&rules, &unable).map_err(too_large)? };
+    let tables =
+        if unable == Refused::default() { tables } else { Tables::without(&rules, &unable).map_err(too_large)? };
     let is_partial = matches.get_flag("partial");
     for lost in &tables.lost {
         let text = lost.to_string();

@@ -290,7 +290,7 @@ impl Context<'_> {
 fn by_kernel(when: &str, setting: &Setting, plan: &Plan<'_>, refused: &Refused) -> ByKernel {
     let rule = plan.decision().rule();
     let fill = (plan.enforce() == Enforce::Fill).then_some("enforce = \"fill\" is not supported in the kernel yet");
-    let whole = rule.and_then(account::why_not_rule).or(fill).map(str::to_owned);
+    let whole = rule.and_then(|rule| account::why_not_rule(rule, refused)).or_else(|| fill.map(str::to_owned));
     let why_not = whole.or_else(|| account::why_not(setting, refused));
     let is_here = |hook: &Hook| match hook {
         Hook::Connect4 | Hook::Connect6 => when == CONNECTING,

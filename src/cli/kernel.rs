@@ -32,7 +32,7 @@ impl Looked {
         let too_large = |what: cgroup::tables::TooLarge| Self {
             lost: vec![what.to_string()],
             accounts: Vec::new(),
-            refused: Refused::new(),
+            refused: Refused::default(),
             untried: Some("the rules do not fit".to_owned()),
         };
         let tables = match Tables::of(rules) {
@@ -41,12 +41,12 @@ impl Looked {
         };
         let tried = match group {
             _ if !geteuid().is_root() => Err("that takes root".to_owned()),
-            Some(group) => cgroup::probe(group, &tables.options).map_err(|refusal| refusal.to_string()),
-            None => cgroup::probe_anywhere(&tables.options).map_err(|refusal| refusal.to_string()),
+            Some(group) => cgroup::probe(group, &tables).map_err(|refusal| refusal.to_string()),
+            None => cgroup::probe_anywhere(&tables).map_err(|refusal| refusal.to_string()),
         };
         let (refused, untried) = match tried {
             Ok(refused) => (refused, None),
-            Err(why) => (Refused::new(), Some(why)),
+            Err(why) => (Refused::default(), Some(why)),
         };
         let tables = match Tables::without(rules, &refused) {
             Ok(tables) => tables,

@@ -58,7 +58,7 @@ fn names(done: &Done) -> BTreeSet<&'static str> {
 /// Seen to fail: with linger as `Bpf` and with nodelay as `NoOption` in the catalogue; with accepted sockets left out of the hooks.
 #[test]
 fn what_is_said_is_what_is_set() {
-    let programs = Programs::new();
+    let programs = Programs::new(None);
     let (any4, any6): (IpAddr, IpAddr) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
     let (one, other): (IpAddr, IpAddr) = (Ipv4Addr::new(10, 1, 1, 1).into(), Ipv4Addr::new(10, 2, 2, 2).into());
     let six: IpAddr = "fd00::1".parse().expect("an address");
@@ -75,8 +75,8 @@ fn what_is_said_is_what_is_set() {
         ] {
             let text = format!("{scope}\n{value}\n");
             // Some keys are errors in some rules.
-            let Some(rules) = rules_of(&text) else { continue };
-            let accounts = account::of_rules(&rules, &Refused::new());
+            let Some(rules) = rules_of(&text, None) else { continue };
+            let accounts = account::of_rules(&rules, &Refused::default());
             let tables = Tables::of(&rules).expect("small tables");
             let is_lost = accounts.iter().any(|one| one.why_not.is_some());
             assert_eq!(is_lost, !tables.lost.is_empty(), "{text}{accounts:?}\n{:?}", tables.lost);

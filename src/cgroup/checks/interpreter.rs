@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::assembler::{
-    ADD, AND, BY_REGISTER, CALL, DOUBLE, EXIT, GO, Helper, Instruction, JUMP, JUMP_WORD, LOAD, LOAD_WIDE, MOVE, Map,
-    OR, Program, SHIFT_RIGHT, STORE, STORE_IMMEDIATE, SUBTRACT, TO_BIG_ENDIAN, WIDE, When,
+    ADD, AND, BY_REGISTER, BYTE, CALL, DOUBLE, EXIT, GO, Helper, Instruction, JUMP, JUMP_WORD, LOAD, LOAD_WIDE, MOVE,
+    Map, OR, Program, SHIFT_RIGHT, STORE, STORE_IMMEDIATE, SUBTRACT, TO_BIG_ENDIAN, WIDE, When,
 };
+use crate::executable;
 use crate::rows::{Kind, Rows};
 
 /// What a program did.
@@ -20,6 +21,8 @@ pub(crate) struct Done {
 /// A machine with tables, and one socket.
 pub(crate) struct Machine {
     rows: Vec<Rows>,
+    /// The name of the process's executable, if it has one.
+    pub(crate) executable: Option<Vec<u8>>,
     /// What is remembered of the socket.
     pub(crate) storage: BTreeMap<Map, u64>,
     memory: Vec<Vec<u8>>,
@@ -32,10 +35,12 @@ fn pointer(memory: usize, offset: usize) -> u64 {
 
 const MAP: u64 = 1 << 60;
 const STACK: usize = 512;
+/// Where the kernel has the task; behind it, as far from each other, what leads to the name.
+const TASK: u64 = 1 << 56;
 
 impl Machine {
     pub(crate) fn new(rows: Vec<Rows>) -> Self {
-        Self { rows, storage: BTreeMap::new(), memory: Vec::new() }
+        Self { rows, executable: None, storage: BTreeMap::new(), memory: Vec::new() }
     }
 
     fn bytes(&mut self, at: u64, length: usize) -> &mut [u8] {
@@ -71,6 +76,32 @@ impl Machine {
         pointer(self.memory.len() - 1, 0)
     }
 
+    /// Reads an address of the kernel's, which is none of the program's own; r0.
+    fn read_kernel(&mut self, to: u64, length: usize, from: u64) -> u64 {
+        let path = executable::Fields::EXAMPLE.path().map(|offset| offset as u64);
+        let places: Vec<u64> = (1..).zip(path).map(|(stage, offset)| stage * TASK + offset).collect();
+        let found = places.iter().position(|place| *place == from);
+        let value = match (found, &self.executable) {
+            // A task of the kernel's own has no memory.
+            (Some(0), None) => 0,
+            (Some(at), _) => (at as u64 + 2) * TASK,
+            (None, _) => {
+                self.bytes(to, length).fill(0);
+                return -14_i64 as u64;
+            }
+        };
+        self.bytes(to, length).copy_from_slice(&value.to_le_bytes()[..length]);
+        0
+    }
+
+    fn read_kernel_text(&mut self, to: u64, length: usize, from: u64) -> u64 {
+        let name = self.executable.clone().filter(|_| from == 5 * TASK).expect("the name is where it is");
+        let text: Vec<u8> = name.into_iter().take(length - 1).chain([0]).collect();
+        // What follows is what was there before.
+        self.bytes(to, length)[..text.len()].copy_from_slice(&text);
+        text.len() as u64
+    }
+
     /// Runs a program on a context; `socket` is where the context has the address of the socket, whose fields follow.
     pub(crate) fn run(&mut self, program: &Program, context: &[u8], at: usize, socket: &[u8]) -> Done {
         self.memory = vec![vec![0xaa; STACK], socket.to_vec(), context.to_vec()];
@@ -86,7 +117,11 @@ impl Machine {
             let (to, from) = (usize::from(both & 0xf), usize::from(both >> 4));
             let wide = i64::from(immediate) as u64;
             let operand = if code & BY_REGISTER != 0 { registers[from] } else { wide };
-            let length = if code & DOUBLE == DOUBLE { 8 } else { 4 };
+            let length = match code & DOUBLE {
+                DOUBLE => 8,
+                BYTE => 1,
+                _ => 4,
+            };
             let jump = (next as i64 + 1 + i64::from(offset)) as usize;
             let place = |register: u64| register.wrapping_add(i64::from(offset) as u64);
             next += 1;
@@ -107,6 +142,7 @@ impl Machine {
                         let all = [
                             Map::Networks,
                             Map::Ports,
+                            Map::Names,
                             Map::Profiles,
                             Map::Options,
                             Map::Enforced,
@@ -116,6 +152,11 @@ impl Machine {
                         all.into_iter().find(|map| MAP | *map as u64 == register).expect("a map")
                     };
                     registers[0] = match Helper::from_number(immediate).expect("a helper") {
+                        Helper::CurrentTask => TASK,
+                        Helper::ReadKernel => self.read_kernel(registers[1], registers[2] as usize, registers[3]),
+                        Helper::ReadKernelText => {
+                            self.read_kernel_text(registers[1], registers[2] as usize, registers[3])
+                        }
                         Helper::MapLookup => self.lookup(map(registers[1]), registers[2]),
                         Helper::SetSockopt => {
                             assert_eq!(registers[1], pointer(2, 0), "the context");

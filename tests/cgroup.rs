@@ -4,6 +4,7 @@
 
 mod agent;
 mod asked;
+mod metrics;
 mod processes;
 mod refusals;
 mod targets;
@@ -40,6 +41,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(agent::trials());
     trials.extend(asked::trials());
     trials.extend(processes::trials());
+    trials.extend(metrics::trials());
     trials.extend(refusals::trials());
     trials.extend(targets::trials());
     trials

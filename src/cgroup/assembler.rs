@@ -67,22 +67,28 @@ pub enum Helper {
     CurrentTask = 35,
     /// bpf_setsockopt
     SetSockopt = 49,
+    /// bpf_sock_ops_cb_flags_set
+    SetFlags = 59,
     /// bpf_sk_storage_get
     StorageGet = 107,
     /// bpf_probe_read_kernel
     ReadKernel = 113,
     /// bpf_probe_read_kernel_str
     ReadKernelText = 115,
+    /// bpf_skc_to_tcp_sock
+    TcpSocket = 137,
 }
 
 impl Helper {
-    const ALL: [(Self, &'static str); 6] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::MapLookup, "bpf_map_lookup_elem"),
         (Self::CurrentTask, "bpf_get_current_task"),
         (Self::SetSockopt, "bpf_setsockopt"),
+        (Self::SetFlags, "bpf_sock_ops_cb_flags_set"),
         (Self::StorageGet, "bpf_sk_storage_get"),
         (Self::ReadKernel, "bpf_probe_read_kernel"),
         (Self::ReadKernelText, "bpf_probe_read_kernel_str"),
+        (Self::TcpSocket, "bpf_skc_to_tcp_sock"),
     ];
 
     /// The one with this number.
@@ -107,12 +113,16 @@ pub enum Map {
     Options,
     /// Of each option that is enforced, its bit.
     Enforced,
-    /// Of each socket, which options are enforced on it.
+    /// Of each socket, which options are enforced on it, and the number of its counters.
     Sockets,
     /// Of each listener and what it accepts, the class of its clients.
     Listeners,
     /// What the kernel answered to each option that was tried.
     Results,
+    /// Of each answer that is counted, the number of its counters.
+    Numbers,
+    /// How many sockets there were, and how they ended.
+    Counters,
 }
 
 impl Map {
@@ -129,6 +139,8 @@ impl Map {
             Self::Sockets => "sockets",
             Self::Listeners => "listeners",
             Self::Results => "results",
+            Self::Numbers => "numbers",
+            Self::Counters => "counters",
         }
     }
 }
@@ -152,6 +164,8 @@ pub(crate) const WIDE: u8 = 0x07;
 pub(crate) const JUMP: u8 = 0x05;
 /// Class: jumps that compare 32 bits.
 pub(crate) const JUMP_WORD: u8 = 0x06;
+/// Class: an atomic operation on 8 bytes of memory; the immediate says which, 0 is to add.
+pub(crate) const ATOMIC: u8 = 0xdb;
 /// Source: a register.
 pub(crate) const BY_REGISTER: u8 = 0x08;
 /// Operations of arithmetic.
@@ -159,6 +173,7 @@ pub(crate) const ADD: u8 = 0x00;
 pub(crate) const SUBTRACT: u8 = 0x10;
 pub(crate) const OR: u8 = 0x40;
 pub(crate) const AND: u8 = 0x50;
+pub(crate) const SHIFT_LEFT: u8 = 0x60;
 pub(crate) const SHIFT_RIGHT: u8 = 0x70;
 pub(crate) const MOVE: u8 = 0xb0;
 /// Class 32-bit arithmetic, operation "byte order", to big endian.
@@ -269,6 +284,11 @@ impl Assembler {
         self.add(WIDE | AND | BY_REGISTER, to, from as u8, 0, 0);
     }
 
+    /// `to <<= bits`
+    pub fn shift_left(&mut self, to: Register, bits: i32) {
+        self.add(WIDE | SHIFT_LEFT, to, 0, 0, bits);
+    }
+
     /// `to >>= bits`
     pub fn shift_right(&mut self, to: Register, bits: i32) {
         self.add(WIDE | SHIFT_RIGHT, to, 0, 0, bits);
@@ -287,6 +307,11 @@ impl Assembler {
     /// `*(to + offset) = from`
     pub fn store(&mut self, size: Size, to: Register, offset: i16, from: Register) {
         self.add(STORE | size.bits(), to, from as u8, offset, 0);
+    }
+
+    /// `*(to) += from`, 8 bytes, whoever else does the same at this moment
+    pub fn add_in_memory(&mut self, to: Register, from: Register) {
+        self.add(ATOMIC, to, from as u8, 0, 0);
     }
 
     /// `*(to + offset) = value`
@@ -417,6 +442,7 @@ impl fmt::Display for Program {
                     writeln!(f, "call {}", name.map_or("?", |(_, name)| name))?;
                 }
                 TO_BIG_ENDIAN => writeln!(f, "r{to} = be{immediate} r{to}")?,
+                ATOMIC => writeln!(f, "lock *(u64 *)(r{to} {offset:+}) += r{from}")?,
                 _ if code & !DOUBLE == LOAD => writeln!(f, "r{to} = *({size} *)(r{from} {offset:+})")?,
                 _ if code & !DOUBLE == STORE => writeln!(f, "*({size} *)(r{to} {offset:+}) = r{from}")?,
                 _ if code & !DOUBLE == STORE_IMMEDIATE => writeln!(f, "*({size} *)(r{to} {offset:+}) = {immediate}")?,
@@ -432,6 +458,7 @@ impl fmt::Display for Program {
                                 SUBTRACT => "-=",
                                 OR => "|=",
                                 AND => "&=",
+                                SHIFT_LEFT => "<<=",
                                 SHIFT_RIGHT => ">>=",
                                 MOVE => "=",
                                 _ => "?",

@@ -14,6 +14,8 @@ use socket::Errno;
 
 use crate::assembler::{Map, NoProgram, Program};
 use crate::compile::Tables;
+use crate::counters::{self, Counting, Counts};
+use crate::ended;
 use crate::executable::Fields;
 use crate::group::{Group, id_at};
 use crate::maps;
@@ -30,27 +32,29 @@ const BPF_FS: u64 = 0xcafe_4a11;
 const FOLDER: &str = "sockopt";
 /// What is said of an attachment.
 const ABOUT: &str = "about";
-/// The file that is renamed to it.
-const NEW: &str = "about_new";
+/// The end of a file's name that is renamed to one without.
+const NEW: &str = "_new";
 
 /// Where a program is attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Place {
     Enforce,
     Events,
+    Ended,
     Connect4,
     Connect6,
 }
 
 impl Place {
     /// In the order in which they are attached.
-    pub(crate) const ALL: [Self; 4] = [Self::Enforce, Self::Events, Self::Connect4, Self::Connect6];
+    pub(crate) const ALL: [Self; 5] = [Self::Enforce, Self::Events, Self::Ended, Self::Connect4, Self::Connect6];
 
     /// The name of the pin.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Enforce => "setsockopt",
             Self::Events => "sock_ops",
+            Self::Ended => "sock_ops_metrics",
             Self::Connect4 => "connect4",
             Self::Connect6 => "connect6",
         }
@@ -60,18 +64,29 @@ impl Place {
     const fn kind(self) -> ProgramType {
         match self {
             Self::Enforce => ProgramType { kind: 25, place: 22 },
-            Self::Events => ProgramType { kind: 13, place: 3 },
+            Self::Events | Self::Ended => ProgramType { kind: 13, place: 3 },
             Self::Connect4 => ProgramType { kind: 18, place: 10 },
             Self::Connect6 => ProgramType { kind: 18, place: 11 },
         }
     }
 
-    fn program(self, process: Option<Fields>) -> Result<Program, NoProgram> {
-        match self {
+    fn program(self, process: Option<Fields>) -> Result<Program, Refusal> {
+        let made = match self {
             Self::Enforce => programs::setsockopt(),
             Self::Events => programs::events(process),
+            Self::Ended => ended::ended(&ended::Fields::of_kernel()?),
             Self::Connect4 => programs::connect4(process),
             Self::Connect6 => programs::connect6(process),
+        };
+        made.map_err(|NoProgram| Refusal::kernel(self.step())(Errno(libc::EINVAL)))
+    }
+
+    /// What is done when it is loaded.
+    fn step(self) -> String {
+        let name = self.name();
+        match self {
+            Self::Ended => format!("the program for {name} is refused by the kernel (--metrics needs CAP_PERFMON too)"),
+            _ => format!("the program for {name} is refused by the kernel"),
         }
     }
 
@@ -80,6 +95,7 @@ impl Place {
         let is_needed = |place: &Self| match place {
             Self::Enforce => tables.enforces,
             Self::Events => tables.listens,
+            Self::Ended => tables.counts,
             Self::Connect4 | Self::Connect6 => tables.connects,
         };
         Self::ALL.into_iter().filter(is_needed).collect()
@@ -137,6 +153,13 @@ impl Attachment {
     #[must_use]
     pub fn is_in_force(&self) -> bool {
         !self.programs.is_empty()
+    }
+
+    /// What was counted so far for each rule, if it is.
+    #[must_use]
+    pub fn counts(&self) -> Option<Vec<Counts>> {
+        let is_counted = self.programs.iter().any(|(name, _)| *name == Place::Ended.name());
+        if is_counted { counters::read(&self.pins) } else { None }
     }
 }
 
@@ -216,12 +239,18 @@ struct Undo {
     folder: Option<PathBuf>,
     /// Links, with the program that they had.
     replaced: Vec<(OwnedFd, OwnedFd)>,
+    /// Pins, with what they were for.
+    replaced_pins: Vec<(PathBuf, OwnedFd)>,
 }
 
 impl Undo {
     fn all(self) {
         for (link, program) in &self.replaced {
             let _ = sys::update_link(borrowed(link), borrowed(program));
+        }
+        for (pin, object) in &self.replaced_pins {
+            let _ = fs::remove_file(pin);
+            let _ = sys::pin(borrowed(object), pin);
         }
         // A link without a pin is taken off by and by.
         self.pins.iter().for_each(|pin| remove_link(pin));
@@ -279,7 +308,8 @@ fn attached(
         undo.folder = Some(pins.clone());
     }
     let before = about_at(&pins).unwrap_or_default();
-    let loaded = load(tables, places, &pins, undo)?;
+    let counting = if tables.counts { Counting::of(&pins, &tables.counted)? } else { Counting::NONE };
+    let loaded = load(tables, places, &pins, undo, &counting)?;
     for (place, program) in &loaded {
         let at = pins.join(place.name());
         let step = || format!("the program for {} cannot be attached to {}", place.name(), group.path.display());
@@ -306,51 +336,48 @@ fn attached(
         rules,
         generation: before.generation + 1,
     };
-    tell(&pins, &about, undo)?;
+    for (name, map) in counting.pins()? {
+        replace_pin(&map, &pins.join(name), undo)?;
+    }
+    replace_pin(&maps::of_text(c"sockopt_about", &about.to_text())?, &pins.join(ABOUT), undo)?;
     for place in Place::ALL.iter().filter(|place| !places.contains(place)) {
         remove_link(&pins.join(place.name()));
     }
     Ok(about.generation)
 }
 
-/// Puts what is said of an attachment in its place, at once.
-fn tell(pins: &Path, about: &About, undo: &mut Undo) -> Result<(), Refusal> {
-    let (new, at) = (pins.join(NEW), pins.join(ABOUT));
-    let text = about.to_text();
+/// Pins a map in place of the one that is pinned there, at once.
+fn replace_pin(map: &OwnedFd, at: &Path, undo: &mut Undo) -> Result<(), Refusal> {
     let step = || format!("{} cannot be made", at.display());
-    let form = MapForm {
-        kind: MapType::Array,
-        key: 4,
-        value: text.len() as u32,
-        entries: 1,
-        flags: 0,
-        name: c"sockopt_about",
-        types: None,
+    let Ok(old) = sys::open_pin(at) else {
+        sys::pin(borrowed(map), at).map_err(Refusal::kernel(step()))?;
+        undo.pins.push(at.to_owned());
+        return Ok(());
     };
-    let map = sys::create_map(&form).map_err(Refusal::kernel(step()))?;
-    sys::update(borrowed(&map), &[0; 4], text.as_bytes()).map_err(Refusal::kernel(step()))?;
+    // No dot: the file system takes none.
+    let new = PathBuf::from(format!("{}{NEW}", at.display()));
     let _ = fs::remove_file(&new);
-    sys::pin(borrowed(&map), &new).map_err(Refusal::kernel(step()))?;
-    let is_first = !at.exists();
-    if let Err(why) = fs::rename(&new, &at) {
+    sys::pin(borrowed(map), &new).map_err(Refusal::kernel(step()))?;
+    if let Err(why) = fs::rename(&new, at) {
         let _ = fs::remove_file(&new);
         return Err(Refusal::file(step())(why));
     }
-    if is_first {
-        undo.pins.push(at);
-    }
+    undo.replaced_pins.push((at.to_owned(), old));
     Ok(())
 }
 
 fn about_at(pins: &Path) -> Option<About> {
-    let map = sys::open_pin(&pins.join(ABOUT)).ok()?;
-    let length = sys::value_size(borrowed(&map)).ok()?;
-    let text = sys::lookup(borrowed(&map), &[0; 4], length as usize).ok()?;
-    Some(About::from_text(&String::from_utf8_lossy(&text)))
+    maps::text_at(&pins.join(ABOUT)).ok().map(|text| About::from_text(&text))
 }
 
 /// Makes the tables and loads the programs. What is remembered of sockets is the same map as before.
-fn load(tables: &Tables, places: &[Place], pins: &Path, undo: &mut Undo) -> Result<Vec<(Place, OwnedFd)>, Refusal> {
+fn load(
+    tables: &Tables,
+    places: &[Place],
+    pins: &Path,
+    undo: &mut Undo,
+    counting: &Counting,
+) -> Result<Vec<(Place, OwnedFd)>, Refusal> {
     let mut maps: BTreeMap<Map, OwnedFd> = BTreeMap::new();
     let types = sys::load_types().map_err(Refusal::kernel("the types of a table cannot be loaded"))?;
     let storage = |name| MapForm {
@@ -374,7 +401,7 @@ fn load(tables: &Tables, places: &[Place], pins: &Path, undo: &mut Undo) -> Resu
     };
     maps.insert(Map::Sockets, sockets);
     maps.insert(Map::Listeners, maps::make(&storage(c"sockopt_listen"))?);
-    for rows in Rows::of(tables) {
+    for rows in Rows::of(tables).into_iter().chain([counting.numbers()]) {
         let made = maps::of_rows(&rows)?;
         maps.insert(rows.map, made);
     }
@@ -382,9 +409,9 @@ fn load(tables: &Tables, places: &[Place], pins: &Path, undo: &mut Undo) -> Resu
     let process = process.map_err(|why| Refusal::Target(why.to_owned()))?;
     let mut loaded = Vec::new();
     for place in places {
-        let step = format!("the program for {} is refused by the kernel", place.name());
-        let program = place.program(process).map_err(|NoProgram| Refusal::kernel(step.clone())(Errno(libc::EINVAL)))?;
-        let code = program.with_maps(|map| maps.get(&map).map_or(-1, AsRawFd::as_raw_fd));
+        let (step, program) = (place.step(), place.program(process)?);
+        let of = |map| if map == Map::Counters { counting.counters() } else { maps.get(&map) };
+        let code = program.with_maps(|map| of(map).map_or(-1, AsRawFd::as_raw_fd));
         let program = sys::load(place.kind(), program.name, &code).map_err(|refused| Refusal::Kernel {
             step,
             errno: refused.errno,

@@ -1,6 +1,7 @@
 //! The programs do what the policy decides: run in an interpreter, over random policies and connections.
 
 mod accounts;
+mod counts;
 mod interpreter;
 mod processes;
 
@@ -410,6 +411,7 @@ fn programs_read() {
         ("setsockopt", programs::setsockopt(), include_str!("listings/setsockopt.txt")),
         ("probe", programs::probe(), include_str!("listings/probe.txt")),
         ("sock_ops", programs::events(None), include_str!("listings/sock_ops.txt")),
+        ("sock_ops_metrics", crate::ended::ended(&counts::FIELDS), include_str!("listings/sock_ops_metrics.txt")),
     ];
     for (name, program, listing) in all {
         let text = program.expect("a program").to_string();
@@ -442,7 +444,7 @@ fn what_the_kernel_cannot_do_is_said() {
                 [[rule]]\nname = \"f\"\nto = [\"10.0.0.2\"]\nnodelay = true\nenforce = \"fill\"\n\
                 [[rule]]\nname = \"c\"\nto = [\"10.0.0.3\"]\nconnect_timeout = \"3s\"\n";
     let refused = Refused { process: Some("no BTF".to_owned()), ..Refused::default() };
-    let tables = Tables::without(&rules(text), &refused).expect("small tables");
+    let tables = Tables::without(&rules(text), &refused, false).expect("small tables");
     let lost: Vec<String> = tables.lost.iter().map(ToString::to_string).collect();
     for part in [
         "defaults: linger",

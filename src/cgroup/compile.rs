@@ -11,6 +11,7 @@ use policy::rules::{Inheritance, Rule};
 use policy::{Decision, Enforce, Phase, Phases, Rules, Setting};
 
 use crate::account;
+use crate::counted::{Counted, DEFAULTS, MOST_DESTINATIONS, Side};
 use crate::names::Names;
 use crate::settable::{OptionRow, Refused, bit};
 use crate::tables::{Class, LISTEN, LOCAL, Networks, OF_PROCESS, TO, TooLarge};
@@ -81,16 +82,16 @@ pub struct Tables {
     pub connects: bool,
     /// Whether anything is set on listeners, or on sockets that are accepted.
     pub listens: bool,
+    /// Whether sockets are counted.
+    pub counts: bool,
+    /// What is counted: the upper half of an answer is a place in this list, from 1.
+    pub counted: Vec<Counted>,
     /// What had to be left out.
     pub lost: Vec<Lost>,
+    known_counted: HashMap<Counted, u32>,
     refused: Refused,
     known_profiles: HashMap<Profile, u32>,
     known_options: HashMap<Vec<OptionRow>, u32>,
-}
-
-/// The answer of a table: the number of the profile, and that of the rule from 1, or 0 for the defaults.
-fn answer(rule: u32, profile: u32) -> u32 {
-    rule << 16 | profile
 }
 
 /// The slots that a profile has, and which settings are in each.
@@ -137,16 +138,16 @@ impl Tables {
     /// # Errors
     /// What does not fit.
     pub fn of(rules: &Rules) -> Result<Self, TooLarge> {
-        Self::without(rules, &Refused::default())
+        Self::without(rules, &Refused::default(), false)
     }
 
-    /// The same for a kernel that cannot do all of it.
+    /// The same for a kernel that cannot do all of it, and whether sockets are to be counted.
     ///
     /// # Errors
     /// What does not fit.
-    pub fn without(rules: &Rules, refused: &Refused) -> Result<Self, TooLarge> {
+    pub fn without(rules: &Rules, refused: &Refused, counts: bool) -> Result<Self, TooLarge> {
         let names = if refused.process.is_none() { Names::of(rules)? } else { Names::none() };
-        let mut tables = Self { lost: lost(rules, refused), refused: refused.clone(), ..Self::default() };
+        let mut tables = Self { lost: lost(rules, refused), refused: refused.clone(), counts, ..Self::default() };
         // The defaults' profile comes first.
         tables.profile(rules.otherwise(true), For::Connecting)?;
         let mut next_class = OF_PROCESS * names.classes.len() as Class;
@@ -170,19 +171,42 @@ impl Tables {
     }
 
     fn add_connecting(&mut self, first: Class, live: &[Numbered<'_>]) -> Result<(), TooLarge> {
-        let connecting: Vec<_> = live.iter().filter(|(_, rule)| rule.conditions().is_for_connecting()).collect();
-        let mut answers = BTreeMap::from([(0, answer(0, 0))]);
-        for (number, rule) in &connecting {
-            answers.insert(*number, answer(*number, self.profile(rule.decision(true), For::Connecting)?));
+        // Each pattern has a place: the first place that matches is that of the first rule that does, and says which pattern.
+        let mut answers = vec![self.answer(None, Side::Connect, String::new(), 0)?];
+        let mut patterns = Vec::new();
+        for (_, rule) in live.iter().filter(|(_, rule)| rule.conditions().is_for_connecting()) {
+            let profile = self.profile(rule.decision(true), For::Connecting)?;
+            let to = patterns_or_any(rule.conditions().to());
+            let is_by_pattern = rule.conditions().to().is_some() && to.len() <= MOST_DESTINATIONS;
+            for pattern in to {
+                patterns.push((answers.len() as u32, pattern));
+                let shown = if is_by_pattern && self.counts { pattern.to_string() } else { String::new() };
+                answers.push(self.answer(Some(rule), Side::Connect, shown, profile)?);
+            }
         }
         let is_set = |profile: &Profile| profile.iter().any(|slot| slot.count > 0);
         self.connects = self.profiles.iter().any(is_set);
-        let patterns = connecting.iter().flat_map(|(number, rule)| {
-            patterns_or_any(rule.conditions().to()).iter().map(move |pattern| (*number, pattern))
-        });
-        self.networks.add(first + TO, patterns, true, |numbers| {
-            answers.get(numbers.first().unwrap_or(&0)).copied().unwrap_or_default()
+        self.networks.add(first + TO, patterns.into_iter(), true, |places| {
+            answers.get(*places.first().unwrap_or(&0) as usize).copied().unwrap_or_default()
         })
+    }
+
+    /// The answer of a table: the number of the profile, and in the upper half what is counted.
+    fn answer(&mut self, rule: Option<&Rule>, side: Side, to: String, profile: u32) -> Result<u32, TooLarge> {
+        let is_anything = |profile: &Profile| profile.iter().any(|slot| slot.count > 0 || slot.enforced != 0);
+        if !self.counts || !self.profiles.get(profile as usize).is_some_and(is_anything) {
+            return Ok(profile);
+        }
+        let counted = Counted::new(rule.map_or(DEFAULTS, Rule::name), side, &to);
+        let next = self.counted.len() as u32 + 1;
+        let place = *self.known_counted.entry(counted.clone()).or_insert(next);
+        if place == next {
+            self.counted.push(counted);
+        }
+        if self.counted.len() > MOST_RULES {
+            return Err(TooLarge { what: "counters", limit: MOST_RULES });
+        }
+        Ok(place << 16 | profile)
     }
 
     /// What is found for listeners, and what they accept, by the rules that match them; the classes of clients are added.
@@ -214,11 +238,13 @@ impl Tables {
             let always = Phases::of(&[Phase::AcceptAlways]);
             let inheritance = if some.is_empty() { Inheritance::Full } else { Inheritance::None };
             let profile = self.profile(settled_decision, For::Listening(inheritance))?;
-            of_listener.insert(*number, answer(settled, profile));
+            let rule = |number: u32| by_number.get(&number).copied();
+            of_listener.insert(*number, self.answer(rule(settled), Side::Accept, String::new(), profile)?);
             let phases = if some.is_empty() { always } else { Phases::ACCEPTED };
             let mut answers = BTreeMap::new();
             for number in some.iter().copied().chain([settled]) {
-                answers.insert(number, answer(number, self.profile(decision(number), For::Accepted(phases))?));
+                let profile = self.profile(decision(number), For::Accepted(phases))?;
+                answers.insert(number, self.answer(rule(number), Side::Accept, String::new(), profile)?);
             }
             let is_set = |answer: &u32| {
                 let profile = self.profiles.get((*answer & 0xffff) as usize);

@@ -7,6 +7,9 @@ mod btf;
 #[cfg(test)]
 mod checks;
 pub mod compile;
+pub mod counted;
+pub mod counters;
+pub mod ended;
 mod executable;
 pub mod group;
 mod maps;
@@ -22,6 +25,8 @@ pub mod tables;
 
 pub use attach::{About, Attached, Attachment, attach, detach, status};
 pub use compile::{Lost, Tables};
+pub use counted::{Count, Counted, Side};
+pub use counters::Counts;
 pub use group::Group;
 pub use probe::{probe, probe_anywhere};
 pub use refusal::Refusal;

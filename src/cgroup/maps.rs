@@ -1,7 +1,10 @@
 //! Tables in the kernel.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use socket::Errno;
 
 use crate::refusal::Refusal;
 use crate::rows::{Kind, Rows};
@@ -33,4 +36,21 @@ pub(crate) fn of_rows(rows: &Rows) -> Result<OwnedFd, Refusal> {
     sys::update_all(borrowed(&made), &rows.keys, rows.key, &rows.values, rows.value)
         .map_err(Refusal::kernel(format!("the table {} cannot be filled", rows.map.name())))?;
     Ok(made)
+}
+
+/// One that has nothing but a text.
+pub(crate) fn of_text(name: &CStr, text: &str) -> Result<OwnedFd, Refusal> {
+    let length = text.len() as u32;
+    let made = make(&MapForm { kind: MapType::Array, key: 4, value: length, entries: 1, flags: 0, name, types: None })?;
+    sys::update(borrowed(&made), &[0; 4], text.as_bytes())
+        .map_err(Refusal::kernel(format!("the table {} cannot be filled", name.to_string_lossy())))?;
+    Ok(made)
+}
+
+/// The text of such a one that is pinned.
+pub(crate) fn text_at(pin: &Path) -> Result<String, Errno> {
+    let map = sys::open_pin(pin)?;
+    let length = sys::value_size(borrowed(&map))?;
+    let text = sys::lookup(borrowed(&map), &[0; 4], length as usize)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }

@@ -19,8 +19,8 @@ mod address {
 }
 
 /// Fields of `struct bpf_sock_ops`, something that a TCP socket goes through.
-mod event {
-    pub(super) const WHAT: i16 = 0;
+pub(crate) mod event {
+    pub(crate) const WHAT: i16 = 0;
     pub(super) const FAMILY: i16 = 20;
     pub(super) const REMOTE_IP4: i16 = 24;
     pub(super) const LOCAL_IP4: i16 = 28;
@@ -30,7 +30,11 @@ mod event {
     pub(super) const REMOTE_PORT: i16 = 64;
     /// In this machine's order.
     pub(super) const LOCAL_PORT: i16 = 68;
-    pub(super) const SOCKET: i16 = 184;
+    /// Which events the socket is to have besides those that every socket has.
+    pub(crate) const FLAGS: i16 = 84;
+    pub(crate) const SOCKET: i16 = 184;
+    /// BPF_SOCK_OPS_STATE_CB_FLAG: each change of the connection's state.
+    pub(crate) const STATES: i32 = 4;
     /// BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB: it was accepted.
     pub(super) const ACCEPTED: i32 = 5;
     /// BPF_SOCK_OPS_TCP_LISTEN_CB
@@ -61,7 +65,7 @@ mod stack {
     pub(super) const KEY: i16 = -32;
     /// The slot of the profile.
     pub(super) const SLOT: i16 = -40;
-    /// Which slot: its offset in a profile.
+    /// Which slot of a profile.
     pub(super) const KIND: i16 = -48;
     /// A register that is needed again.
     pub(super) const SAVED: i16 = -56;
@@ -69,15 +73,17 @@ mod stack {
     pub(super) const PROCESS: i16 = -72;
     /// The name of its executable: 256 bytes.
     pub(super) const NAME: i16 = -328;
+    /// The answer: the profile in the lower half, what is counted in the upper.
+    pub(super) const ANSWER: i16 = -64;
 }
 
+/// Where the number of the counters begins in what is remembered of a socket.
+pub(crate) const NUMBER_BIT: i32 = 48;
 const SOCK_STREAM: i32 = 1;
 const SOCK_DGRAM: i32 = 2;
 const IPPROTO_TCP: i32 = 6;
 const IPPROTO_UDP: i32 = 17;
 const AF_INET: i32 = 2;
-/// Each slot of a profile.
-const SLOT_BYTES: i32 = 16;
 /// Each option; in it the length and the value.
 const OPTION_LENGTH: i16 = 8;
 const OPTION_VALUE: i32 = 16;
@@ -120,7 +126,7 @@ impl Maker {
 
     /// Which slot of the profile counts.
     fn kind(&mut self, slot: i32) {
-        self.asm.store_number(Double, R10, stack::KIND, slot * SLOT_BYTES);
+        self.asm.store_number(Double, R10, stack::KIND, slot);
     }
 
     /// The address of IPv4 in `from`, in network order, as part of a network's key.
@@ -198,12 +204,13 @@ impl Maker {
     /// Sets what the profile of the answer in r8 has for the kind of socket; the socket is at `socket` of the context.
     fn set(&mut self, socket: i16) {
         let (next, done) = (self.asm.label(), self.asm.label());
+        self.asm.store(Double, R10, stack::ANSWER, R8);
+        // Each slot is a row: without CAP_PERFMON the kernel lets no offset in one depend on the way to it.
         self.asm.and_number(R8, 0xffff);
-        self.row(Map::Profiles, R8);
-        // The slot. The kernel wants to see that it lies in the profile.
+        self.asm.shift_left(R8, SLOTS.trailing_zeros() as i32);
         self.asm.load(Double, R1, R10, stack::KIND);
-        self.asm.and_number(R1, (SLOTS as i32 - 1) * SLOT_BYTES);
-        self.asm.add_register(R0, R1);
+        self.asm.add_register(R8, R1);
+        self.row(Map::Profiles, R8);
         self.asm.store(Double, R10, stack::SLOT, R0);
         self.asm.load(Word, R7, R0, 0);
         self.asm.load(Word, R8, R0, 4);
@@ -241,11 +248,19 @@ impl Maker {
         self.asm.call(Helper::SetSockopt);
     }
 
-    /// Remembers which options the program is not to change.
+    /// Remembers which options the program is not to change, and what the socket is counted by.
     fn remember(&mut self, socket: i16) {
-        let (forget, write) = (self.asm.label(), self.asm.label());
+        let (forget, write, uncounted) = (self.asm.label(), self.asm.label(), self.asm.label());
         self.asm.load(Double, R7, R10, stack::SLOT);
         self.asm.load(Double, R7, R7, 8);
+        self.asm.load(Double, R1, R10, stack::ANSWER);
+        self.asm.shift_right(R1, 16);
+        self.asm.go_if(R1, Equal, 0, uncounted);
+        self.row(Map::Numbers, R1);
+        self.asm.load(Word, R1, R0, 0);
+        self.asm.shift_left(R1, NUMBER_BIT);
+        self.asm.or(R7, R1);
+        self.asm.place(uncounted);
         self.asm.load(Double, R2, R6, socket);
         self.asm.go_if(R2, Equal, 0, self.end);
         self.asm.load_map(R1, Map::Sockets);
@@ -262,6 +277,13 @@ impl Maker {
         self.asm.go_if(R0, Equal, 0, self.end);
         self.asm.place(write);
         self.asm.store(Double, R0, 0, R7);
+    }
+
+    /// If the socket is counted: it is to have the event of its end.
+    fn follow(&mut self) {
+        self.asm.shift_right(R7, NUMBER_BIT);
+        self.asm.go_if(R7, Equal, 0, self.end);
+        follow(&mut self.asm);
     }
 
     /// Tells TCP from UDP, and leaves the rest alone.
@@ -302,6 +324,15 @@ impl Maker {
             executable::find(&mut self.asm, fields, stack::PROCESS, stack::KEY, stack::NAME);
         }
     }
+}
+
+/// In a program for events, with the context in r6: the socket is to have those of its states too.
+pub(crate) fn follow(asm: &mut Assembler) {
+    asm.load(Word, R2, R6, event::FLAGS);
+    asm.set(R1, event::STATES);
+    asm.or(R2, R1);
+    asm.copy(R1, R6);
+    asm.call(Helper::SetFlags);
 }
 
 /// `cgroup/connect4`: a socket connects to an address of IPv4.
@@ -361,7 +392,7 @@ pub fn connect6(process: Option<Fields>) -> Result<Program, NoProgram> {
     make.mapped_address(R8);
     // What is sent is IPv4: the slot before that of IPv6.
     make.asm.load(Double, R1, R10, stack::KIND);
-    make.asm.go_if(R1, Equal, Kind::Udp6 as i32 * SLOT_BYTES, is_ipv6);
+    make.asm.go_if(R1, Equal, Kind::Udp6 as i32, is_ipv6);
     make.kind(Kind::Tcp4 as i32);
     make.asm.go(decide);
     make.asm.place(is_ipv6);
@@ -543,5 +574,6 @@ pub fn events(process: Option<Fields>) -> Result<Program, NoProgram> {
     make.decide();
     make.asm.place(set);
     make.set(event::SOCKET);
+    make.follow();
     make.finish("sockopt_events")
 }

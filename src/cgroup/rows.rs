@@ -71,14 +71,7 @@ impl Rows {
                 Map::Ports,
                 tables.networks.ranges.iter().map(|range| words(u32::from(range.last), range.answer)),
             ),
-            Self::array(
-                Map::Profiles,
-                tables.profiles.iter().map(|profile| {
-                    let mut all = [0; 64];
-                    all.iter_mut().zip(profile.iter().flat_map(slot)).for_each(|(to, from)| *to = from);
-                    all
-                }),
-            ),
+            Self::array(Map::Profiles, tables.profiles.iter().flatten().map(slot)),
             Self::options(&tables.options),
             Self {
                 map: Map::Enforced,

@@ -206,6 +206,15 @@ pub(crate) fn value_size(map: BorrowedFd<'_>) -> Result<u32, Errno> {
     Ok(number(&info, 12))
 }
 
+/// How many rows a map has room for.
+///
+/// # Errors
+/// Those of bpf(2).
+pub(crate) fn entries(map: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let info: [u8; 24] = info(map)?;
+    Ok(number(&info, 16))
+}
+
 /// linux/bpf.h, `enum bpf_prog_type`, and what the kernel is told of the place beforehand (`enum bpf_attach_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProgramType {

@@ -4,13 +4,14 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use cgroup::{Attachment, Group, Refusal, Refused, Tables};
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, ValueHint, value_parser};
 use policy::Process;
 use policy::units::Count;
 use serde::Serialize;
 
 use crate::kernel::Looked;
-use crate::{args, check, exit, output};
+use crate::{args, check, counts, exit, output};
 
 const EXIT_CODES: &str = "Exit status:
   0   done
@@ -102,6 +103,18 @@ pub(crate) fn command() -> Command {
                 .hide_short_help(true)
                 .help("Stay, and follow changes, as sockopt agent does"),
         )
+    .arg(
+        Arg::new("metrics")
+            .long("metrics")
+            .action(ArgAction::SetTrue)
+            .hide_short_help(true)
+            .help("Count sockets, and how connections end, for sockopt status")
+            .long_help(
+                "Count for each rule the sockets that it was carried out on and how their connections ended: `sockopt status` \
+                 shows it. Needs CAP_PERFMON as well, and a kernel that describes its types (CONFIG_DEBUG_INFO_BTF). \
+                 `sockopt agent --metrics` serves the counters to Prometheus.",
+            ),
+    )
 }
 
 /// What is attached, and where.
@@ -212,14 +225,16 @@ pub(crate) fn prepared(loaded: &load::Loaded, matches: &ArgMatches, group: Optio
         output::error(&what.to_string(), None);
         exit::CONFIGURATION
     };
-    let tables = Tables::of(&rules).map_err(too_large)?;
+    let is_known = matches.try_contains_id("metrics").is_ok();
+    let counts = is_known && matches.value_source("metrics") == Some(ValueSource::CommandLine);
+    let compiled = |unable: &Refused| Tables::without(&rules, unable, counts).map_err(too_large);
+    let tables = compiled(&Refused::default())?;
     // What this kernel cannot do is known only when it was tried.
     let unable = match group {
         Some(group) => cgroup::probe(group, &tables).map_err(|refusal| refused(&refusal))?,
         None => Refused::default(),
     };
-    let tables =
-        if unable == Refused::default() { tables } else { Tables::without(&rules, &unable).map_err(too_large)? };
+    let tables = if unable == Refused::default() { tables } else { compiled(&unable)? };
     let is_partial = matches.get_flag("partial");
     for lost in &tables.lost {
         let text = lost.to_string();
@@ -293,12 +308,13 @@ fn in_words(attachment: &Attachment) -> String {
     };
     let programs: Vec<String> = attachment.programs.iter().map(|(place, id)| format!("{place} ({id})")).collect();
     format!(
-        "{}{state}\n  configuration: {}, {}, generation {}\n  programs: {}\n",
+        "{}{state}\n  configuration: {}, {}, generation {}\n  programs: {}\n{}",
         output::plain(group),
         output::plain(&about.configuration),
         Count(about.rules, "rule"),
         about.generation,
         if programs.is_empty() { "none".to_owned() } else { programs.join(", ") },
+        attachment.counts().as_deref().map(counts::table).unwrap_or_default(),
     )
 }
 
@@ -318,6 +334,8 @@ struct Shown<'a> {
     generation: u64,
     pins: String,
     programs: Vec<ShownProgram>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<Vec<counts::Shown>>,
 }
 
 #[derive(Serialize)]
@@ -338,6 +356,7 @@ impl<'a> Shown<'a> {
             generation: about.generation,
             pins: attachment.pins.display().to_string(),
             programs: programs.iter().map(|(at, id)| ShownProgram { at, id: *id }).collect(),
+            metrics: attachment.counts().map(|counts| counts.iter().map(counts::Shown::of).collect()),
         }
     }
 }

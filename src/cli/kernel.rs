@@ -48,7 +48,7 @@ impl Looked {
             Ok(refused) => (refused, None),
             Err(why) => (Refused::default(), Some(why)),
         };
-        let tables = match Tables::without(rules, &refused) {
+        let tables = match Tables::without(rules, &refused, false) {
             Ok(tables) => tables,
             Err(what) => return too_large(what),
         };

@@ -8,6 +8,7 @@ mod args;
 mod attach;
 mod check;
 mod completions;
+mod counts;
 mod exit;
 mod explain;
 mod explain_asked;

@@ -48,7 +48,7 @@ impl ConfigMap {
 }
 
 /// What `sockopt status` says of a group.
-fn status(group: &Path) -> Option<serde_json::Value> {
+pub(super) fn status(group: &Path) -> Option<serde_json::Value> {
     let output = plain(sockopt()).args(["status", "--json"]).output().expect("sockopt");
     let report: serde_json::Value = serde_json::from_str(&text(&output).0).expect("JSON");
     let all = report.get("attachments").and_then(|all| all.as_array()).cloned().unwrap_or_default();
@@ -61,7 +61,7 @@ fn generation(group: &Path) -> Option<u64> {
 }
 
 /// Bounded by what a slow machine may take, not by what is expected.
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(Instant::now() < end, "{what}");
@@ -70,7 +70,7 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 /// An agent, which ends with the test.
-struct Agent(Child);
+pub(super) struct Agent(Child);
 
 impl Agent {
     fn start(mut command: Command, log: &Path) -> Self {
@@ -78,7 +78,7 @@ impl Agent {
         Self(command.spawn().expect("sockopt"))
     }
 
-    fn new(arguments: &[&str], log: &Path) -> Self {
+    pub(super) fn new(arguments: &[&str], log: &Path) -> Self {
         let mut command = plain(sockopt());
         command.arg("agent").args(arguments);
         Self::start(command, log)

@@ -141,18 +141,18 @@ fn where_others_are() {
 }
 
 /// Runs `attach` with its Nth bpf(2) tampered with: whether there was an Nth.
-fn tampered(group: &Group, number: u32, how: &str, configuration: &Path) -> (bool, std::process::Output) {
+pub(super) fn tampered(group: &Group, number: u32, how: &str, configuration: &Path) -> (bool, std::process::Output) {
     let log = configuration.with_extension("strace");
     let mut command = plain("strace");
     command.arg("-f").arg("-o").arg(&log).args(["-e", "trace=bpf", "-e"]);
-    command.arg(format!("inject=bpf:{how}:when={number}")).arg(sockopt()).args(["attach", "--config"]);
+    command.arg(format!("inject=bpf:{how}:when={number}")).arg(sockopt()).args(["attach", "--metrics", "--config"]);
     let output = command.arg(configuration).arg(&group.0).output().expect("strace");
     let calls = fs::read_to_string(&log).unwrap_or_default();
     let made = calls.lines().filter(|line| line.contains("bpf(")).count();
     (made >= number as usize, output)
 }
 
-fn configuration(group: &Group, text: &str) -> std::path::PathBuf {
+pub(super) fn configuration(group: &Group, text: &str) -> std::path::PathBuf {
     let name = format!("{}-file", group.0.file_name().expect("a name").to_string_lossy());
     let file = crate::support::scratch(&name).join("sockopt.toml");
     fs::write(&file, text).expect("a file");

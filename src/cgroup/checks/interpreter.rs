@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::assembler::{
-    ADD, AND, BY_REGISTER, BYTE, CALL, DOUBLE, EXIT, GO, Helper, Instruction, JUMP, JUMP_WORD, LOAD, LOAD_WIDE, MOVE,
-    Map, OR, Program, SHIFT_RIGHT, STORE, STORE_IMMEDIATE, SUBTRACT, TO_BIG_ENDIAN, WIDE, When,
+    ADD, AND, ATOMIC, BY_REGISTER, BYTE, CALL, DOUBLE, EXIT, GO, Helper, Instruction, JUMP, JUMP_WORD, LOAD, LOAD_WIDE,
+    MOVE, Map, OR, Program, SHIFT_LEFT, SHIFT_RIGHT, STORE, STORE_IMMEDIATE, SUBTRACT, TO_BIG_ENDIAN, WIDE, When,
 };
 use crate::executable;
 use crate::rows::{Kind, Rows};
@@ -16,6 +16,10 @@ pub(crate) struct Done {
     pub(crate) result: u64,
     /// Level, name and value of what it set.
     pub(crate) set: Vec<(i32, i32, Vec<u8>)>,
+    /// The flags that it gave the socket.
+    pub(crate) flags: Option<u64>,
+    /// Where in its row it has counted.
+    pub(crate) counted: Option<u64>,
 }
 
 /// A machine with tables, and one socket.
@@ -136,6 +140,10 @@ impl Machine {
                     registers[to] = MAP | *map as u64;
                     next += 1;
                 }
+                ATOMIC => {
+                    assert_eq!((registers[from], done.counted), (1, None), "once");
+                    done.counted = Some(registers[to] & 0xffff_ffff);
+                }
                 TO_BIG_ENDIAN => registers[to] = u64::from((registers[to] as u16).to_be()),
                 CALL => {
                     let map = |register: u64| {
@@ -148,6 +156,8 @@ impl Machine {
                             Map::Enforced,
                             Map::Sockets,
                             Map::Listeners,
+                            Map::Numbers,
+                            Map::Counters,
                         ];
                         all.into_iter().find(|map| MAP | *map as u64 == register).expect("a map")
                     };
@@ -163,6 +173,16 @@ impl Machine {
                             let value = self.bytes(registers[4], registers[5] as usize).to_vec();
                             done.set.push((registers[2] as i32, registers[3] as i32, value));
                             0
+                        }
+                        Helper::SetFlags => {
+                            assert_eq!(registers[1], pointer(2, 0), "the context");
+                            done.flags = Some(registers[2]);
+                            0
+                        }
+                        // What follows in the socket's memory are its fields.
+                        Helper::TcpSocket => {
+                            assert_eq!(registers[1], of_socket, "the socket");
+                            of_socket
                         }
                         Helper::StorageGet => {
                             assert_eq!(registers[2], of_socket, "the socket");
@@ -204,6 +224,7 @@ impl Machine {
                         SUBTRACT => registers[to].wrapping_sub(operand),
                         OR => registers[to] | operand,
                         AND => registers[to] & operand,
+                        SHIFT_LEFT => registers[to] << operand,
                         SHIFT_RIGHT => registers[to] >> operand,
                         MOVE => operand,
                         other => panic!("operation {other:x}"),

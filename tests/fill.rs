@@ -72,6 +72,8 @@ const ROWS: &[Row] = &[
     row("raw = [{ level = 1, name = 18, value = 4 }]", "1/18=4", "1/18 9", "1/18=9", At::Both),
     row("local_ports_late = true", "IP_BIND_ADDRESS_NO_PORT=1", "", "", At::Bind),
     row("reuse_address = true", "SO_REUSEADDR=1", "", "", At::Bind),
+    row("freebind = true", "IP_FREEBIND=1", "", "", At::Bind),
+    row("transparent = true", "IP_TRANSPARENT=1", "", "", At::Bind),
 ];
 
 /// Each IP version: family, the address, and which of `v4|v6` is meant.

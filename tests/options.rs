@@ -1,12 +1,11 @@
 //! A line of test per option: what the configuration says, and what the kernel then has on the socket, read back from
 //! another process.
 
-use std::process::Command;
-
 use libtest_mimic::Trial;
 
 use crate::script::{NEEDS, Script};
-use crate::support::{plain, preloaded, test_with, text};
+use crate::support::lab::{Lab, Place::Here, needs};
+use crate::support::{test_with, text};
 
 /// An option on sockets that connect.
 struct Outbound {
@@ -154,6 +153,8 @@ const BINDING: &[(&str, &str)] = &[
     ("local_ports_late = true", "IP_BIND_ADDRESS_NO_PORT=1"),
     ("reuse_address = true", "SO_REUSEADDR=1"),
     ("reuse_port = true", "SO_REUSEPORT=1"),
+    ("freebind = true", "IP_FREEBIND=1"),
+    ("transparent = true", "IP_TRANSPARENT=1"),
 ];
 
 /// Each IP version: family, the address, and which of `v4|v6` is meant.
@@ -174,7 +175,7 @@ fn look(variable: char, wanted: &str) -> String {
 }
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let mut trials = vec![test_with(&["python3"], "options::bind_to_a_foreign_address", bind_to_a_foreign_address)];
+    let mut trials = vec![test_with(&needs([]), "options::bind_to_a_foreign_address", bind_to_a_foreign_address)];
     let check =
         |(name, script): (String, Script)| test_with(NEEDS, format!("options::{name}"), move || drop(script.check()));
     trials.extend(scripts().into_iter().map(check));
@@ -317,6 +318,12 @@ fn exceptions() -> Vec<(&'static str, Script)> {
                          socket v inet6 dgram\nbind v [::1]:4001\n@look v SO_RCVBUF=131072 IPV6_UNICAST_HOPS=9";
             Script::new(calls).toml("[[rule]]\nlisten = [\":4001\"]\nreceive_buffer = \"64KiB\"\nttl = 9")
         }),
+        // Seen to fail: with freebind at bind of TCP sockets alone.
+        ("a UDP server may bind to an address that this machine does not have", {
+            let calls = "socket u inet dgram\nbind u 127.0.0.1:4001\n@look u IP_FREEBIND=1 IP_TRANSPARENT=1\n\
+                         socket v inet6 dgram\nbind v [::1]:4001\n@look v IP_FREEBIND=1 IP_TRANSPARENT=1";
+            Script::new(calls).toml("[[rule]]\nlisten = [\":4001\"]\nfreebind = true\ntransparent = true")
+        }),
         // Seen to fail: with a connection_of that knows UDP sockets by their peer alone.
         ("a UDP server's options are enforced", {
             let calls = "socket u inet dgram\nset u IP_TTL 7\nbind u 127.0.0.1:4001\nset u IP_TTL 8\n@look u IP_TTL=9";
@@ -329,26 +336,35 @@ fn exceptions() -> Vec<(&'static str, Script)> {
     ]
 }
 
-/// IP_FREEBIND lets a program bind to an address that this machine has not, IPV6_V6ONLY leaves the port to IPv4: both by
-/// entries of raw that say nothing of when. Seen to fail: with these set at listen.
+/// `freebind` lets a program bind to an address that this machine has not; so do `transparent`, and IP_FREEBIND as an entry of raw that
+/// says nothing of when. IPV6_V6ONLY leaves the port to IPv4. Seen to fail: with these set at listen.
 fn bind_to_a_foreign_address() {
     const BINDS: &str = "
 import socket
-foreign = socket.socket()
-try:
-    foreign.bind(('192.0.2.1', 0))
-    print('bound', foreign.getsockname()[0])
-except OSError as error:
-    print(error.strerror)
+for family, address in (
+    (socket.AF_INET, '192.0.2.1'), (socket.AF_INET, '198.51.100.1'), (socket.AF_INET, '203.0.113.1'), (socket.AF_INET6, '2001:db8::1'),
+):
+    foreign = socket.socket(family)
+    try:
+        foreign.bind((address, 0))
+        print('bound', foreign.getsockname()[0])
+    except OSError as error:
+        print(error.strerror)
 both = socket.socket(socket.AF_INET6)
 both.bind(('::', 0))
 print(both.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
 ";
     let rules = "[[rule]]\nlisten = \"192.0.2.0/24\"\nraw = [{ level = \"SOL_IP\", name = \"IP_FREEBIND\", value = 1 }]\n\
+                 [[rule]]\nlisten = [\"198.51.100.0/24\", \"2001:db8::/32\"]\nfreebind = true\n\
+                 [[rule]]\nlisten = \"203.0.113.0/24\"\ntransparent = true\n\
                  [[rule]]\nlisten = \"::\"\nraw = [{ level = \"SOL_IPV6\", name = \"IPV6_V6ONLY\", value = 1 }]\n";
-    let said = |command: &mut Command| {
-        text(&command.args(["-c", BINDS]).env("SOCKOPT_CONFIG_TOML", rules).output().expect("python3 runs"))
+    // In a namespace of its own, where it may set IP_TRANSPARENT.
+    let lab = Lab::new();
+    let rules = format!("SOCKOPT_CONFIG_TOML={rules}");
+    let said = |environment: &[&str]| {
+        text(&lab.covered(Here, environment, "python3").args(["-c", BINDS]).output().expect("python3 runs"))
     };
-    assert_eq!(said(&mut preloaded("python3")), ("bound 192.0.2.1\n1\n".to_owned(), String::new()));
-    assert_eq!(said(&mut plain("python3")).0, "Cannot assign requested address\n0\n");
+    let bound = "bound 192.0.2.1\nbound 198.51.100.1\nbound 203.0.113.1\nbound 2001:db8::1\n1\n";
+    assert_eq!(said(&[&rules]), (bound.to_owned(), String::new()));
+    assert_eq!(said(&[]).0, "Cannot assign requested address\n".repeat(4) + "0\n");
 }

@@ -161,11 +161,10 @@ pub(crate) fn listener_options(options: &mut Options, value: Value<'_>, document
 
 /// What bind needs: `freebind` and `transparent` of a listener, `freebind` of a bind_config.
 fn binding(options: &mut Options, value: Value<'_>, document: &Document<'_>) {
-    for (field, name) in [("freebind", "IP_FREEBIND"), ("transparent", "IP_TRANSPARENT")] {
+    for (field, key) in [("freebind", Key::Freebind), ("transparent", Key::Transparent)] {
         let Some(given) = value.get(field) else { continue };
-        let number = policy::constants::option_number(policy::constants::SOL_IP, name);
-        if let (Some(on), Some(number)) = (given.boolean(), number) {
-            options.set_raw(0, i64::from(number), &i32::from(on).to_string(), &document.place(given));
+        if let Some(on) = given.boolean() {
+            options.set(key, on.to_string(), &document.place(given));
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use policy::Key;
-use policy::constants::{SOL_IP, SOL_IPV6, option_number};
+use policy::constants::{SOL_IPV6, option_number};
 
 use crate::context::Context;
 use crate::draft::{Draft, Keepalive, Options, Part, quoted};
@@ -162,11 +162,7 @@ fn bind(section: &mut Section, address: &Word, parameters: &[Word], source: usiz
                     }
                 }
             }
-            "transparent" => {
-                if let Some(number) = option_number(SOL_IP, "IP_TRANSPARENT") {
-                    options.set_raw(0, i64::from(number), "1", &place);
-                }
-            }
+            "transparent" => options.set(Key::Transparent, "true", &place),
             "v6only" => {
                 if let Some(number) = option_number(SOL_IPV6, "IPV6_V6ONLY") {
                     options.set_raw(i64::from(SOL_IPV6), i64::from(number), "1", &place);

@@ -154,6 +154,10 @@ fn key(level: i64, name: i64) -> Option<(Key, Form)> {
         (SOL_IPV6, "IPV6_UNICAST_HOPS", Key::Ttl, Form::Number),
         (SOL_IP, "IP_TOS", Key::Dscp, Form::Tos),
         (SOL_IPV6, "IPV6_TCLASS", Key::Dscp, Form::Tos),
+        (SOL_IP, "IP_FREEBIND", Key::Freebind, Form::Boolean),
+        (SOL_IPV6, "IPV6_FREEBIND", Key::Freebind, Form::Boolean),
+        (SOL_IP, "IP_TRANSPARENT", Key::Transparent, Form::Boolean),
+        (SOL_IPV6, "IPV6_TRANSPARENT", Key::Transparent, Form::Boolean),
         (SOL_IP, "IP_BIND_ADDRESS_NO_PORT", Key::LocalPortsLate, Form::Boolean),
     ];
     let row = KEYS.iter().find(|(of, known, ..)| is(level, name, *of, known));

@@ -136,16 +136,15 @@ fn take(options: &mut Options, key: &str, value: &str, place: &Place, notes: &mu
             let probes = text::number(value, place, notes).filter(|probes| *probes > 0);
             options.keepalive.probes = probes.map(|value| Part { value, place: place.clone() });
         }
-        "NoDelay" | "ReusePort" => {
+        "NoDelay" | "ReusePort" | "FreeBind" | "Transparent" => {
             if let Some(on) = is_switch(notes) {
-                let key = if key == "NoDelay" { Key::Nodelay } else { Key::ReusePort };
+                let key = match key {
+                    "NoDelay" => Key::Nodelay,
+                    "ReusePort" => Key::ReusePort,
+                    "FreeBind" => Key::Freebind,
+                    _ => Key::Transparent,
+                };
                 options.set(key, on.to_string(), place);
-            }
-        }
-        "FreeBind" | "Transparent" => {
-            let name = if key == "FreeBind" { "IP_FREEBIND" } else { "IP_TRANSPARENT" };
-            if let (Some(on), Some(number)) = (is_switch(notes), option_number(SOL_IP, name)) {
-                options.set_raw(0, i64::from(number), &i32::from(on).to_string(), place);
             }
         }
         "BindIPv6Only" if value == "ipv6-only" => {

@@ -237,6 +237,10 @@ pub static CATALOG: &[Entry] = &[
         "allow bind while connections of the address are in TIME_WAIT"),
     row(Key::ReusePort, &[socket("SO_REUSEPORT")], Accepts::Boolean, &[Bind], InKernel::AtBind, "3.9", "socket(7)",
         "let several sockets bind to the same address and port and share its connections"),
+    row(Key::Freebind, &[ip("IP_FREEBIND")], Accepts::Boolean, &[Bind, BindDatagram], InKernel::AtBind, "2.4", "ip(7)",
+        "bind to an address that this machine does not have, or not yet"),
+    row(Key::Transparent, &[ip("IP_TRANSPARENT")], Accepts::Boolean, &[Bind, BindDatagram], InKernel::AtBind, "2.6.24", "ip(7)",
+        "bind to any address, and accept connections to any (TPROXY, for proxies that keep addresses); needs CAP_NET_ADMIN or CAP_NET_RAW"),
     row(Key::Raw, &[], Accepts::Raw, &[Connect, Listen, Accept, AcceptAlways, Bind], InKernel::ByOption, "2.2", "setsockopt(2)",
         "sets options that have no key of their own, each by level, name and value; at: the calls before which it is set (bind, connect, \
          listen) or after which (accept), all that suit the rule if left out"),

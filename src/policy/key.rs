@@ -95,6 +95,12 @@ keys! {
     ReuseAddress = "reuse_address",
     /// SO_REUSEPORT.
     ReusePort = "reuse_port",
+    /// IP_FREEBIND.
+    #[doc(alias = "IP_FREEBIND")]
+    Freebind = "freebind",
+    /// IP_TRANSPARENT.
+    #[doc(alias = "IP_TRANSPARENT")]
+    Transparent = "transparent",
     /// Any option by level and name.
     Raw = "raw",
     /// Whether the rule or the program has the last word.

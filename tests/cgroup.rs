@@ -2,6 +2,7 @@
 //!
 //! Needs root, control groups of version 2 and eBPF; where one of them is missing the tests are seen to be skipped.
 
+mod adopted;
 mod agent;
 mod asked;
 mod metrics;
@@ -38,6 +39,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         in_kernel(&[], "cgroup::three_hundred_groups_leave_nothing", three_hundred_groups_leave_nothing),
         in_kernel(&["namespaces"], "cgroup::groups_within_and_made_later", groups_within_and_made_later),
     ];
+    trials.extend(adopted::trials());
     trials.extend(agent::trials());
     trials.extend(asked::trials());
     trials.extend(processes::trials());

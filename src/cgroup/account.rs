@@ -63,6 +63,20 @@ pub fn why_not_rule(rule: &Rule, refused: &Refused) -> Option<String> {
     Some(format!("process: {why}"))
 }
 
+/// The same of a decision: its rule, or who has the last word.
+#[must_use]
+pub fn why_not_decision(decision: Decision<'_>, refused: &Refused) -> Option<String> {
+    let is_fill = decision.profile().enforce() == Enforce::Fill;
+    let fill = || is_fill.then(|| "enforce = \"fill\" is not supported in the kernel yet".to_owned());
+    decision.rule().and_then(|rule| why_not_rule(rule, refused)).or_else(fill)
+}
+
+/// The numbers of the rules that are left out, of rules that were compiled for every process.
+#[must_use]
+pub fn left_out(every: &Rules, refused: &Refused) -> Vec<usize> {
+    every.rules().zip(0..).filter(|(rule, _)| why_not_rule(rule, refused).is_some()).map(|(_, number)| number).collect()
+}
+
 /// Why a setting is not made; `refused` is what this kernel refused when it was tried.
 #[must_use]
 pub fn why_not(setting: &Setting, refused: &Refused) -> Option<String> {
@@ -121,12 +135,10 @@ pub fn hooks(setting: &Setting, direction: Direction, is_for_each_peer: bool) ->
 pub fn of_rules(rules: &Rules, refused: &Refused) -> Vec<Account> {
     let mut all = Vec::new();
     let is_for_each_peer = rules.decides_for_each_peer();
-    let mut add = |rule: &str, decision: Decision<'_>, direction: Direction, why_not_rule: Option<String>| {
+    let mut add = |rule: &str, decision: Decision<'_>, direction: Direction| {
         let profile = decision.profile();
-        let fill =
-            (profile.enforce() == Enforce::Fill).then_some("enforce = \"fill\" is not supported in the kernel yet");
         for setting in profile.settings() {
-            let whole = why_not_rule.clone().or_else(|| fill.map(str::to_owned));
+            let whole = why_not_decision(decision, refused);
             let why_not = whole.or_else(|| why_not(setting, refused));
             let set_by = if why_not.is_none() { hooks(setting, direction, is_for_each_peer) } else { Vec::new() };
             // At no moment of these sockets' lives, by no way.
@@ -145,9 +157,9 @@ pub fn of_rules(rules: &Rules, refused: &Refused) -> Vec<Account> {
     };
     for rule in rules.rules() {
         let name = format!("rule \"{}\"", rule.name());
-        add(&name, rule.decision(true), rule.conditions().direction(), why_not_rule(rule, refused));
+        add(&name, rule.decision(true), rule.conditions().direction());
     }
-    add("defaults", rules.otherwise(true), Direction::Both, None);
+    add("defaults", rules.otherwise(true), Direction::Both);
     all
 }
 
@@ -172,8 +184,8 @@ pub(crate) fn lost(rules: &Rules, refused: &Refused, mut add: impl FnMut(&str, S
 
 fn lost_of_decision(decision: Decision<'_>, refused: &Refused, mut add: impl FnMut(String)) {
     let profile = decision.profile();
-    if profile.enforce() == Enforce::Fill && !profile.settings().is_empty() {
-        add("enforce = \"fill\" is not supported in the kernel yet".to_owned());
+    if let Some(why) = why_not_decision(decision, refused).filter(|_| !profile.settings().is_empty()) {
+        add(why);
     }
     for setting in profile.settings() {
         if let Some(why) = why_not(setting, refused) {

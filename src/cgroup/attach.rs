@@ -21,6 +21,7 @@ use crate::group::{Group, id_at};
 use crate::maps;
 use crate::programs;
 use crate::refusal::{Other, Refusal};
+use crate::remembered::Remembered;
 use crate::rows::Rows;
 use crate::sys::{self, CLONE, MapForm, MapType, NO_PREALLOCATION, ProgramType, borrowed};
 
@@ -113,12 +114,15 @@ pub struct About {
     pub rules: usize,
     /// How often it was attached and replaced.
     pub generation: u64,
+    /// How many sockets have its options that were there before.
+    pub adopted: usize,
 }
 
 impl About {
     fn to_text(&self) -> String {
         let line = |text: &str| text.replace('\n', "\u{fffd}");
-        format!("{}\n{}\n{}\n{}\n", line(&self.group), line(&self.configuration), self.rules, self.generation)
+        let Self { rules, generation, adopted, .. } = self;
+        format!("{}\n{}\n{rules}\n{generation}\n{adopted}\n", line(&self.group), line(&self.configuration))
     }
 
     fn from_text(text: &str) -> Self {
@@ -129,6 +133,7 @@ impl About {
             configuration: next().to_owned(),
             rules: next().parse().unwrap_or_default(),
             generation: next().parse().unwrap_or_default(),
+            adopted: next().parse().unwrap_or_default(),
         }
     }
 }
@@ -164,12 +169,14 @@ impl Attachment {
 }
 
 /// What came of attaching.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Attached {
     /// 1 for the first time.
     pub generation: u64,
     /// Whether the BPF file system had to be mounted.
     pub has_mounted: bool,
+    /// What the programs remember of sockets.
+    pub remembered: Remembered,
 }
 
 /// The folder of all attachments, for one process at a time.
@@ -283,7 +290,7 @@ pub fn attach(group: &Group, tables: &Tables, configuration: &str, rules: usize)
     collect(&folder);
     let mut undo = Undo::default();
     match attached(group, tables, &places, &folder, &mut undo, configuration, rules) {
-        Ok(generation) => Ok(Attached { generation, has_mounted }),
+        Ok((generation, remembered)) => Ok(Attached { generation, has_mounted, remembered }),
         Err(refusal) => {
             undo.all();
             // Only if nothing else is there.
@@ -301,7 +308,7 @@ fn attached(
     undo: &mut Undo,
     configuration: &str,
     rules: usize,
-) -> Result<u64, Refusal> {
+) -> Result<(u64, Remembered), Refusal> {
     let pins = folder.pins_of(group);
     if !pins.is_dir() {
         fs::create_dir(&pins).map_err(Refusal::file(format!("{} cannot be made", pins.display())))?;
@@ -309,7 +316,7 @@ fn attached(
     }
     let before = about_at(&pins).unwrap_or_default();
     let counting = if tables.counts { Counting::of(&pins, &tables.counted)? } else { Counting::NONE };
-    let loaded = load(tables, places, &pins, undo, &counting)?;
+    let (loaded, remembered) = load(tables, places, &pins, undo, &counting)?;
     for (place, program) in &loaded {
         let at = pins.join(place.name());
         let step = || format!("the program for {} cannot be attached to {}", place.name(), group.path.display());
@@ -335,6 +342,7 @@ fn attached(
         configuration: configuration.to_owned(),
         rules,
         generation: before.generation + 1,
+        adopted: before.adopted,
     };
     for (name, map) in counting.pins()? {
         replace_pin(&map, &pins.join(name), undo)?;
@@ -343,7 +351,20 @@ fn attached(
     for place in Place::ALL.iter().filter(|place| !places.contains(place)) {
         remove_link(&pins.join(place.name()));
     }
-    Ok(about.generation)
+    Ok((about.generation, remembered))
+}
+
+/// Notes that so many sockets more were adopted.
+///
+/// # Errors
+/// Why that could not be noted.
+pub fn note_adopted(group: &Group, more: usize) -> Result<(), Refusal> {
+    let Some(folder) = Folder::existing()? else { return Ok(()) };
+    let pins = folder.pins_of(group);
+    let Some(about) = about_at(&pins) else { return Ok(()) };
+    let adopted = about.adopted + more;
+    let text = About { adopted, ..about }.to_text();
+    replace_pin(&maps::of_text(c"sockopt_about", &text)?, &pins.join(ABOUT), &mut Undo::default())
 }
 
 /// Pins a map in place of the one that is pinned there, at once.
@@ -377,7 +398,7 @@ fn load(
     pins: &Path,
     undo: &mut Undo,
     counting: &Counting,
-) -> Result<Vec<(Place, OwnedFd)>, Refusal> {
+) -> Result<(Vec<(Place, OwnedFd)>, Remembered), Refusal> {
     let mut maps: BTreeMap<Map, OwnedFd> = BTreeMap::new();
     let types = sys::load_types().map_err(Refusal::kernel("the types of a table cannot be loaded"))?;
     let storage = |name| MapForm {
@@ -419,7 +440,10 @@ fn load(
         })?;
         loaded.push((*place, program));
     }
-    Ok(loaded)
+    let mut of_sockets =
+        |map| maps.remove(&map).ok_or_else(|| Refusal::kernel("a table is missing")(Errno(libc::ENOENT)));
+    let remembered = Remembered { sockets: of_sockets(Map::Sockets)?, listeners: of_sockets(Map::Listeners)? };
+    Ok((loaded, remembered))
 }
 
 /// Somebody else's programs that ours would displace, or that let none be attached.

@@ -17,6 +17,7 @@ use crate::executable::Fields;
 use crate::programs;
 use crate::rows::Rows;
 use crate::settable::{Enforced, Refused, is_settable};
+use crate::tables::LOCAL;
 
 use interpreter::{Done, Machine};
 
@@ -284,7 +285,8 @@ fn connections_get_what_the_policy_decides() {
     assert!(matched > 2_000, "{matched} connections were some rule's");
 }
 
-/// Seen to fail: with the class of the clients by the address of the connection instead of the listener's.
+/// Seen to fail: with the class of the clients by the address of the connection instead of the listener's; with the shortest prefix
+/// looked up from outside.
 #[test]
 fn listeners_and_accepted_sockets_get_what_the_policy_decides() {
     const LISTENS: u8 = 11;
@@ -314,6 +316,10 @@ fn listeners_and_accepted_sockets_get_what_the_policy_decides() {
             let local = Endpoint::new(bound, port);
             let listening = rules.plan(Connection::Listening { local }, Phases::of(&[Phase::Listen]), &HostSet::NONE);
             assert_eq!(listened.set, if tables.listens { expected(&listening) } else { vec![] }, "{text}\n{local}");
+            if tables.listens {
+                let class = tables.networks.find(LOCAL, local);
+                assert_eq!(machine.storage.get(&Map::Listeners), Some(&class.into()), "{text}\n{local}");
+            }
             // The accepted socket has a copy of what is remembered of the listener.
             let done = event(&programs, &mut machine, ACCEPTED, (connected, port), remote, is_mapped);
             let peer = Endpoint::new(remote.0, remote.1);

@@ -141,6 +141,29 @@ impl Group {
         self.id
     }
 
+    /// The processes in it and in all groups within it, and whether there are others that this PID namespace does not show.
+    #[must_use]
+    pub fn processes(&self) -> (Vec<i32>, bool) {
+        let (mut found, mut has_others) = (Vec::new(), false);
+        let mut left = vec![self.path.clone()];
+        while let Some(folder) = left.pop() {
+            let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+            left.extend(
+                entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()),
+            );
+            // Where threads of a process are in several groups, their processes are not listed (cgroups(7), "threaded").
+            let list = fs::read_to_string(folder.join("cgroup.procs"))
+                .or_else(|_| fs::read_to_string(folder.join("cgroup.threads")))
+                .unwrap_or_default();
+            for id in list.lines().filter_map(|line| line.trim().parse::<i32>().ok()) {
+                if id == 0 { has_others = true } else { found.push(id) }
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        (found, has_others)
+    }
+
     /// The folders of the groups that it lies in, the nearest first.
     pub(crate) fn ancestors(&self) -> impl Iterator<Item = &Path> {
         self.path.ancestors().skip(1).take_while(|path| kind_of(path) == Some(CGROUP2))

@@ -6,6 +6,7 @@ use policy::units::{Count, DisplayDuration};
 use serde::{Serialize, Serializer};
 use socket::namespace::{Purpose, Timer};
 
+use crate::keeper::Kept;
 use crate::output;
 use crate::processes::{ProcessSockets, title};
 
@@ -57,6 +58,9 @@ pub(crate) struct Applied {
     /// Keys that it is too late for, or that need the library.
     pub(crate) left_out: Vec<&'static str>,
     pub(crate) left_alone: Option<String>,
+    /// Whether programs in the kernel have it from now on.
+    #[serde(skip)]
+    pub(crate) kept: Option<Kept>,
     #[serde(skip)]
     pub(crate) waiting: u32,
     #[serde(skip)]
@@ -97,6 +101,11 @@ impl Applied {
     /// Whether the configuration says anything about it.
     pub(crate) fn is_meant(&self) -> bool {
         self.left_alone.is_none()
+    }
+
+    /// Whether an option, by its name, has the value that was meant.
+    pub(crate) fn has(&self, option: &str) -> bool {
+        self.already.iter().any(|name| name == option) || self.changes.iter().any(|change| change.option == option)
     }
 
     pub(crate) fn is_refused(&self) -> bool {

@@ -6,12 +6,12 @@ use std::path::Path;
 use cgroup::{Attachment, Group, Refusal, Refused, Tables};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, ValueHint, value_parser};
-use policy::Process;
 use policy::units::Count;
+use policy::{Configuration, Process};
 use serde::Serialize;
 
 use crate::kernel::Looked;
-use crate::{args, check, counts, exit, output};
+use crate::{adopt, args, check, counts, exit, output};
 
 const EXIT_CODES: &str = "Exit status:
   0   done
@@ -81,7 +81,8 @@ pub(crate) fn command() -> Command {
             "Attaches programs to a control group that set the configuration's options, in the kernel, on every socket \
              that a program in the group connects, listens on or accepts. Nothing is loaded into the programs, so static \
              programs, Go, setuid programs and io_uring are covered as well. Programs that run already are covered from \
-             now on; sockets that they have already are not.\n\n\
+             now on, and the sockets that they have already get the options of their rule as well, unless --no-adopt is \
+             given.\n\n\
              They stay attached when the command has ended, until `sockopt detach`. Attaching again replaces the \
              configuration, and at no moment there is none.\n\n\
              Root is needed (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON), and Linux 5.10. Programs of others are never displaced: \
@@ -121,6 +122,13 @@ pub(crate) fn command() -> Command {
 pub(crate) fn with_arguments(command: Command) -> Command {
     let command = with_target(command).arg(
         Arg::new("partial").long("partial").action(ArgAction::SetTrue).help("Leave out what the kernel cannot do"),
+    );
+    let command = command.arg(
+        Arg::new("no-adopt")
+            .long("no-adopt")
+            .action(ArgAction::SetTrue)
+            .hide_short_help(true)
+            .help("Leave sockets alone that are there already: options only for new connections and listeners"),
     );
     args::with_shortcuts(args::with_control(command, &["config"]))
 }
@@ -198,6 +206,14 @@ fn show(loaded: &load::Loaded, group: &Group) -> Result<(), u8> {
 /// A policy that can be attached.
 pub(crate) struct Prepared {
     tables: Tables,
+    /// What it was compiled from.
+    source: Configuration,
+    /// Whether its rules are other ones in other processes.
+    asks_for_process: bool,
+    /// What this kernel refused when it was tried.
+    refused: Refused,
+    /// Whether sockets that are there already get the options.
+    adopts: bool,
     /// Where it came from.
     configuration: String,
     rules: usize,
@@ -253,7 +269,15 @@ pub(crate) fn prepared(loaded: &load::Loaded, matches: &ArgMatches, group: Optio
     }
     let document = loaded.configuration.document.as_ref();
     let configuration = document.map_or("options", |source| source.name.as_str()).to_owned();
-    Ok(Prepared { tables, configuration, rules: rules.rule_count() })
+    Ok(Prepared {
+        tables,
+        source: loaded.configuration.clone(),
+        asks_for_process: loaded.asks_for_process(),
+        refused: unable,
+        adopts: !matches.get_flag("no-adopt"),
+        configuration,
+        rules: rules.rule_count(),
+    })
 }
 
 /// Attaches it, or puts it in the place of what is attached.
@@ -261,7 +285,7 @@ pub(crate) fn prepared(loaded: &load::Loaded, matches: &ArgMatches, group: Optio
 /// # Errors
 /// The exit status; why was said.
 pub(crate) fn put(group: &Group, prepared: &Prepared) -> Result<(), u8> {
-    let Prepared { tables, configuration, rules } = prepared;
+    let Prepared { tables, configuration, rules, .. } = prepared;
     let done = cgroup::attach(group, tables, configuration, *rules).map_err(|refusal| refused(&refusal))?;
     if done.has_mounted {
         output::note(&format!("a BPF file system was mounted at {}", cgroup::attach::FILE_SYSTEM));
@@ -272,6 +296,12 @@ pub(crate) fn put(group: &Group, prepared: &Prepared) -> Result<(), u8> {
         output::plain(&group.path().display().to_string()),
         Count(*rules, "rule")
     ));
+    if prepared.adopts {
+        let Prepared { source: configuration, asks_for_process, refused, .. } = prepared;
+        let asks_for_process = *asks_for_process;
+        let policy = adopt::Policy { configuration, asks_for_process, tables, refused };
+        adopt::adopt(group, &policy, &done.remembered);
+    }
     Ok(())
 }
 
@@ -306,9 +336,17 @@ fn in_words(attachment: &Attachment) -> String {
     } else {
         String::new()
     };
+    let adopted = match about.adopted {
+        0 => String::new(),
+        adopted => format!(
+            "  adopted: {} that {} there before\n",
+            Count(adopted, "socket"),
+            if adopted == 1 { "was" } else { "were" }
+        ),
+    };
     let programs: Vec<String> = attachment.programs.iter().map(|(place, id)| format!("{place} ({id})")).collect();
     format!(
-        "{}{state}\n  configuration: {}, {}, generation {}\n  programs: {}\n{}",
+        "{}{state}\n  configuration: {}, {}, generation {}\n{adopted}  programs: {}\n{}",
         output::plain(group),
         output::plain(&about.configuration),
         Count(about.rules, "rule"),
@@ -332,6 +370,8 @@ struct Shown<'a> {
     configuration: &'a str,
     rules: usize,
     generation: u64,
+    /// Sockets that were there before.
+    adopted: usize,
     pins: String,
     programs: Vec<ShownProgram>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -354,6 +394,7 @@ impl<'a> Shown<'a> {
             configuration: &about.configuration,
             rules: about.rules,
             generation: about.generation,
+            adopted: about.adopted,
             pins: attachment.pins.display().to_string(),
             programs: programs.iter().map(|(at, id)| ShownProgram { at, id: *id }).collect(),
             metrics: attachment.counts().map(|counts| counts.iter().map(counts::Shown::of).collect()),

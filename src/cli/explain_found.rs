@@ -289,8 +289,7 @@ impl Context<'_> {
 /// What programs in the kernel do about a setting of this step.
 fn by_kernel(when: &str, setting: &Setting, plan: &Plan<'_>, refused: &Refused) -> ByKernel {
     let rule = plan.decision().rule();
-    let fill = (plan.enforce() == Enforce::Fill).then_some("enforce = \"fill\" is not supported in the kernel yet");
-    let whole = rule.and_then(|rule| account::why_not_rule(rule, refused)).or_else(|| fill.map(str::to_owned));
+    let whole = account::why_not_decision(plan.decision(), refused);
     let why_not = whole.or_else(|| account::why_not(setting, refused));
     let is_here = |hook: &Hook| match hook {
         Hook::Connect4 | Hook::Connect6 => when == CONNECTING,

@@ -1,6 +1,7 @@
 //! `sockopt`, the command: runs programs under the library, checks and explains configurations.
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod agent;
 mod apply;
 mod apply_report;
@@ -17,11 +18,13 @@ mod explain_report;
 mod explain_text;
 mod fix;
 mod import;
+mod keeper;
 mod kernel;
 mod man;
 mod output;
 mod pages;
 mod processes;
+mod retrofit;
 mod run;
 mod schema;
 mod show;

@@ -91,7 +91,14 @@ impl Selection {
             return Found { processes: Vec::new(), failures: vec![unseen] };
         }
         let (chosen, failures) = self.processes();
-        let mut found = Found { processes: Vec::new(), failures };
+        Found::of(chosen, failures)
+    }
+}
+
+impl Found {
+    /// Looks into these processes, each with whether it was named by its number.
+    fn of(chosen: Vec<(i32, bool)>, failures: Vec<Failure>) -> Self {
+        let mut found = Self { processes: Vec::new(), failures };
         let mut namespaces = Namespaces::default();
         let mut not_permitted = Vec::new();
         let attached = Attached::now();
@@ -126,6 +133,14 @@ impl Selection {
             }),
         }
         found
+    }
+
+    /// Looks into the processes that these are, or are threads of.
+    pub(crate) fn of_tasks(tasks: &[i32]) -> Self {
+        let mut pids: Vec<i32> = tasks.iter().filter_map(|task| thread_group(*task)).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        Self::of(pids.into_iter().map(|pid| (pid, false)).collect(), Vec::new())
     }
 }
 

@@ -365,6 +365,18 @@ impl Rules {
         }
     }
 
+    /// The same rules without those with these numbers, from 0: as if they never matched.
+    #[must_use]
+    pub fn without(self, left_out: &[usize]) -> Self {
+        let Self { mut rules, base, shortcuts, setting_count, has_shortcuts, .. } = self;
+        for number in left_out {
+            if let Some(rule) = rules.get_mut(*number) {
+                rule.applies = false;
+            }
+        }
+        Self::new(rules, base, shortcuts, setting_count, has_shortcuts)
+    }
+
     /// The rule for a connection: the first that matches, or none. Nothing is known of names here.
     #[must_use]
     pub fn decide(&self, connection: &Connection) -> Decision<'_> {

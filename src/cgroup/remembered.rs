@@ -1,0 +1,71 @@
+//! What the programs remember of sockets, written from outside: of sockets that were there before the programs were attached. The
+//! kernel lets the owner of the table do that for a socket of which it has a descriptor, since Linux 5.2.
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use policy::constants::SOL_TCP;
+use policy::{Endpoint, Setting};
+use socket::{Errno, ffi};
+
+use crate::compile::Tables;
+use crate::settable::bit;
+use crate::sys::{self, borrowed};
+use crate::tables::LOCAL;
+
+/// The tables of an attachment that are about sockets.
+#[derive(Debug)]
+pub struct Remembered {
+    /// Of each socket, which options are enforced on it.
+    pub(crate) sockets: OwnedFd,
+    /// Of each listener, the class of its clients.
+    pub(crate) listeners: OwnedFd,
+}
+
+fn key(socket: BorrowedFd<'_>) -> [u8; 4] {
+    socket.as_raw_fd().to_ne_bytes()
+}
+
+/// The bits of settings that a program is kept from changing.
+pub fn bits<'a>(settings: impl Iterator<Item = &'a Setting>) -> u64 {
+    settings.filter_map(|setting| bit(setting.level, setting.name)).fold(0, |bits, bit| bits | 1 << bit)
+}
+
+impl Remembered {
+    /// Which options are enforced on a socket, by their [`bits`]; none if it is not known to the programs.
+    #[must_use]
+    pub fn enforced(&self, socket: BorrowedFd<'_>) -> Option<u64> {
+        let value = sys::lookup(borrowed(&self.sockets), &key(socket), 8).ok()?;
+        value.try_into().ok().map(u64::from_ne_bytes)
+    }
+
+    /// Has these enforced, and no others.
+    ///
+    /// # Errors
+    /// Those of bpf(2): ENOMEM where the kernel's memory for options of this socket is used up (net.core.optmem_max).
+    pub fn enforce(&self, socket: BorrowedFd<'_>, bits: u64) -> Result<(), Errno> {
+        sys::update(borrowed(&self.sockets), &key(socket), &bits.to_ne_bytes())
+    }
+
+    /// Gives a listener the class of its clients, as the programs do when it begins to listen: by the name of the executable of the
+    /// process that listens, and by its address.
+    ///
+    /// # Errors
+    /// As for [`Self::enforce`].
+    pub fn listens(&self, socket: BorrowedFd<'_>, tables: &Tables, by: (&str, Endpoint)) -> Result<(), Errno> {
+        let (executable, local) = by;
+        let class = u64::from(tables.networks.find(tables.names.class_of(executable.as_bytes()) + LOCAL, local));
+        sys::update(borrowed(&self.listeners), &key(socket), &class.to_ne_bytes())
+    }
+
+    /// Whether the programs are asked about what is set on a socket: not if it was made in another control group, whoever has it
+    /// now. Nothing is changed by asking.
+    #[must_use]
+    pub fn is_reached(&self, socket: BorrowedFd<'_>) -> bool {
+        // A value that the kernel refuses, of an option that is enforced for a moment: it succeeds if it never got there.
+        let Some(bit) = bit(SOL_TCP, libc::TCP_SYNCNT) else { return false };
+        let before = self.enforced(socket).unwrap_or_default();
+        let is_asked = self.enforce(socket, 1 << bit).is_ok()
+            && ffi::set(socket.as_raw_fd(), SOL_TCP, libc::TCP_SYNCNT, &0_i32).is_ok();
+        self.enforce(socket, before).is_ok() && is_asked
+    }
+}

@@ -1,0 +1,113 @@
+//! Sockets that were there before programs were attached to their control group: they get the options of their rule, and the
+//! programs keep them in force.
+//!
+//! Not by an iterator in the kernel, which would have to run in every network namespace, and before Linux 6.1 could set nothing. A
+//! copy of a socket's descriptor (pidfd_getfd) is the same socket in whatever namespace, and lets us write what the programs
+//! remember of it. So the very rules and calls of `sockopt apply` serve here, on every kernel that programs are attached to.
+
+use std::collections::{BTreeSet, HashSet};
+
+use cgroup::{Group, Refused, Remembered, Tables, account};
+use policy::enforce::{Untouched, is_of_keepalive};
+use policy::units::Count;
+use policy::{Configuration, Enforce, Process, Rules};
+use socket::namespace;
+
+use crate::keeper::Keeper;
+use crate::output;
+use crate::processes::Found;
+use crate::retrofit::{Means, subjects};
+
+/// What is in force for the group.
+pub(crate) struct Policy<'a> {
+    pub(crate) configuration: &'a Configuration,
+    /// Whether the rules are other ones in other processes.
+    pub(crate) asks_for_process: bool,
+    pub(crate) tables: &'a Tables,
+    pub(crate) refused: &'a Refused,
+}
+
+/// Adopts the sockets of every process in a group, and says how many there were.
+pub(crate) fn adopt(group: &Group, policy: &Policy<'_>, remembered: &Remembered) {
+    let keeper = Keeper { remembered, tables: policy.tables, refused: policy.refused };
+    let (tasks, has_others) = group.processes();
+    let found = Found::of_tasks(&tasks);
+    let parsed = policy.configuration.parse();
+    let left_out =
+        parsed.clone().into_rules(None).0.map(|every| account::left_out(&every, policy.refused)).unwrap_or_default();
+    let for_process = |process: &Process| -> Option<Rules> {
+        // The kernel knows a process by its executable alone.
+        let names = process.names.iter().take(1).cloned().collect();
+        let rules = parsed.compile(&Process { names, command: String::new() }).rules.ok()?;
+        Some(if left_out.is_empty() { rules } else { rules.without(&left_out) })
+    };
+    let for_all = if policy.asks_for_process { None } else { for_process(&Process::default()) };
+    let (mut sockets, mut processes, mut out_of_reach, mut waiting, mut refused) = (0, 0, 0, 0, 0);
+    let mut seen = HashSet::new();
+    for looked in &found.processes {
+        let own = if for_all.is_some() { None } else { for_process(&looked.process) };
+        let Some(rules) = own.as_ref().or(for_all.as_ref()) else { continue };
+        let new = namespace::as_new(looked.pid, &compared_with_new(rules));
+        let means = Means { rules, new: &new, is_dry: false, keeper: Some(&keeper) };
+        let mut adopted = 0;
+        // What several processes have goes by the first, which mostly made it.
+        let subjects = subjects(looked, rules).into_iter().filter(|subject| seen.insert(subject.descriptor.inode));
+        for applied in subjects.filter_map(|subject| subject.retrofit(looked, &means)) {
+            let is_new = applied.kept.is_some_and(|kept| kept.is_new) || !applied.changes.is_empty();
+            adopted += usize::from(is_new);
+            out_of_reach += usize::from(is_new && applied.kept.is_some_and(|kept| kept.is_out_of_reach));
+            waiting += if is_new { applied.waiting as usize } else { 0 };
+            refused += usize::from(applied.is_refused());
+        }
+        sockets += adopted;
+        processes += usize::from(adopted > 0);
+    }
+    for failure in &found.failures {
+        output::warning(&format!("not adopted: {}", failure.message), None);
+    }
+    if has_others {
+        output::warning(
+            "not adopted: sockets of processes that this PID namespace does not show",
+            Some("run it in the host's (hostPID: true in Kubernetes)"),
+        );
+    }
+    if refused > 0 {
+        output::warning(&format!("the kernel refuses the options on {}", Count(refused, "socket")), None);
+    }
+    if sockets == 0 {
+        return;
+    }
+    output::print(&format!(
+        "adopted {} of {} that {} there before\n",
+        Count(sockets, "socket"),
+        if processes == 1 { "1 process".to_owned() } else { format!("{processes} processes") },
+        if sockets == 1 { "was" } else { "were" }
+    ));
+    if out_of_reach > 0 {
+        output::note(&format!(
+            "{out_of_reach} of them {} made in another control group: the programs can change these options",
+            if out_of_reach == 1 { "was" } else { "were" }
+        ));
+    }
+    if waiting > 0 {
+        output::note(&format!(
+            "{} that listeners have not handed out yet {} no options",
+            Count(waiting, "connection"),
+            if waiting == 1 { "gets" } else { "get" }
+        ));
+    }
+    if let Err(refusal) = cgroup::note_adopted(group, sockets) {
+        output::warning(&refusal.to_string(), None);
+    }
+}
+
+/// Level and name of each option that may be the program's choice, and of which only a new socket tells.
+fn compared_with_new(rules: &Rules) -> Vec<(i32, i32)> {
+    let profiles = rules.rules().map(|rule| rule.decision(true)).chain([rules.otherwise(true)]);
+    let all = profiles.map(|decision| decision.profile()).filter(|profile| profile.enforce() != Enforce::Always);
+    let options = all.flat_map(|profile| profile.settings()).map(|setting| (setting.level, setting.name));
+    let is_compared = |(level, name): &(i32, i32)| {
+        Untouched::of(*level, *name) == Untouched::AsNew && !is_of_keepalive(*level, *name)
+    };
+    options.filter(is_compared).collect::<BTreeSet<_>>().into_iter().collect()
+}

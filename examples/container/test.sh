@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs sockopt-entrypoint through its cases, once under each shell that it is meant for.
+# Runs sockopt-entrypoint and cdi.sh through their cases, once under each shell that they are meant for.
 # Nothing is installed or left behind: the cases run on a copy whose fixed places
 # (/usr/local/lib, /usr/lib, /etc/sockopt) lie in a temporary directory, and the library is
 # a fake: any small library of this machine under our name.
@@ -300,6 +300,18 @@ cases() {
         expect "SOCKOPT_STRICT=$value lets it run" 0 "unset|unset" "warning: libsockopt.so not found*"
     done
 
+    # --- a program that no library gets into: it runs, the library is there for what it starts, and one line says so
+    if echo 'int main(void) { return 5; }' | cc -static -x c - -o "$tmp/static" 2>/dev/null; then
+        run "$lib" SOCKOPT_USER_TIMEOUT=auto -- "$tmp/static"
+        expect "a static program" 5 "" "warning: $tmp/static is statically linked: the library has no effect in it"
+        cp "$tmp/static" "$tmp/tini-static"
+        run "$lib" SOCKOPT_USER_TIMEOUT=auto -- "$tmp/tini-static"
+        expect "one that starts others is not judged" 5 "" -
+        rm "$tmp/static" "$tmp/tini-static"
+    else
+        skip "a static program (needs a C compiler)"
+    fi
+
     # --- the program
     no_arguments=yes
     run "$lib"
@@ -357,10 +369,51 @@ cases() {
     fi
 }
 
+# cdi NAME STATUS PATTERN ARGUMENT...: cdi.sh with these arguments; the pattern is for all that it prints.
+cdi() {
+    name=$1 wanted=$2 pattern=$3
+    shift 3
+    # shellcheck disable=SC2086 # $shell may be two words
+    out=$($shell "$here/cdi.sh" "$@" 2>&1)
+    status=$? err=
+    if [ "$status" != "$wanted" ]; then
+        fail "$name" "exit status $status, not $wanted"
+    else
+        # shellcheck disable=SC2254 # a pattern is wanted
+        case $out in
+        $pattern) pass "$name" ;;
+        *) fail "$name" "this is not printed: $pattern" ;;
+        esac
+    fi
+}
+
+cdi_cases() {
+    all='*"env": \["LD_PRELOAD=/opt/sockopt/libsockopt.so"\]*"hostPath": "'$fake'"*'
+    cdi "cdi.sh: one device" 0 "$all" --library "$fake"
+    case $out in
+    *glibc*) fail "cdi.sh: no second one unasked" "there is one" ;;
+    *) pass "cdi.sh: no second one unasked" ;;
+    esac
+    cdi "cdi.sh: what is in LD_PRELOAD already is kept" 0 '*LD_PRELOAD=/opt/sockopt/libsockopt.so:/a.so:/b.so"*' \
+        --library "$fake" --behind /a.so:/b.so
+    cdi "cdi.sh: a variable with quotation marks" 0 '*, "SOCKOPT_TO=a\\"b\\\\c"*' --library "$fake" --set 'SOCKOPT_TO=a"b\c'
+    cdi "cdi.sh: a variable of another's" 2 "*SOCKOPT_NAME=VALUE is meant" --library "$fake" --set PATH=/x
+    cdi "cdi.sh: no library" 2 "*$tmp/none.so is not there" --library "$tmp/none.so"
+    cdi "cdi.sh: a relative path" 2 "*'fake/libsockopt.so' is not an absolute path" --library fake/libsockopt.so
+    cdi "cdi.sh: an unknown option" 2 "*there is no option --other" --other x
+    echo /opt/other.so >"$tmp/ld.so.preload"
+    cdi "cdi.sh: a wrong ld.so.preload" 2 "*the one line in it has to be /opt/sockopt/libsockopt.so" \
+        --library "$fake" --preload-file "$tmp/ld.so.preload"
+    echo /opt/sockopt/libsockopt.so >"$tmp/ld.so.preload"
+    cdi "cdi.sh: the second device" 0 '*"glibc"*"env": \[\]*"containerPath": "/etc/ld.so.preload"*' \
+        --library "$fake" --preload-file "$tmp/ld.so.preload"
+}
+
 cd "$tmp" || exit 1
 for shell in dash "busybox sh"; do
     if [ "$($shell -c 'echo works' 2>/dev/null)" = works ]; then
         cases
+        cdi_cases
     else
         skip "not on this machine"
     fi

@@ -8,6 +8,7 @@ use policy::{Endpoint, Setting};
 use socket::{Errno, ffi};
 
 use crate::compile::Tables;
+use crate::programs::NUMBER_BIT;
 use crate::settable::bit;
 use crate::sys::{self, borrowed};
 use crate::tables::LOCAL;
@@ -21,6 +22,9 @@ pub struct Remembered {
     pub(crate) listeners: OwnedFd,
 }
 
+/// Where the number of what a socket is counted by is.
+const COUNTED: u64 = u64::MAX << NUMBER_BIT;
+
 fn key(socket: BorrowedFd<'_>) -> [u8; 4] {
     socket.as_raw_fd().to_ne_bytes()
 }
@@ -31,19 +35,24 @@ pub fn bits<'a>(settings: impl Iterator<Item = &'a Setting>) -> u64 {
 }
 
 impl Remembered {
-    /// Which options are enforced on a socket, by their [`bits`]; none if it is not known to the programs.
-    #[must_use]
-    pub fn enforced(&self, socket: BorrowedFd<'_>) -> Option<u64> {
+    fn value(&self, socket: BorrowedFd<'_>) -> Option<u64> {
         let value = sys::lookup(borrowed(&self.sockets), &key(socket), 8).ok()?;
         value.try_into().ok().map(u64::from_ne_bytes)
     }
 
-    /// Has these enforced, and no others.
+    /// Which options are enforced on a socket, by their [`bits`]; none if it is not known to the programs.
+    #[must_use]
+    pub fn enforced(&self, socket: BorrowedFd<'_>) -> Option<u64> {
+        self.value(socket).map(|value| value & !COUNTED)
+    }
+
+    /// Has these enforced, and no others. What the socket is counted by stays.
     ///
     /// # Errors
     /// Those of bpf(2): ENOMEM where the kernel's memory for options of this socket is used up (net.core.optmem_max).
     pub fn enforce(&self, socket: BorrowedFd<'_>, bits: u64) -> Result<(), Errno> {
-        sys::update(borrowed(&self.sockets), &key(socket), &bits.to_ne_bytes())
+        let value = bits | self.value(socket).unwrap_or_default() & COUNTED;
+        sys::update(borrowed(&self.sockets), &key(socket), &value.to_ne_bytes())
     }
 
     /// Gives a listener the class of its clients, as the programs do when it begins to listen: by the name of the executable of the

@@ -5,6 +5,7 @@
 mod adopted;
 mod agent;
 mod asked;
+mod deployed;
 mod metrics;
 mod processes;
 mod refusals;
@@ -44,6 +45,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(asked::trials());
     trials.extend(processes::trials());
     trials.extend(metrics::trials());
+    trials.extend(deployed::trials());
     trials.extend(refusals::trials());
     trials.extend(targets::trials());
     trials
@@ -329,6 +331,12 @@ fn listeners_and_what_they_accept() {
 ///
 /// Seen to fail: with a detach before each attach.
 fn a_reload_leaves_no_gap() {
+    let group = Group::new();
+    reloads(&group, &group, |configuration| group.attach(configuration));
+}
+
+/// A program in one group connects while `attach` replaces what is attached to it, or to one around it.
+fn reloads(attached: &Group, connecting: &Group, attach: impl Fn(&str)) {
     const CONNECTS: &str = "import socket, sys, time\n\
         l = socket.create_server(('127.0.0.1', 7000), backlog=100)\n\
         print('ready', flush=True)\n\
@@ -340,17 +348,16 @@ fn a_reload_leaves_no_gap() {
         \x20   s.close(); a.close()\n\
         print(count, wrong)\n";
     let lab = Lab::new();
-    let group = Group::with(KEEPALIVE);
-    let mut command = group.command(&lab, Place::Here, "python3");
+    attach(KEEPALIVE);
+    let mut command = connecting.command(&lab, Place::Here, "python3");
     command.args(["-c", CONNECTS]);
     let (stop, running) = Running::start_with_input(command);
     std::thread::sleep(Duration::from_millis(300));
     let rounds = if std::env::var_os("CI").is_some() { 150 } else { 60 };
     for round in 0..rounds {
-        group.attach(&KEEPALIVE.replace("77s", if round % 2 == 0 { "78s" } else { "77s" }));
+        attach(&KEEPALIVE.replace("77s", if round % 2 == 0 { "78s" } else { "77s" }));
     }
-    let status = text(&run_status()).0;
-    assert!(status.contains(&format!("generation {}", rounds + 1)), "{status}");
+    assert_eq!(agent::generation(&attached.0), Some(rounds + 1));
     drop(stop);
     let (stdout, stderr) = text(&running.finish());
     let figures: Vec<u32> = stdout.split_whitespace().filter_map(|word| word.parse().ok()).collect();

@@ -87,7 +87,7 @@ def plain(value):
 
 def main():
     # Every kind that a cluster knows by itself; a strict schema, so that a misspelt field is an error.
-    for name in ["rules", "deployment", "jmeter", "namespace-policy"]:
+    for name in ["rules", "deployment", "jmeter", "namespace-policy", "daemonset"]:
         for document in read(f"{name}.yaml"):
             valid(document)
             for key, text in (document.get("data") or {}).items():
@@ -139,8 +139,25 @@ def main():
     injected(by_kyverno, pod)
     assert by_kyverno["spec"]["initContainers"] == result["spec"]["initContainers"], "both engines do the same"
 
+    daemon_set = next(document for document in read("daemonset.yaml") if document["kind"] == "DaemonSet")
+    [agent] = daemon_set["spec"]["template"]["spec"]["containers"]
+    volumes = {volume["name"] for volume in daemon_set["spec"]["template"]["spec"]["volumes"]}
+    assert {mount["name"] for mount in agent["volumeMounts"]} == volumes
+    command = "target/tmp/dist/tar/bin/sockopt"
+    # Their words are understood: here there is no file of rules, and no control group of pods.
+    for words, code, said in [
+        (agent["command"], 78, "/etc/sockopt/sockopt.toml"),
+        (agent["readinessProbe"]["exec"]["command"], 1, "kubepods"),
+    ]:
+        asked = subprocess.run([command, *words[1:]], capture_output=True, text=True, timeout=60)
+        assert asked.returncode == code and said in asked.stderr, asked
+    # Where there is a kubectl it is asked as well.
+    if shutil.which("kubectl"):
+        asked = ["kubectl", "label", "--local", "-o", "yaml", "-f", f"{FOLDER}/daemonset.yaml", "some=label"]
+        subprocess.run(asked, check=True, capture_output=True)
+
     # Whatever is there is looked at above.
-    looked = {"rules", "deployment", "jmeter", "namespace-policy", "namespace-kyverno"}
+    looked = {"rules", "deployment", "jmeter", "namespace-policy", "namespace-kyverno", "daemonset"}
     looked |= {"patch-init-container", "patch-image-volume"}
     assert {file.split("/")[-1].removesuffix(".yaml") for file in glob.glob(f"{FOLDER}/*.yaml")} == looked
 

@@ -320,14 +320,14 @@ fn attached(
     for (place, program) in &loaded {
         let at = pins.join(place.name());
         let step = || format!("the program for {} cannot be attached to {}", place.name(), group.path.display());
-        let link = sys::open_pin(&at).ok();
-        let old = link.as_ref().and_then(|link| {
-            let info = sys::link_info(borrowed(link)).ok().filter(|info| info.group == group.id)?;
-            sys::program_by_id(info.program).ok()
+        let link = sys::open_pin(&at).ok().and_then(|link| {
+            let info = sys::link_info(borrowed(&link)).ok().filter(|info| info.group == group.id)?;
+            Some((link, info.program))
         });
-        if let (Some(link), Some(old)) = (link, old) {
+        if let Some((link, old)) = link {
+            let old = program_of_link(&pins, *place, old);
             sys::update_link(borrowed(&link), borrowed(program)).map_err(Refusal::kernel(step()))?;
-            undo.replaced.push((link, old));
+            undo.replaced.extend(old.map(|old| (link, old)));
             continue;
         }
         // What is left of one that was taken off by somebody else.
@@ -350,7 +350,9 @@ fn attached(
     replace_pin(&maps::of_text(c"sockopt_about", &about.to_text())?, &pins.join(ABOUT), undo)?;
     for place in Place::ALL.iter().filter(|place| !places.contains(place)) {
         remove_link(&pins.join(place.name()));
+        let _ = fs::remove_file(program_pin(&pins, *place));
     }
+    loaded.iter().for_each(|(place, program)| keep_program(&pins, *place, program));
     Ok((about.generation, remembered))
 }
 
@@ -365,6 +367,25 @@ pub fn note_adopted(group: &Group, more: usize) -> Result<(), Refusal> {
     let adopted = about.adopted + more;
     let text = About { adopted, ..about }.to_text();
     replace_pin(&maps::of_text(c"sockopt_about", &text)?, &pins.join(ABOUT), &mut Undo::default())
+}
+
+/// Where the program of a link has a name, besides the link itself.
+fn program_pin(pins: &Path, place: Place) -> PathBuf {
+    pins.join(format!("{}_program", place.name()))
+}
+
+/// The program that a link has. The kernel gives a program by its number only to CAP_SYS_ADMIN, a pin to whoever owns it.
+fn program_of_link(pins: &Path, place: Place, id: u32) -> Option<OwnedFd> {
+    let is_it = |program: &OwnedFd| sys::program_info(borrowed(program)).is_ok_and(|(number, _)| number == id);
+    sys::open_pin(&program_pin(pins, place)).ok().filter(is_it).or_else(|| sys::program_by_id(id).ok())
+}
+
+/// Gives the program that is in force now a name. Without one it is in force as well, and only cannot be put back without
+/// CAP_SYS_ADMIN if the next replacement fails halfway.
+fn keep_program(pins: &Path, place: Place, program: &OwnedFd) {
+    let at = program_pin(pins, place);
+    let _ = fs::remove_file(&at);
+    let _ = sys::pin(borrowed(program), &at);
 }
 
 /// Pins a map in place of the one that is pinned there, at once.

@@ -17,6 +17,7 @@ use crate::maps;
 use crate::programs;
 use crate::refusal::Refusal;
 use crate::rows::Rows;
+use crate::search::own_folder;
 use crate::settable::{OptionRow, Refused};
 use crate::sys::{self, ProgramType, borrowed};
 
@@ -49,7 +50,6 @@ fn clear_away(top: &Path) {
 /// Why it could not be tried.
 pub fn probe(group: &Group, tables: &Tables) -> Result<Refused, Refusal> {
     attach::refuse_others(group, &[Place::Connect4, Place::Connect6])?;
-    // Not in the group itself: others may watch it, and its programs may be somebody's.
     tried(group.ancestors().last().unwrap_or(group.path()), tables)
 }
 
@@ -107,10 +107,24 @@ fn refused(top: &Path, options: &[OptionRow]) -> Result<BTreeMap<(i32, i32), Err
 }
 
 /// What the kernel answers to each.
+///
+/// Not in the group itself: others may watch it, and its programs may be somebody's. In this process's own group that takes no
+/// privilege and works within a namespace of control groups, as containers have; but not every process has one that may have
+/// groups below it. Then at the top.
 fn answers(top: &Path, tried: &[OptionRow], is_v6: bool) -> Result<Vec<i32>, Refusal> {
+    match own_folder() {
+        Some(own) if own != top => {
+            answers_within(&own, tried, is_v6).or_else(|refusal| answers_within(top, tried, is_v6).map_err(|_| refusal))
+        }
+        _ => answers_within(top, tried, is_v6),
+    }
+}
+
+/// The same, in a group that is made below this one.
+fn answers_within(parent: &Path, tried: &[OptionRow], is_v6: bool) -> Result<Vec<i32>, Refusal> {
     let step = "options cannot be tried";
-    clear_away(top);
-    let trial = top.join(format!("{PREFIX}{}", std::process::id()));
+    clear_away(parent);
+    let trial = parent.join(format!("{PREFIX}{}", std::process::id()));
     fs::create_dir(&trial).map_err(Refusal::file(format!("{} cannot be made", trial.display())))?;
     let trial = Trial(trial);
     let options = maps::of_rows(&Rows::options(tried))?;

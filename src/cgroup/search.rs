@@ -3,8 +3,9 @@
 //! No daemon is asked: the kernel has the folders, and who made them named them after what is in them. So it works with every
 //! container runtime, inside another mount namespace, and while the daemon is down.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::group::{Group, mounts_or_refusal};
 use crate::refusal::Refusal;
@@ -18,8 +19,12 @@ const ALL_DIGITS: usize = 64;
 /// Endings of systemd's units that have a control group (systemd.unit(5)).
 const UNITS: [&str; 5] = [".service", ".slice", ".scope", ".socket", ".mount"];
 
-/// Everything below the mounts whose name `is_meant`. What lies within something that was found is not looked at.
+/// Everything below the mounts that `is_meant`, by its name. What lies within something that was found is not looked at.
 fn search(mounts: &[PathBuf], is_meant: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
+    walk(mounts, &|folder| folder.file_name().and_then(OsStr::to_str).is_some_and(is_meant))
+}
+
+fn walk(mounts: &[PathBuf], is_meant: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut left: Vec<PathBuf> = mounts.to_vec();
     let mut seen = 0;
@@ -32,12 +37,27 @@ fn search(mounts: &[PathBuf], is_meant: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
                 continue;
             }
             seen += 1;
-            let is_meant = entry.file_name().to_str().is_some_and(is_meant);
-            if is_meant { found.push(entry.path()) } else { left.push(entry.path()) }
+            let path = entry.path();
+            if is_meant(&path) { found.push(path) } else { left.push(path) }
         }
     }
     found.sort();
     found
+}
+
+/// The folder of the control group that this process is in. In a namespace of control groups its path is only known from that
+/// group on, while the mount may be the node's: then it is the one that lists this process.
+pub(crate) fn own_folder() -> Option<PathBuf> {
+    let own = std::process::id().to_string();
+    let is_own = |folder: &Path| {
+        let members = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        members.lines().any(|pid| pid == own)
+    };
+    let mounts = mounts_or_refusal().ok()?;
+    let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let found = mounts.iter().map(|mount| mount.join(path)).find(|folder| is_own(folder));
+    found.or_else(|| walk(&mounts, &is_own).into_iter().next())
 }
 
 /// The only one that was found.

@@ -406,7 +406,7 @@ pub(crate) fn borrowed(fd: &OwnedFd) -> BorrowedFd<'_> {
 /// is expected to refuse it. `members` is the group's file of processes, open for writing.
 ///
 /// # Errors
-/// Those of fork(2), and what the other process met.
+/// Those of fork(2), and what the other process met: the error of write(2), if it cannot enter the group.
 pub(crate) fn connect_within(members: BorrowedFd<'_>, is_v6: bool) -> Result<(), Errno> {
     const DISCARD: u16 = 9;
     // SAFETY: sockaddr_in and sockaddr_in6 may be all zeroes.
@@ -422,14 +422,13 @@ pub(crate) fn connect_within(members: BorrowedFd<'_>, is_v6: bool) -> Result<(),
     if child == 0 {
         // SAFETY: as above; the addresses are as long as is said.
         unsafe {
-            let failed = |step: c_int| libc::_exit(step);
             if libc::write(members.as_raw_fd(), c"0".as_ptr().cast(), 1) != 1 {
-                failed(1);
+                libc::_exit(ffi::errno().0);
             }
             let family = if is_v6 { libc::AF_INET6 } else { libc::AF_INET };
             let socket = libc::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, libc::IPPROTO_TCP);
             if socket < 0 {
-                failed(2);
+                libc::_exit(libc::ENOTCONN);
             }
             if is_v6 {
                 libc::connect(socket, (&raw const v6).cast(), size_of_val(&v6) as libc::socklen_t);
@@ -450,5 +449,9 @@ pub(crate) fn connect_within(members: BorrowedFd<'_>, is_v6: bool) -> Result<(),
             errno => return Err(errno),
         }
     }
-    if status == 0 { Ok(()) } else { Err(Errno(libc::ENOTCONN)) }
+    match libc::WEXITSTATUS(status) {
+        0 if libc::WIFEXITED(status) => Ok(()),
+        0 => Err(Errno(libc::ENOTCONN)),
+        errno => Err(Errno(errno)),
+    }
 }

@@ -20,9 +20,10 @@ const EXIT_CODES: &str = "Exit status:
   78  the configuration has errors, or asks for what the kernel cannot do";
 
 /// The control group that is meant.
-fn with_target(command: Command) -> Command {
+fn with_target(command: Command, is_required: bool) -> Command {
     // The kinds of targets are a line of their own below.
-    let usage = format!("sockopt {} [OPTIONS] <TARGET>", command.get_name());
+    let target = if is_required { "<TARGET>" } else { "[TARGET]" };
+    let usage = format!("sockopt {} [OPTIONS] {target}", command.get_name());
     command
         .override_usage(usage)
         .arg(
@@ -71,7 +72,7 @@ fn with_target(command: Command) -> Command {
                 .action(ArgAction::SetTrue)
                 .help("That of all pods of this Kubernetes node"),
         )
-        .group(ArgGroup::new("group").args(["target", "pid", "unit", "container", "kubernetes"]).required(true))
+        .group(ArgGroup::new("group").args(["target", "pid", "unit", "container", "kubernetes"]).required(is_required))
 }
 
 pub(crate) fn command() -> Command {
@@ -120,7 +121,7 @@ pub(crate) fn command() -> Command {
 
 /// What is attached, and where.
 pub(crate) fn with_arguments(command: Command) -> Command {
-    let command = with_target(command).arg(
+    let command = with_target(command, true).arg(
         Arg::new("partial").long("partial").action(ArgAction::SetTrue).help("Leave out what the kernel cannot do"),
     );
     let command = command.arg(
@@ -147,16 +148,24 @@ pub(crate) fn detach_command() -> Command {
   1   nothing is attached there, or it could not be taken off
   2   wrong usage",
             ),
+        true,
     )
 }
 
 pub(crate) fn status_command() -> Command {
-    Command::new("status").about("List what is attached").arg(args::json()).after_long_help(
-        "Exit status:
+    let command = Command::new("status")
+        .about("List what is attached")
+        .long_about(
+            "Lists what is attached on this machine, by which configuration. With a target: what is attached to that control \
+             group, and whether anything is, by the exit status. So it serves as a readiness probe of Kubernetes.",
+        )
+        .after_long_help(
+            "Exit status:
   0   success
-  1   it cannot be looked at
+  1   nothing is attached to the target, or it cannot be looked at
   2   wrong usage",
-    )
+        );
+    with_target(command, false).arg(args::json())
 }
 
 pub(crate) fn group(matches: &ArgMatches) -> Result<Group, Refusal> {
@@ -311,7 +320,19 @@ pub(crate) fn detach(matches: &ArgMatches) -> u8 {
 }
 
 pub(crate) fn status(matches: &ArgMatches) -> u8 {
-    let attachments = match cgroup::status() {
+    let asked = matches.get_one::<clap::Id>("group").is_some();
+    let looked = if asked { group(matches).map(Some) } else { Ok(None) };
+    let found = looked.and_then(|group| {
+        let mut attachments = cgroup::status()?;
+        if let Some(group) = group {
+            attachments.retain(|one| one.group_id == group.id() && one.is_in_force());
+            if attachments.is_empty() {
+                return Err(Refusal::NothingAttached(group.path().to_owned()));
+            }
+        }
+        Ok(attachments)
+    });
+    let attachments = match found {
         Ok(attachments) => attachments,
         Err(refusal) => return refused(&refusal),
     };

@@ -23,10 +23,10 @@ pub(super) fn trials() -> Vec<Trial> {
 }
 
 /// A folder like that of a ConfigMap: the file is a link to one in a folder that is replaced at once.
-struct ConfigMap(PathBuf);
+pub(super) struct ConfigMap(pub(super) PathBuf);
 
 impl ConfigMap {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let folder = scratch(name);
         let map = Self(folder);
         map.put("first", "");
@@ -34,11 +34,11 @@ impl ConfigMap {
         map
     }
 
-    fn file(&self) -> PathBuf {
+    pub(super) fn file(&self) -> PathBuf {
         self.0.join("sockopt.toml")
     }
 
-    fn put(&self, version: &str, configuration: &str) {
+    pub(super) fn put(&self, version: &str, configuration: &str) {
         fs::create_dir(self.0.join(version)).expect("a folder");
         fs::write(self.0.join(version).join("sockopt.toml"), configuration).expect("a file");
         let new = self.0.join("..new");
@@ -56,7 +56,7 @@ pub(super) fn status(group: &Path) -> Option<serde_json::Value> {
     all.into_iter().find(|one| of_group(one) && one.get("is_gone") != Some(&true.into()))
 }
 
-fn generation(group: &Path) -> Option<u64> {
+pub(super) fn generation(group: &Path) -> Option<u64> {
     status(group)?.get("generation")?.as_u64()
 }
 
@@ -73,7 +73,7 @@ pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 pub(super) struct Agent(Child);
 
 impl Agent {
-    fn start(mut command: Command, log: &Path) -> Self {
+    pub(super) fn start(mut command: Command, log: &Path) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(log).expect("a file"));
         Self(command.spawn().expect("sockopt"))
     }
@@ -89,6 +89,14 @@ impl Drop for Agent {
     fn drop(&mut self) {
         let pid = self.0.id().to_string();
         let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        // What it was started by may pass over that, and ends it when it ends itself.
+        for _ in 0..20 {
+            if matches!(self.0.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            sleep(Duration::from_millis(50));
+        }
+        let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }

@@ -63,6 +63,8 @@ const ZEROES: &[(i32, i32)] = &[
     option(SOL_TCP, "TCP_FASTOPEN"),
     option(SOL_TCP, "TCP_FASTOPEN_CONNECT"),
     option(SOL_IP, "IP_BIND_ADDRESS_NO_PORT"),
+    option(SOL_IP, "IP_FREEBIND"),
+    option(SOL_IP, "IP_TRANSPARENT"),
 ];
 
 impl Untouched {

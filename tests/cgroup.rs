@@ -6,6 +6,7 @@ mod adopted;
 mod agent;
 mod asked;
 mod deployed;
+mod fill;
 mod metrics;
 mod processes;
 mod refusals;
@@ -43,6 +44,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(adopted::trials());
     trials.extend(agent::trials());
     trials.extend(asked::trials());
+    trials.extend(fill::trials());
     trials.extend(processes::trials());
     trials.extend(metrics::trials());
     trials.extend(deployed::trials());

@@ -63,12 +63,10 @@ pub fn why_not_rule(rule: &Rule, refused: &Refused) -> Option<String> {
     Some(format!("process: {why}"))
 }
 
-/// The same of a decision: its rule, or who has the last word.
+/// The same of a decision.
 #[must_use]
 pub fn why_not_decision(decision: Decision<'_>, refused: &Refused) -> Option<String> {
-    let is_fill = decision.profile().enforce() == Enforce::Fill;
-    let fill = || is_fill.then(|| "enforce = \"fill\" is not supported in the kernel yet".to_owned());
-    decision.rule().and_then(|rule| why_not_rule(rule, refused)).or_else(fill)
+    decision.rule().and_then(|rule| why_not_rule(rule, refused))
 }
 
 /// The numbers of the rules that are left out, of rules that were compiled for every process.
@@ -79,7 +77,7 @@ pub fn left_out(every: &Rules, refused: &Refused) -> Vec<usize> {
 
 /// Why a setting is not made; `refused` is what this kernel refused when it was tried.
 #[must_use]
-pub fn why_not(setting: &Setting, refused: &Refused) -> Option<String> {
+pub fn why_not(setting: &Setting, enforce: Enforce, refused: &Refused) -> Option<String> {
     let name = option_name(setting.level, setting.name).unwrap_or(setting.key.name());
     // Of raw's, the option decides, and when it is set.
     let column = match setting.key.entry().in_kernel {
@@ -91,8 +89,13 @@ pub fn why_not(setting: &Setting, refused: &Refused) -> Option<String> {
     let column =
         if OptionRow::of(setting).is_none() && column.why_not("").is_none() { InKernel::NoOption } else { column };
     column.why_not(name).or_else(|| {
-        let errno = refused.of(setting)?;
-        Some(format!("this kernel lets no program set {name} ({errno})"))
+        if let Some(errno) = refused.of(setting) {
+            return Some(format!("this kernel lets no program set {name} ({errno})"));
+        }
+        let errno = refused.of_reading(setting).filter(|_| enforce == Enforce::Fill)?;
+        Some(format!(
+            "enforce = \"fill\" needs Linux 6.1: this kernel tells no program what a socket has of {name} ({errno})"
+        ))
     })
 }
 
@@ -139,7 +142,7 @@ pub fn of_rules(rules: &Rules, refused: &Refused) -> Vec<Account> {
         let profile = decision.profile();
         for setting in profile.settings() {
             let whole = why_not_decision(decision, refused);
-            let why_not = whole.or_else(|| why_not(setting, refused));
+            let why_not = whole.or_else(|| why_not(setting, profile.enforce(), refused));
             let set_by = if why_not.is_none() { hooks(setting, direction, is_for_each_peer) } else { Vec::new() };
             // At no moment of these sockets' lives, by no way.
             if set_by.is_empty() && why_not.is_none() {
@@ -184,17 +187,15 @@ pub(crate) fn lost(rules: &Rules, refused: &Refused, mut add: impl FnMut(&str, S
 
 fn lost_of_decision(decision: Decision<'_>, refused: &Refused, mut add: impl FnMut(String)) {
     let profile = decision.profile();
-    if let Some(why) = why_not_decision(decision, refused).filter(|_| !profile.settings().is_empty()) {
-        add(why);
-    }
     for setting in profile.settings() {
-        if let Some(why) = why_not(setting, refused) {
+        if let Some(why) = why_not(setting, profile.enforce(), refused) {
             add(format!("{}: {why}", setting.key.name()));
         }
     }
 }
 
 /// Whether programs set a setting, on a kernel that refused these.
-pub(crate) fn is_made(setting: &Setting, refused: &Refused) -> bool {
-    setting.key != Key::ConnectTimeout && refused.of(setting).is_none()
+pub(crate) fn is_made(setting: &Setting, enforce: Enforce, refused: &Refused) -> bool {
+    let is_unread = enforce == Enforce::Fill && refused.of_reading(setting).is_some();
+    setting.key != Key::ConnectTimeout && refused.of(setting).is_none() && !is_unread
 }

@@ -67,6 +67,8 @@ pub enum Helper {
     CurrentTask = 35,
     /// bpf_setsockopt
     SetSockopt = 49,
+    /// bpf_getsockopt
+    GetSockopt = 57,
     /// bpf_sock_ops_cb_flags_set
     SetFlags = 59,
     /// bpf_sk_storage_get
@@ -80,10 +82,11 @@ pub enum Helper {
 }
 
 impl Helper {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::MapLookup, "bpf_map_lookup_elem"),
         (Self::CurrentTask, "bpf_get_current_task"),
         (Self::SetSockopt, "bpf_setsockopt"),
+        (Self::GetSockopt, "bpf_getsockopt"),
         (Self::SetFlags, "bpf_sock_ops_cb_flags_set"),
         (Self::StorageGet, "bpf_sk_storage_get"),
         (Self::ReadKernel, "bpf_probe_read_kernel"),
@@ -111,6 +114,8 @@ pub enum Map {
     Profiles,
     /// Options with their values.
     Options,
+    /// Beside each option, whether it is to be filled in.
+    Fills,
     /// Of each option that is enforced, its bit.
     Enforced,
     /// Of each socket, which options are enforced on it, and the number of its counters.
@@ -135,6 +140,7 @@ impl Map {
             Self::Names => "names",
             Self::Profiles => "profiles",
             Self::Options => "options",
+            Self::Fills => "fills",
             Self::Enforced => "enforced",
             Self::Sockets => "sockets",
             Self::Listeners => "listeners",
@@ -171,6 +177,7 @@ pub(crate) const BY_REGISTER: u8 = 0x08;
 /// Operations of arithmetic.
 pub(crate) const ADD: u8 = 0x00;
 pub(crate) const SUBTRACT: u8 = 0x10;
+pub(crate) const MULTIPLY: u8 = 0x20;
 pub(crate) const OR: u8 = 0x40;
 pub(crate) const AND: u8 = 0x50;
 pub(crate) const SHIFT_LEFT: u8 = 0x60;
@@ -267,6 +274,11 @@ impl Assembler {
     /// `to -= from`
     pub fn subtract(&mut self, to: Register, from: Register) {
         self.add(WIDE | SUBTRACT | BY_REGISTER, to, from as u8, 0, 0);
+    }
+
+    /// `to *= value`
+    pub fn multiply(&mut self, to: Register, value: i32) {
+        self.add(WIDE | MULTIPLY, to, 0, 0, value);
     }
 
     /// `to |= from`
@@ -456,6 +468,7 @@ impl fmt::Display for Program {
                             let sign = match code & 0xf0 {
                                 ADD => "+=",
                                 SUBTRACT => "-=",
+                                MULTIPLY => "*=",
                                 OR => "|=",
                                 AND => "&=",
                                 SHIFT_LEFT => "<<=",

@@ -19,7 +19,7 @@ use crate::ended;
 use crate::executable::Fields;
 use crate::group::{Group, id_at};
 use crate::maps;
-use crate::programs;
+use crate::programs::{self, Parts};
 use crate::refusal::{Other, Refusal};
 use crate::remembered::Remembered;
 use crate::rows::Rows;
@@ -71,13 +71,13 @@ impl Place {
         }
     }
 
-    fn program(self, process: Option<Fields>) -> Result<Program, Refusal> {
+    fn program(self, parts: Parts) -> Result<Program, Refusal> {
         let made = match self {
-            Self::Enforce => programs::setsockopt(),
-            Self::Events => programs::events(process),
+            Self::Enforce => programs::setsockopt(parts),
+            Self::Events => programs::events(parts),
             Self::Ended => ended::ended(&ended::Fields::of_kernel()?),
-            Self::Connect4 => programs::connect4(process),
-            Self::Connect6 => programs::connect6(process),
+            Self::Connect4 => programs::connect4(parts),
+            Self::Connect6 => programs::connect6(parts),
         };
         made.map_err(|NoProgram| Refusal::kernel(self.step())(Errno(libc::EINVAL)))
     }
@@ -94,7 +94,7 @@ impl Place {
     /// Those that a policy needs.
     fn needed(tables: &Tables) -> Vec<Self> {
         let is_needed = |place: &Self| match place {
-            Self::Enforce => tables.enforces,
+            Self::Enforce => tables.enforces || tables.takes_back(),
             Self::Events => tables.listens,
             Self::Ended => tables.counts,
             Self::Connect4 | Self::Connect6 => tables.connects,
@@ -449,9 +449,10 @@ fn load(
     }
     let process = tables.names.are_asked_for().then(Fields::of_kernel).transpose();
     let process = process.map_err(|why| Refusal::Target(why.to_owned()))?;
+    let parts = Parts { process, fills: tables.fills_in };
     let mut loaded = Vec::new();
     for place in places {
-        let (step, program) = (place.step(), place.program(process)?);
+        let (step, program) = (place.step(), place.program(parts)?);
         let of = |map| if map == Map::Counters { counting.counters() } else { maps.get(&map) };
         let code = program.with_maps(|map| of(map).map_or(-1, AsRawFd::as_raw_fd));
         let program = sys::load(place.kind(), program.name, &code).map_err(|refused| Refusal::Kernel {

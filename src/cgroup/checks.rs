@@ -2,6 +2,7 @@
 
 mod accounts;
 mod counts;
+mod fills;
 mod interpreter;
 mod processes;
 
@@ -14,7 +15,7 @@ use policy::{Configuration, Connection, Endpoint, HostSet, Phase, Phases, Proces
 use crate::assembler::{Map, Program};
 use crate::compile::Tables;
 use crate::executable::Fields;
-use crate::programs;
+use crate::programs::{self, Parts};
 use crate::rows::Rows;
 use crate::settable::{Enforced, Refused, is_settable};
 use crate::tables::LOCAL;
@@ -186,16 +187,16 @@ struct Programs {
 }
 
 impl Programs {
-    fn new(process: Option<Fields>) -> Self {
+    fn new(parts: Parts) -> Self {
         Self {
-            connect4: programs::connect4(process).expect("a program"),
-            connect6: programs::connect6(process).expect("a program"),
-            events: programs::events(process).expect("a program"),
+            connect4: programs::connect4(parts).expect("a program"),
+            connect6: programs::connect6(parts).expect("a program"),
+            events: programs::events(parts).expect("a program"),
         }
     }
 
     fn for_policy(tables: &Tables) -> Self {
-        Self::new(tables.names.are_asked_for().then_some(Fields::EXAMPLE))
+        Self::new(Parts { process: tables.names.are_asked_for().then_some(Fields::EXAMPLE), fills: tables.fills_in })
     }
 }
 
@@ -258,7 +259,7 @@ fn event(
 /// of 64 bits where the number is one of 32; with what was remembered before left as it is.
 #[test]
 fn connections_get_what_the_policy_decides() {
-    let programs = Programs::new(None);
+    let programs = Programs::new(Parts::default());
     let mut random = Random(1);
     let mut matched = 0;
     for _ in 0..400 {
@@ -291,7 +292,7 @@ fn connections_get_what_the_policy_decides() {
 fn listeners_and_accepted_sockets_get_what_the_policy_decides() {
     const LISTENS: u8 = 11;
     const ACCEPTED: u8 = 5;
-    let programs = Programs::new(None);
+    let programs = Programs::new(Parts::default());
     let mut random = Random(2);
     let (mut own, mut inherited) = (0, 0);
     for _ in 0..400 {
@@ -345,7 +346,7 @@ fn listeners_and_accepted_sockets_get_what_the_policy_decides() {
 /// Seen to fail: with the loopback's address for every socket.
 #[test]
 fn unspecified_destinations() {
-    let programs = Programs::new(None);
+    let programs = Programs::new(Parts::default());
     let text = "[[rule]]\nto = [\"10.7.7.7\"]\npriority = 1\n[[rule]]\nto = [\"127.0.0.1\"]\npriority = 2\n\
                 [[rule]]\nto = [\"[::1]\"]\npriority = 3\n";
     let rules = rules(text);
@@ -372,7 +373,7 @@ fn unspecified_destinations() {
 /// Seen to fail: with five halvings.
 #[test]
 fn every_range_of_ports_is_found() {
-    let programs = Programs::new(None);
+    let programs = Programs::new(Parts::default());
     let mut text = String::new();
     for port in (1..3_000_u32).step_by(3) {
         let _ = writeln!(text, "[[rule]]\nto = [\"10.0.0.0/8:{port}-{}\"]\npriority = {}", port + 1, port % 7);
@@ -395,7 +396,7 @@ fn every_range_of_ports_is_found() {
 #[test]
 fn other_protocols_are_left_alone() {
     let tables = Tables::of(&rules("[defaults]\npriority = 1\n")).expect("small tables");
-    for program in [programs::connect4(None), programs::connect6(None)] {
+    for program in [programs::connect4(Parts::default()), programs::connect6(Parts::default())] {
         for (kind, protocol) in [(1, 132), (5, 132), (3, 1), (2, 1), (1, 17), (2, 6)] {
             let mut context = [1; 72];
             context[32..40].copy_from_slice(&[kind, 0, 0, 0, protocol, 0, 0, 0]);
@@ -409,14 +410,18 @@ fn other_protocols_are_left_alone() {
 /// The programs as they are printed: what was changed in one is to be read in the difference.
 #[test]
 fn programs_read() {
-    let example = Some(Fields::EXAMPLE);
+    let plain = Parts::default();
+    let process = Parts { process: Some(Fields::EXAMPLE), ..plain };
+    let fill = Parts { fills: true, ..plain };
     let all = [
-        ("connect4", programs::connect4(None), include_str!("listings/connect4.txt")),
-        ("connect4_process", programs::connect4(example), include_str!("listings/connect4_process.txt")),
-        ("connect6", programs::connect6(None), include_str!("listings/connect6.txt")),
-        ("setsockopt", programs::setsockopt(), include_str!("listings/setsockopt.txt")),
+        ("connect4", programs::connect4(plain), include_str!("listings/connect4.txt")),
+        ("connect4_process", programs::connect4(process), include_str!("listings/connect4_process.txt")),
+        ("connect4_fill", programs::connect4(fill), include_str!("listings/connect4_fill.txt")),
+        ("setsockopt_fill", programs::setsockopt(fill), include_str!("listings/setsockopt_fill.txt")),
+        ("connect6", programs::connect6(plain), include_str!("listings/connect6.txt")),
+        ("setsockopt", programs::setsockopt(plain), include_str!("listings/setsockopt.txt")),
         ("probe", programs::probe(), include_str!("listings/probe.txt")),
-        ("sock_ops", programs::events(None), include_str!("listings/sock_ops.txt")),
+        ("sock_ops", programs::events(plain), include_str!("listings/sock_ops.txt")),
         ("sock_ops_metrics", crate::ended::ended(&counts::FIELDS), include_str!("listings/sock_ops_metrics.txt")),
     ];
     for (name, program, listing) in all {
@@ -449,7 +454,11 @@ fn what_the_kernel_cannot_do_is_said() {
                 [[rule]]\nname = \"h\"\nto = [\"a.example\", \"10.0.0.1\"]\nnodelay = true\n\
                 [[rule]]\nname = \"f\"\nto = [\"10.0.0.2\"]\nnodelay = true\nenforce = \"fill\"\n\
                 [[rule]]\nname = \"c\"\nto = [\"10.0.0.3\"]\nconnect_timeout = \"3s\"\n";
-    let refused = Refused { process: Some("no BTF".to_owned()), ..Refused::default() };
+    let refused = Refused {
+        process: Some("no BTF".to_owned()),
+        unread: [((6, 1), socket::Errno(22))].into(),
+        ..Refused::default()
+    };
     let tables = Tables::without(&rules(text), &refused, false).expect("small tables");
     let lost: Vec<String> = tables.lost.iter().map(ToString::to_string).collect();
     for part in [
@@ -457,7 +466,7 @@ fn what_the_kernel_cannot_do_is_said() {
         "\"p\": the kernel does not know command lines",
         "\"q\": process: no BTF",
         "\"h\": the kernel does not know names",
-        "\"f\": enforce",
+        "\"f\": nodelay: enforce = \"fill\" needs Linux 6.1",
         "\"c\": connect_timeout",
     ] {
         assert!(lost.iter().any(|lost| lost.contains(part)), "{part}: {lost:#?}");

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use policy::conditions::Direction;
+use policy::constants::SOL_IP;
 use policy::matcher::Pattern;
 use policy::options::Family;
 use policy::plan::Plan;
@@ -12,6 +13,7 @@ use policy::{Decision, Enforce, Phase, Phases, Rules, Setting};
 
 use crate::account;
 use crate::counted::{Counted, DEFAULTS, MOST_DESTINATIONS, Side};
+use crate::fill::Fill;
 use crate::names::Names;
 use crate::settable::{OptionRow, Refused, bit};
 use crate::tables::{Class, LISTEN, LOCAL, Networks, OF_PROCESS, TO, TooLarge};
@@ -74,6 +76,10 @@ pub struct Tables {
     pub profiles: Vec<Profile>,
     /// With which values.
     pub options: Vec<OptionRow>,
+    /// Beside each of them, whether it is to be filled in.
+    pub(crate) fills: Vec<Fill>,
+    /// Whether some are.
+    pub(crate) fills_in: bool,
     /// Which rules are for which process.
     pub(crate) names: Names,
     /// Whether there is anything that programs cannot change.
@@ -91,7 +97,7 @@ pub struct Tables {
     known_counted: HashMap<Counted, u32>,
     refused: Refused,
     known_profiles: HashMap<Profile, u32>,
-    known_options: HashMap<Vec<OptionRow>, u32>,
+    known_options: HashMap<Vec<(OptionRow, Fill)>, u32>,
 }
 
 /// The slots that a profile has, and which settings are in each.
@@ -168,6 +174,11 @@ impl Tables {
         }
         tables.names = names;
         Ok(tables)
+    }
+
+    /// Whether a user timeout may have to be taken back.
+    pub(crate) fn takes_back(&self) -> bool {
+        self.fills.iter().any(Fill::is_computed)
     }
 
     fn add_connecting(&mut self, first: Class, live: &[Numbered<'_>]) -> Result<(), TooLarge> {
@@ -306,13 +317,18 @@ impl Tables {
     }
 
     fn slot(&mut self, plan: &Plan<'_>, kept: &Plan<'_>) -> Result<Slot, TooLarge> {
-        // Filled in is only what the program has left alone, which programs cannot tell here: it is in `lost`.
-        if plan.enforce() == Enforce::Fill {
-            return Ok(Slot::default());
-        }
-        let is_made = |setting: &&Setting| account::is_made(setting, &self.refused);
+        let is_filled = plan.enforce() == Enforce::Fill;
+        let is_udp = plan.phases().contains(Phase::Datagram);
+        let is_made = |setting: &&Setting| account::is_made(setting, plan.enforce(), &self.refused);
+        let fill = |setting| if is_filled { Fill::of(setting, is_udp, &self.refused) } else { Fill::default() };
         let settings = plan.settings().filter(is_made);
-        let rows: Vec<OptionRow> = settings.filter_map(OptionRow::of).collect();
+        let mut rows: Vec<(OptionRow, Fill)> =
+            settings.filter_map(|setting| Some((OptionRow::of(setting)?, fill(setting)))).collect();
+        if is_filled {
+            // It changes the priority, which is to be looked at before.
+            rows.sort_by_key(|(row, _)| (row.level, row.name) == (SOL_IP, libc::IP_TOS));
+            self.fills_in |= !rows.is_empty();
+        }
         if rows.len() > MOST_OPTIONS {
             return Err(TooLarge { what: "options in one rule", limit: MOST_OPTIONS });
         }
@@ -328,7 +344,8 @@ impl Tables {
             Some(start) => *start,
             None => {
                 let start = self.options.len() as u32;
-                self.options.extend(&rows);
+                self.options.extend(rows.iter().map(|(row, _)| row));
+                self.fills.extend(rows.iter().map(|(_, fill)| fill));
                 self.known_options.insert(rows, start);
                 start
             }

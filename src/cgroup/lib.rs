@@ -11,6 +11,7 @@ pub mod counted;
 pub mod counters;
 pub mod ended;
 mod executable;
+mod fill;
 pub mod group;
 mod lookup;
 mod maps;

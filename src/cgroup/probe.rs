@@ -5,16 +5,17 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use policy::constants::SOL_IPV6;
-use socket::Errno;
+use policy::constants::{SOL_IPV6, SOL_SOCKET};
+use socket::{Errno, ffi};
 
 use crate::assembler::{Map, NoProgram};
 use crate::attach::{self, Place};
 use crate::compile::{MOST_OPTIONS, Tables};
 use crate::executable::{self, Fields};
+use crate::fill;
 use crate::group::{Group, mounts_or_refusal};
 use crate::maps;
-use crate::programs;
+use crate::programs::{self, RESULT_READ, RESULT_VALUE};
 use crate::refusal::Refusal;
 use crate::rows::Rows;
 use crate::search::own_folder;
@@ -64,9 +65,26 @@ pub fn probe_anywhere(tables: &Tables) -> Result<Refused, Refusal> {
 
 fn tried(top: &Path, tables: &Tables) -> Result<Refused, Refusal> {
     attach::allow_locked_memory();
-    let options = refused(top, &tables.options)?;
-    let process = if tables.names.are_asked_for() { why_no_process() } else { None };
-    Ok(Refused { options, process })
+    let mut found = options(top, &tables.options)?;
+    found.process = if tables.names.are_asked_for() { why_no_process() } else { None };
+    if tables.fills_in {
+        found.new.extend(buffers_of_udp().unwrap_or_default());
+    } else {
+        (found.unread, found.new) = Default::default();
+    }
+    Ok(found)
+}
+
+/// UDP's own: those of a socket that is made for that.
+fn buffers_of_udp() -> Option<BTreeMap<(bool, i32, i32), [u8; 16]>> {
+    let made = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    let of = |name| -> Option<_> {
+        let mut value = [0; 16];
+        let number = ffi::get_int(made.as_raw_fd(), SOL_SOCKET, name).ok()?;
+        value.iter_mut().zip(number.to_ne_bytes()).for_each(|(to, from)| *to = from);
+        Some(((true, SOL_SOCKET, name), value))
+    };
+    [libc::SO_SNDBUF, libc::SO_RCVBUF].into_iter().map(of).collect()
 }
 
 /// Why programs cannot know the process that they run for, if so.
@@ -83,35 +101,51 @@ fn why_no_process() -> Option<String> {
     ))
 }
 
-/// The options that this kernel refuses.
-fn refused(top: &Path, options: &[OptionRow]) -> Result<BTreeMap<(i32, i32), Errno>, Refusal> {
+/// The options that this kernel refuses, and what a new socket has.
+fn options(top: &Path, options: &[OptionRow]) -> Result<Refused, Refusal> {
     let mut known = BTreeMap::new();
     for option in options {
         known.entry((option.level, option.name)).or_insert(*option);
     }
-    let mut refused = BTreeMap::new();
+    let mut found = Refused::default();
     for is_v6 in [false, true] {
         let is_meant = |row: &&OptionRow| (row.level == SOL_IPV6) == is_v6;
         let tried: Vec<OptionRow> = known.values().filter(is_meant).copied().take(MOST_OPTIONS).collect();
         if tried.is_empty() {
             continue;
         }
-        for (row, answer) in tried.iter().zip(answers(top, &tried, is_v6)?) {
+        for (row, Answer { set, read, value }) in tried.iter().zip(answers(top, &tried, is_v6)?) {
+            let option = (row.level, row.name);
+            if read == 0 {
+                found.new.insert((false, row.level, row.name), value);
+            } else {
+                found.unread.insert(option, Errno(-read));
+            }
             // Others depend on the value, and on the network namespace: a device that is not there.
-            if let libc::EINVAL | libc::ENOPROTOOPT | libc::EOPNOTSUPP = -answer {
-                refused.insert((row.level, row.name), Errno(-answer));
+            if let libc::EINVAL | libc::ENOPROTOOPT | libc::EOPNOTSUPP = -set {
+                found.options.insert(option, Errno(-set));
             }
         }
     }
-    Ok(refused)
+    Ok(found)
 }
 
-/// What the kernel answers to each.
+/// What the kernel answers about an option.
+struct Answer {
+    /// When it is set: 0, or an error below 0.
+    set: i32,
+    /// When it is asked for.
+    read: i32,
+    /// What a new socket has.
+    value: [u8; 16],
+}
+
+/// What it answers about each.
 ///
 /// Not in the group itself: others may watch it, and its programs may be somebody's. In this process's own group that takes no
 /// privilege and works within a namespace of control groups, as containers have; but not every process has one that may have
 /// groups below it. Then at the top.
-fn answers(top: &Path, tried: &[OptionRow], is_v6: bool) -> Result<Vec<i32>, Refusal> {
+fn answers(top: &Path, tried: &[OptionRow], is_v6: bool) -> Result<Vec<Answer>, Refusal> {
     match own_folder() {
         Some(own) if own != top => {
             answers_within(&own, tried, is_v6).or_else(|refusal| answers_within(top, tried, is_v6).map_err(|_| refusal))
@@ -121,7 +155,7 @@ fn answers(top: &Path, tried: &[OptionRow], is_v6: bool) -> Result<Vec<i32>, Ref
 }
 
 /// The same, in a group that is made below this one.
-fn answers_within(parent: &Path, tried: &[OptionRow], is_v6: bool) -> Result<Vec<i32>, Refusal> {
+fn answers_within(parent: &Path, tried: &[OptionRow], is_v6: bool) -> Result<Vec<Answer>, Refusal> {
     let step = "options cannot be tried";
     clear_away(parent);
     let trial = parent.join(format!("{PREFIX}{}", std::process::id()));
@@ -129,8 +163,13 @@ fn answers_within(parent: &Path, tried: &[OptionRow], is_v6: bool) -> Result<Vec
     let trial = Trial(trial);
     let options = maps::of_rows(&Rows::options(tried))?;
     // What it is before an answer is there.
-    let unknown = (-libc::EIO).to_ne_bytes();
-    let results = maps::of_rows(&Rows::array(Map::Results, tried.iter().map(|_| unknown)))?;
+    let unknown = |row: &OptionRow| -> [u8; 32] {
+        let mut bytes = [0; 32];
+        let words = [-libc::EIO, -libc::EIO, fill::length(row.level, row.name) as i32];
+        bytes.iter_mut().zip(words.iter().flat_map(|word| word.to_ne_bytes())).for_each(|(to, from)| *to = from);
+        bytes
+    };
+    let results = maps::of_rows(&Rows::array(Map::Results, tried.iter().map(unknown)))?;
     let program = programs::probe().map_err(|NoProgram| Refusal::kernel(step)(Errno(libc::EINVAL)))?;
     let code = program.with_maps(|map| if map == Map::Results { &results } else { &options }.as_raw_fd());
     let kind = ProgramType { kind: 18, place: if is_v6 { 11 } else { 10 } };
@@ -146,8 +185,13 @@ fn answers_within(parent: &Path, tried: &[OptionRow], is_v6: bool) -> Result<Vec
     sys::connect_within(borrowed(&members), is_v6).map_err(Refusal::kernel(step))?;
     (0..tried.len() as u32)
         .map(|number| {
-            let value = sys::lookup(borrowed(&results), &number.to_ne_bytes(), 4).map_err(Refusal::kernel(step))?;
-            Ok(i32::from_ne_bytes(value.try_into().unwrap_or_default()))
+            let value = sys::lookup(borrowed(&results), &number.to_ne_bytes(), 32).map_err(Refusal::kernel(step))?;
+            let word = |at: usize| {
+                let bytes = value.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+                i32::from_ne_bytes(bytes.unwrap_or_default())
+            };
+            let new = value.get(RESULT_VALUE as usize..).and_then(|bytes| bytes.try_into().ok());
+            Ok(Answer { set: word(0), read: word(RESULT_READ as usize), value: new.unwrap_or_default() })
         })
         .collect()
 }

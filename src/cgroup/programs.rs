@@ -6,6 +6,7 @@ use crate::assembler::When::{Above, AtLeast, Equal, NotEqual};
 use crate::assembler::{Assembler, Helper, Label, Map, NoProgram, Program, Register};
 use crate::compile::{Kind, MOST_OPTIONS, SLOTS};
 use crate::executable::{self, Fields};
+use crate::fill;
 use crate::tables::{Class, LISTEN, LOCAL, TO};
 
 /// Fields of `struct bpf_sock_addr` (linux/bpf.h), what a socket connects to.
@@ -75,8 +76,11 @@ mod stack {
     pub(super) const NAME: i16 = -328;
     /// The answer: the profile in the lower half, what is counted in the upper.
     pub(super) const ANSWER: i16 = -64;
+    /// What is needed to fill in.
+    pub(super) const FILL: i16 = -384;
 }
 
+const FILL: fill::Stack = fill::Stack { key: stack::KEY, own: stack::FILL };
 /// Where the number of the counters begins in what is remembered of a socket.
 pub(crate) const NUMBER_BIT: i32 = 48;
 const SOCK_STREAM: i32 = 1;
@@ -87,6 +91,10 @@ const AF_INET: i32 = 2;
 /// Each option; in it the length and the value.
 const OPTION_LENGTH: i16 = 8;
 const OPTION_VALUE: i32 = 16;
+/// Of an option that was tried: what the kernel answered when it was asked for it, how many bytes it was asked for, and those.
+pub(crate) const RESULT_READ: i16 = 4;
+pub(crate) const RESULT_LENGTH: i16 = 8;
+pub(crate) const RESULT_VALUE: i16 = 16;
 /// As many bytes as the value of an option may have.
 const MOST_BYTES: i32 = 16;
 /// As much of an option's value as the kernel shows to programs.
@@ -104,17 +112,25 @@ struct Maker {
     asm: Assembler,
     /// Where a program ends that lets the call go on.
     end: Label,
+    parts: Parts,
+}
+
+/// What only some policies need.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Parts {
     /// If rules ask for the process: where the kernel has its name.
-    process: Option<Fields>,
+    pub process: Option<Fields>,
+    /// Whether a rule fills in what is left at the default.
+    pub fills: bool,
 }
 
 impl Maker {
     /// r6 is the context from here on.
-    fn new(process: Option<Fields>) -> Self {
+    fn new(parts: Parts) -> Self {
         let mut asm = Assembler::default();
         let end = asm.label();
         asm.copy(R6, R1);
-        Self { asm, end, process }
+        Self { asm, end, parts }
     }
 
     fn finish(mut self, name: &'static str) -> Result<Program, NoProgram> {
@@ -216,13 +232,24 @@ impl Maker {
         self.asm.load(Word, R8, R0, 4);
         // Options r7 to r7 + r8; r9 counts.
         self.asm.set(R9, 0);
+        if self.parts.fills {
+            FILL.begin(&mut self.asm);
+        }
         self.asm.place(next);
         self.asm.go_if_register(R9, AtLeast, R8, done);
         self.asm.go_if(R9, AtLeast, MOST_OPTIONS as i32, done);
+        let skip = self.asm.label();
+        if self.parts.fills {
+            FILL.before(&mut self.asm, skip, self.end);
+        }
         self.set_option(|asm| {
             asm.copy(R1, R7);
             asm.add_register(R1, R9);
         });
+        if self.parts.fills {
+            FILL.after(&mut self.asm);
+        }
+        self.asm.place(skip);
         self.asm.add_number(R9, 1);
         self.asm.go(next);
         self.asm.place(done);
@@ -253,6 +280,10 @@ impl Maker {
         let (forget, write, uncounted) = (self.asm.label(), self.asm.label(), self.asm.label());
         self.asm.load(Double, R7, R10, stack::SLOT);
         self.asm.load(Double, R7, R7, 8);
+        if self.parts.fills {
+            self.asm.load(Double, R1, R10, FILL.mark());
+            self.asm.or(R7, R1);
+        }
         self.asm.load(Double, R1, R10, stack::ANSWER);
         self.asm.shift_right(R1, 16);
         self.asm.go_if(R1, Equal, 0, uncounted);
@@ -310,7 +341,7 @@ impl Maker {
 
     /// What is looked up: that of the process's own class, if rules ask for it.
     fn class(&mut self, class: Class) {
-        if self.process.is_none() {
+        if self.parts.process.is_none() {
             return self.asm.store_number(Word, R10, stack::CLASS, class as i32);
         }
         self.asm.load(Double, R1, R10, stack::PROCESS);
@@ -320,7 +351,7 @@ impl Maker {
 
     /// Finds the process that makes the call. Uses all registers but r6 and r8.
     fn find_process(&mut self) {
-        if let Some(fields) = self.process {
+        if let Some(fields) = self.parts.process {
             executable::find(&mut self.asm, fields, stack::PROCESS, stack::KEY, stack::NAME);
         }
     }
@@ -339,8 +370,8 @@ pub(crate) fn follow(asm: &mut Assembler) {
 ///
 /// # Errors
 /// [`NoProgram`]
-pub fn connect4(process: Option<Fields>) -> Result<Program, NoProgram> {
-    let mut make = Maker::new(process);
+pub fn connect4(parts: Parts) -> Result<Program, NoProgram> {
+    let mut make = Maker::new(parts);
     let known = make.asm.label();
     make.tell_kinds(Kind::Tcp4, Kind::Udp4);
     make.find_process();
@@ -365,8 +396,8 @@ pub fn connect4(process: Option<Fields>) -> Result<Program, NoProgram> {
 ///
 /// # Errors
 /// [`NoProgram`]
-pub fn connect6(process: Option<Fields>) -> Result<Program, NoProgram> {
-    let mut make = Maker::new(process);
+pub fn connect6(parts: Parts) -> Result<Program, NoProgram> {
+    let mut make = Maker::new(parts);
     let [is_ipv6, is_unspecified, is_loopback, is_mapped, decide] = [(); 5].map(|()| make.asm.label());
     make.tell_kinds(Kind::Tcp6, Kind::Udp6);
     make.find_process();
@@ -418,7 +449,36 @@ pub fn connect6(process: Option<Fields>) -> Result<Program, NoProgram> {
 /// # Errors
 /// [`NoProgram`]
 pub fn probe() -> Result<Program, NoProgram> {
-    let mut make = Maker::new(None);
+    let mut make = Maker::new(Parts::default());
+    // What the socket has before any is set, which the kernel does not tell of each; it ends behind the last.
+    let [next, some, unread, set] = [(); 4].map(|()| make.asm.label());
+    let end = std::mem::replace(&mut make.end, set);
+    make.asm.set(R9, 0);
+    make.asm.place(next);
+    make.asm.go_if(R9, AtLeast, MOST_OPTIONS as i32, set);
+    make.row(Map::Options, R9);
+    make.asm.load(Word, R7, R0, 0);
+    make.asm.load(Word, R8, R0, 4);
+    make.row(Map::Results, R9);
+    make.asm.store(Double, R10, stack::SAVED, R0);
+    make.asm.load(Word, R5, R0, RESULT_LENGTH);
+    make.asm.go_if(R5, AtLeast, 1, some);
+    make.asm.go(unread);
+    make.asm.place(some);
+    make.asm.go_if(R5, Above, MOST_BYTES, unread);
+    make.asm.copy(R1, R6);
+    make.asm.copy(R2, R7);
+    make.asm.copy(R3, R8);
+    make.asm.copy(R4, R0);
+    make.asm.add_number(R4, RESULT_VALUE.into());
+    make.asm.call(Helper::GetSockopt);
+    make.asm.load(Double, R1, R10, stack::SAVED);
+    make.asm.store(Word, R1, RESULT_READ, R0);
+    make.asm.place(unread);
+    make.asm.add_number(R9, 1);
+    make.asm.go(next);
+    make.asm.place(set);
+    make.end = end;
     let next = make.asm.label();
     make.asm.set(R9, 0);
     make.asm.place(next);
@@ -441,8 +501,8 @@ pub fn probe() -> Result<Program, NoProgram> {
 ///
 /// # Errors
 /// [`NoProgram`]
-pub fn setsockopt() -> Result<Program, NoProgram> {
-    let mut make = Maker::new(None);
+pub fn setsockopt(parts: Parts) -> Result<Program, NoProgram> {
+    let mut make = Maker::new(parts);
     let pass = make.asm.label();
     make.asm.load(Word, R1, R6, call::LEVEL);
     make.asm.store(Word, R10, stack::KEY, R1);
@@ -462,15 +522,20 @@ pub fn setsockopt() -> Result<Program, NoProgram> {
     make.asm.set(R4, 0);
     make.asm.call(Helper::StorageGet);
     make.asm.go_if(R0, Equal, 0, pass);
+    let unenforced = make.asm.label();
     make.asm.load(Double, R1, R0, 0);
     make.asm.and(R1, R7);
-    make.asm.go_if(R1, Equal, 0, pass);
+    make.asm.go_if(R1, Equal, 0, unenforced);
     // Too short a value is the kernel's to refuse.
     make.asm.load(Word, R1, R6, call::LENGTH);
     make.asm.go_if_register(R8, Above, R1, pass);
     make.asm.set(R1, -1);
     make.asm.store(Word, R6, call::LENGTH, R1);
     make.asm.go(make.end);
+    make.asm.place(unenforced);
+    if parts.fills {
+        FILL.take_back(&mut make.asm, pass);
+    }
     make.asm.place(pass);
     // The kernel has shown a page of a longer value, and takes all of it if told to look at none (EFAULT otherwise).
     make.asm.load(Word, R1, R6, call::LENGTH);
@@ -487,14 +552,14 @@ pub fn setsockopt() -> Result<Program, NoProgram> {
 ///
 /// # Errors
 /// [`NoProgram`]
-pub fn events(process: Option<Fields>) -> Result<Program, NoProgram> {
-    let mut make = Maker::new(process);
+pub fn events(parts: Parts) -> Result<Program, NoProgram> {
+    let mut make = Maker::new(parts);
     let [local, local_ipv6, local_known, accepted, remote_ipv6, remote_known] = [(); 6].map(|()| make.asm.label());
     let [specified, listener, listens, no_room, set] = [(); 5].map(|()| make.asm.label());
     make.asm.load(Word, R1, R6, event::WHAT);
     make.asm.go_if(R1, Equal, event::LISTENS, listener);
     make.asm.go_if(R1, NotEqual, event::ACCEPTED, make.end);
-    if process.is_some() {
+    if parts.process.is_some() {
         // Whatever process is interrupted by the client's packet.
         make.asm.store_number(Double, R10, stack::PROCESS, 0);
     }

@@ -93,7 +93,7 @@ impl fmt::Display for Refusal {
                 write!(f, "{step}: {errno}")?;
                 match errno.0 {
                     libc::EPERM | libc::EACCES => f.write_str(
-                        " (root is needed: CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and CAP_SYS_ADMIN to mount a file system)",
+                        " (root is needed: CAP_BPF and CAP_NET_ADMIN, and CAP_SYS_ADMIN to mount a file system)",
                     )?,
                     libc::ENOSYS => f.write_str(" (this kernel has no eBPF)")?,
                     _ => {}

@@ -8,6 +8,7 @@ use policy::{Endpoint, Setting};
 use socket::{Errno, ffi};
 
 use crate::compile::Tables;
+use crate::fill::COMPUTED_BIT;
 use crate::programs::NUMBER_BIT;
 use crate::settable::bit;
 use crate::sys::{self, borrowed};
@@ -27,6 +28,13 @@ const COUNTED: u64 = u64::MAX << NUMBER_BIT;
 
 fn key(socket: BorrowedFd<'_>) -> [u8; 4] {
     socket.as_raw_fd().to_ne_bytes()
+}
+
+/// The bit of a user timeout that was computed from the rule's keepalive and filled in, if it was so before or is among these
+/// settings: it is taken back when the program chooses a keepalive beside which it must not stand.
+pub fn computed<'a>(before: u64, mut made: impl Iterator<Item = &'a Setting>) -> u64 {
+    const BIT: u64 = 1 << COMPUTED_BIT;
+    if made.any(|setting| setting.computed_from.is_some()) { BIT } else { before & BIT }
 }
 
 /// The bits of settings that a program is kept from changing.

@@ -86,6 +86,9 @@ impl Rows {
                     .collect(),
             },
         ];
+        if tables.fills_in {
+            all.push(Self::array(Map::Fills, tables.fills.iter().map(|fill| fill.to_bytes())));
+        }
         if tables.names.are_asked_for() {
             let state = |state: &State| {
                 let class = OF_PROCESS * state.class;

@@ -6,13 +6,17 @@ use policy::constants::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP, option_number};
 use policy::{Setting, Value};
 use socket::Errno;
 
-/// What this kernel refuses.
+/// What this kernel refuses, and what it says of a new socket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Refused {
     /// Options, by level and name, and with which error.
     pub options: BTreeMap<(i32, i32), Errno>,
     /// Why programs cannot know the process that they run for, if so.
     pub process: Option<String>,
+    /// Options that it does not tell programs, and with which error.
+    pub unread: BTreeMap<(i32, i32), Errno>,
+    /// What it tells of a new socket: of UDP or TCP, by level and name.
+    pub new: BTreeMap<(bool, i32, i32), [u8; 16]>,
 }
 
 impl Refused {
@@ -20,6 +24,18 @@ impl Refused {
     #[must_use]
     pub fn of(&self, setting: &Setting) -> Option<Errno> {
         self.options.get(&(setting.level, setting.name)).copied()
+    }
+
+    /// The error with which programs are not told what a socket has of a setting's option.
+    #[must_use]
+    pub fn of_reading(&self, setting: &Setting) -> Option<Errno> {
+        self.unread.get(&(setting.level, setting.name)).copied()
+    }
+
+    /// What a new socket has; zeroes where that was not asked.
+    pub(crate) fn new_of(&self, is_udp: bool, level: i32, name: i32) -> [u8; 16] {
+        let of = |is_udp| self.new.get(&(is_udp, level, name)).copied();
+        of(is_udp).or_else(|| of(false)).unwrap_or_default()
     }
 }
 

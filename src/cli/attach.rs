@@ -86,8 +86,8 @@ pub(crate) fn command() -> Command {
              given.\n\n\
              They stay attached when the command has ended, until `sockopt detach`. Attaching again replaces the \
              configuration, and at no moment there is none.\n\n\
-             Root is needed (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON), and Linux 5.10. Programs of others are never displaced: \
-             if one is attached that ours would replace, nothing is done.",
+             Root is needed (CAP_BPF and CAP_NET_ADMIN; CAP_PERFMON for rules with process), and Linux 5.10. Programs of \
+             others are never displaced: if one is attached that ours would replace, nothing is done.",
         )
         .after_long_help(EXIT_CODES);
     with_arguments(command)

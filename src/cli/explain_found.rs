@@ -290,7 +290,7 @@ impl Context<'_> {
 fn by_kernel(when: &str, setting: &Setting, plan: &Plan<'_>, refused: &Refused) -> ByKernel {
     let rule = plan.decision().rule();
     let whole = account::why_not_decision(plan.decision(), refused);
-    let why_not = whole.or_else(|| account::why_not(setting, refused));
+    let why_not = whole.or_else(|| account::why_not(setting, plan.enforce(), refused));
     let is_here = |hook: &Hook| match hook {
         Hook::Connect4 | Hook::Connect6 => when == CONNECTING,
         Hook::Listen => when == LISTENING,

@@ -27,7 +27,7 @@ impl Keeper<'_> {
     /// Whether the programs would make a setting: no other is made here.
     pub(crate) fn makes(&self, plan: &Plan<'_>, setting: &Setting) -> bool {
         account::why_not_decision(plan.decision(), self.refused).is_none()
-            && account::why_not(setting, self.refused).is_none()
+            && account::why_not(setting, plan.enforce(), self.refused).is_none()
     }
 
     /// What is enforced on it, which is suspended: it would keep us from setting anything.
@@ -58,7 +58,8 @@ impl Keeper<'_> {
     ) -> Kept {
         let mut bits = match plan.enforce() {
             Enforce::Always => remembered::bits(in_force.iter().copied()),
-            Enforce::Never | Enforce::Fill => 0,
+            Enforce::Never => 0,
+            Enforce::Fill => remembered::computed(known.unwrap_or_default(), in_force.iter().copied()),
         };
         if matches!(connection, Connection::Listening { .. }) && plan.enforce() == Enforce::Always {
             let inherited = plan.at(Phases::INBOUND);

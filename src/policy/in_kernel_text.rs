@@ -17,7 +17,7 @@ impl Entry {
     #[must_use]
     pub fn in_kernel_in_words(&self) -> String {
         let words = match (self.key, self.in_kernel) {
-            (Key::Enforce, _) => "yes, true and false; fill not yet".to_owned(),
+            (Key::Enforce, _) => "yes; fill from Linux 6.1".to_owned(),
             (Key::Dscp, _) => "yes; on IPv6 sockets that connect to IPv4 addresses only in some kernels".to_owned(),
             (_, InKernel::Bpf { since }) if since == OLDEST => "yes".to_owned(),
             (_, InKernel::Bpf { since }) => format!("yes, from Linux {since}"),

@@ -10,11 +10,12 @@ use super::interpreter::{Done, Machine};
 use super::{Programs, connect, event, rules_of};
 use crate::account::{self, Hook};
 use crate::compile::Tables;
+use crate::programs::Parts;
 use crate::rows::Rows;
 use crate::settable::{Refused, is_settable};
 
 /// A value for each key of the catalogue.
-const VALUES: [&str; 30] = [
+const VALUES: [&str; 32] = [
     "keepalive = \"on\"",
     "user_timeout = \"7s\"",
     "dead_peer_timeout = \"15s\"",
@@ -43,6 +44,8 @@ const VALUES: [&str; 30] = [
     "local_ports_late = true",
     "reuse_address = true",
     "reuse_port = true",
+    "freebind = true",
+    "transparent = true",
     "raw = [ { level = \"SOL_TCP\", name = \"TCP_WINDOW_CLAMP\", value = 9000 }, \
      { level = \"SOL_TCP\", name = \"TCP_QUICKACK\", value = 1 } ]",
     "enforce = true\npriority = 1",
@@ -58,7 +61,7 @@ fn names(done: &Done) -> BTreeSet<&'static str> {
 /// Seen to fail: with linger as `Bpf` and with nodelay as `NoOption` in the catalogue; with accepted sockets left out of the hooks.
 #[test]
 fn what_is_said_is_what_is_set() {
-    let programs = Programs::new(None);
+    let programs = Programs::new(Parts::default());
     let (any4, any6): (IpAddr, IpAddr) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
     let (one, other): (IpAddr, IpAddr) = (Ipv4Addr::new(10, 1, 1, 1).into(), Ipv4Addr::new(10, 2, 2, 2).into());
     let six: IpAddr = "fd00::1".parse().expect("an address");

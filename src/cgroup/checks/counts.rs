@@ -11,6 +11,7 @@ use crate::compile::Tables;
 use crate::counted::{Count, Counted, Side};
 use crate::ended::{Fields, ended};
 use crate::programs::NUMBER_BIT;
+use crate::programs::Parts;
 use crate::rows::Rows;
 
 /// As if `struct tcp_sock` had them there.
@@ -57,7 +58,7 @@ fn sockets_are_counted_by_rule_and_destination() {
     );
     let rules = rules(&text);
     let tables = tables(&rules);
-    let programs = Programs::new(None);
+    let programs = Programs::new(Parts::default());
     for (to, expected) in [
         ("10.1.2.3:443", Some(("a", "10.1.0.0/16:443"))),
         ("10.1.2.3:80", Some(("a", "10.0.0.0/8"))),
@@ -88,7 +89,7 @@ fn sockets_are_counted_by_rule_and_destination() {
 /// Seen to fail: with the profile's number taken from the whole answer.
 #[test]
 fn counting_sets_the_same() {
-    let programs = Programs::new(None);
+    let programs = Programs::new(Parts::default());
     let mut random = Random(7);
     let mut total = 0;
     for _ in 0..150 {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::assembler::MULTIPLY;
 use crate::assembler::{
     ADD, AND, ATOMIC, BY_REGISTER, BYTE, CALL, DOUBLE, EXIT, GO, Helper, Instruction, JUMP, JUMP_WORD, LOAD, LOAD_WIDE,
     MOVE, Map, OR, Program, SHIFT_LEFT, SHIFT_RIGHT, STORE, STORE_IMMEDIATE, SUBTRACT, TO_BIG_ENDIAN, WIDE, When,
@@ -27,6 +28,10 @@ pub(crate) struct Machine {
     rows: Vec<Rows>,
     /// The name of the process's executable, if it has one.
     pub(crate) executable: Option<Vec<u8>>,
+    /// What the socket has of options, by level and name; of others the kernel tells nothing.
+    pub(crate) options: BTreeMap<(i32, i32), Vec<u8>>,
+    /// The value that a program sets, of a call of setsockopt.
+    pub(crate) value: Vec<u8>,
     /// What is remembered of the socket.
     pub(crate) storage: BTreeMap<Map, u64>,
     memory: Vec<Vec<u8>>,
@@ -44,7 +49,14 @@ const TASK: u64 = 1 << 56;
 
 impl Machine {
     pub(crate) fn new(rows: Vec<Rows>) -> Self {
-        Self { rows, executable: None, storage: BTreeMap::new(), memory: Vec::new() }
+        Self {
+            rows,
+            executable: None,
+            options: BTreeMap::new(),
+            value: Vec::new(),
+            storage: BTreeMap::new(),
+            memory: Vec::new(),
+        }
     }
 
     fn bytes(&mut self, at: u64, length: usize) -> &mut [u8] {
@@ -111,6 +123,13 @@ impl Machine {
         self.memory = vec![vec![0xaa; STACK], socket.to_vec(), context.to_vec()];
         let of_socket = pointer(1, 0);
         self.memory[2][at..at + 8].copy_from_slice(&of_socket.to_le_bytes());
+        if at == 0 {
+            // struct bpf_sockopt has where the value begins and ends.
+            self.memory.push(self.value.clone());
+            for (place, offset) in [(8, 0), (16, self.value.len())] {
+                self.memory[2][place..place + 8].copy_from_slice(&pointer(3, offset).to_le_bytes());
+            }
+        }
         let mut done = Done::default();
         let mut registers = [0_u64; 11];
         registers[1] = pointer(2, 0);
@@ -151,6 +170,7 @@ impl Machine {
                             Map::Networks,
                             Map::Ports,
                             Map::Names,
+                            Map::Fills,
                             Map::Profiles,
                             Map::Options,
                             Map::Enforced,
@@ -169,9 +189,15 @@ impl Machine {
                         }
                         Helper::MapLookup => self.lookup(map(registers[1]), registers[2]),
                         Helper::SetSockopt => {
-                            assert_eq!(registers[1], pointer(2, 0), "the context");
+                            assert!([pointer(2, 0), of_socket].contains(&registers[1]), "the context or the socket");
                             let value = self.bytes(registers[4], registers[5] as usize).to_vec();
-                            done.set.push((registers[2] as i32, registers[3] as i32, value));
+                            let option = (registers[2] as i32, registers[3] as i32);
+                            self.options.insert(option, value.clone());
+                            // Interactive traffic's comes along, linux/pkt_sched.h.
+                            if option == (libc::SOL_IP, libc::IP_TOS) {
+                                self.options.insert((libc::SOL_SOCKET, libc::SO_PRIORITY), vec![6, 0, 0, 0]);
+                            }
+                            done.set.push((option.0, option.1, value));
                             0
                         }
                         Helper::SetFlags => {
@@ -183,6 +209,19 @@ impl Machine {
                         Helper::TcpSocket => {
                             assert_eq!(registers[1], of_socket, "the socket");
                             of_socket
+                        }
+                        Helper::GetSockopt => {
+                            assert!([pointer(2, 0), of_socket].contains(&registers[1]), "the context or the socket");
+                            let known = self.options.get(&(registers[2] as i32, registers[3] as i32)).cloned();
+                            let to = self.bytes(registers[4], registers[5] as usize);
+                            to.fill(0);
+                            match known {
+                                Some(value) => {
+                                    to.iter_mut().zip(value).for_each(|(to, from)| *to = from);
+                                    0
+                                }
+                                None => -22_i64 as u64,
+                            }
                         }
                         Helper::StorageGet => {
                             assert_eq!(registers[2], of_socket, "the socket");
@@ -222,6 +261,7 @@ impl Machine {
                     registers[to] = match code & 0xf0 {
                         ADD => registers[to].wrapping_add(operand),
                         SUBTRACT => registers[to].wrapping_sub(operand),
+                        MULTIPLY => registers[to].wrapping_mul(operand),
                         OR => registers[to] | operand,
                         AND => registers[to] & operand,
                         SHIFT_LEFT => registers[to] << operand,

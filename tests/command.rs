@@ -515,6 +515,8 @@ pub(crate) const VALUES: &[(&str, &str)] = &[
     ("local-ports-late", "true"),
     ("reuse-address", "true"),
     ("reuse-port", "true"),
+    ("freebind", "true"),
+    ("transparent", "true"),
     ("enforce", "false"),
 ];
 

@@ -10,6 +10,7 @@ mod fill;
 mod metrics;
 mod processes;
 mod refusals;
+mod shown;
 mod targets;
 
 use std::fs;
@@ -38,7 +39,6 @@ pub(crate) fn trials() -> Vec<Trial> {
         in_kernel(&["namespaces", "python3"], "cgroup::a_reload_leaves_no_gap", a_reload_leaves_no_gap),
         in_kernel(&["namespaces"], "cgroup::what_was_set_before_a_reload_stays_enforced", stays_enforced),
         in_kernel(&["namespaces", "go", "ip"], "cgroup::a_real_cut", a_real_cut),
-        in_kernel(&[], "cgroup::three_hundred_groups_leave_nothing", three_hundred_groups_leave_nothing),
         in_kernel(&["namespaces"], "cgroup::groups_within_and_made_later", groups_within_and_made_later),
     ];
     trials.extend(adopted::trials());
@@ -49,6 +49,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(metrics::trials());
     trials.extend(deployed::trials());
     trials.extend(refusals::trials());
+    trials.extend(shown::trials());
     trials.extend(targets::trials());
     trials
 }
@@ -416,31 +417,6 @@ fn a_real_cut() {
         let took = cut.elapsed();
         assert!(took < Duration::from_secs(12), "{took:?} {stdout}{stderr}");
         assert!(format!("{stdout}{stderr}").contains("timed out"), "{stdout}{stderr}");
-    }
-}
-
-/// Control groups come and go, with what was attached to them.
-fn three_hundred_groups_leave_nothing() {
-    let parent = Group::new();
-    for number in 0..300 {
-        let group = parent.0.join(number.to_string());
-        fs::create_dir(&group).expect("a control group");
-        let output = run(&["attach", "--priority", "1"], &group);
-        assert!(output.status.success(), "{}", text(&output).1);
-        // Not detached.
-        fs::remove_dir(&group).expect("it is empty");
-    }
-    // The kernel takes links of a group that is gone off a moment later.
-    let until = Instant::now() + Duration::from_secs(10);
-    loop {
-        parent.attach("[defaults]\npriority = 1\n");
-        let status = text(&run_status()).0;
-        let ours = |line: &&str| line.starts_with(&*parent.0.to_string_lossy());
-        if status.lines().filter(ours).count() == 1 {
-            break;
-        }
-        assert!(Instant::now() < until, "{status}");
-        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

@@ -58,6 +58,8 @@ pub(crate) enum Setting {
     UserTimeout,
     /// dead_peer_timeout: both
     Libsockopt,
+    /// What is attached to the control group of --group, and nothing preloaded
+    Kernel,
 }
 
 impl Setting {
@@ -67,6 +69,7 @@ impl Setting {
             Setting::Keepalive => "keepalive only",
             Setting::UserTimeout => "user timeout only",
             Setting::Libsockopt => "libsockopt",
+            Setting::Kernel => "kernel",
         }
     }
 
@@ -74,7 +77,7 @@ impl Setting {
     pub(crate) fn variable(self, promise: &Promise) -> Option<String> {
         let detection = promise::within(promise.time.as_micros() as u64)?;
         match self {
-            Setting::Nothing => None,
+            Setting::Nothing | Setting::Kernel => None,
             Setting::Keepalive => {
                 let promise::Detection { time, interval, probes } = detection;
                 Some(format!("SOCKOPT_KEEPALIVE={time}s,{interval}s,{probes}"))
@@ -110,6 +113,9 @@ impl Load {
         let java = format!("{JAVA_OPTIONS} -Dhttp.maxConnections={}", plan.threads);
         // What run.sh compiles goes away with the test bed; the second name is for JMeters that are not Debian's.
         command.env("TMPDIR", directory).env("JAVA_ARGS", &java).env("JVM_ARGS", &java);
+        if let (Setting::Kernel, Some(group)) = (setting, &plan.group) {
+            command.args(["sh", "-c", "echo 0 >\"$0\"/cgroup.procs && exec \"$@\""]).arg(group);
+        }
         command.arg("env");
         if let Some(variable) = setting.variable(&plan.promise) {
             command.args([&variable, &plan.preload]);

@@ -59,6 +59,9 @@ struct Args {
     /// Milliseconds that each thread waits before each request, one scene for each
     #[arg(long, value_name = "MS", value_delimiter = ',', default_value = "0,500")]
     think: Vec<u64>,
+    /// The control group of the client `kernel`, to which `sockopt attach` has attached the dead peer timeout
+    #[arg(long, value_name = "FOLDER")]
+    group: Option<PathBuf>,
     /// Threads of each client [default: 40]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=1000))]
     threads: Option<u64>,
@@ -99,6 +102,7 @@ struct Plan {
     fail_over: Duration,
     reroute: Reroute,
     preload: String,
+    group: Option<PathBuf>,
 }
 
 /// The incident with one think time, for all settings at once.
@@ -128,6 +132,9 @@ fn main() -> ExitCode {
         true => vec![Setting::Nothing, Setting::Libsockopt],
         false => vec![Setting::Nothing, Setting::Keepalive, Setting::UserTimeout, Setting::Libsockopt],
     });
+    if settings.contains(&Setting::Kernel) && args.group.is_none() {
+        usage("the client `kernel` needs --group, and root");
+    }
     namespaces::run(&[("nft", "nftables")], args.inside.as_deref(), |directory| {
         let library = programs::library()?;
         let plan = Plan {
@@ -140,6 +147,7 @@ fn main() -> ExitCode {
             fail_over: Duration::from_secs(args.fail_over),
             reroute: args.reroute,
             preload: programs::preload(directory, &library)?,
+            group: args.group.clone(),
         };
         inside(&args, &plan, &library, directory)
     })
@@ -180,10 +188,12 @@ fn inside(args: &Args, plan: &Plan, library: &Path, directory: &Path) -> Result<
         server::SERVICE_TIME.as_millis()
     );
     for setting in &plan.settings {
-        let variable = setting.variable(&plan.promise).unwrap_or_else(|| "the program as it is".to_owned());
+        let group = plan.group.as_ref().filter(|_| *setting == Setting::Kernel);
+        let variable = setting.variable(&plan.promise).or(group.map(|group| format!("in {}", group.display())));
+        let variable = variable.unwrap_or_else(|| "the program as it is".to_owned());
         say!("  {:<17}  {variable}", setting.name());
     }
-    say!("  {:<17}  LD_PRELOAD={}\n", "all but nothing", short(library));
+    say!("  {:<17}  LD_PRELOAD={}\n", "with a variable", short(library));
     let mut scenes = Vec::new();
     for &think in &args.think {
         let directory = directory.join(scenes.len().to_string());
@@ -250,7 +260,7 @@ fn judge(scenes: &[Scene], plan: &Plan) -> u8 {
     for scene in scenes {
         for run in &scene.runs {
             let expected = match run.setting {
-                Setting::Libsockopt => run.back.is_some_and(|back| back <= limit) && run.stuck == 0,
+                Setting::Libsockopt | Setting::Kernel => run.back.is_some_and(|back| back <= limit) && run.stuck == 0,
                 // A reset ends a connection that something is sent on, without any option.
                 Setting::Nothing if plan.reroute != Reroute::Rst => run.stuck > 0 && (run.back.is_none() || shared),
                 _ => continue,
@@ -260,16 +270,19 @@ fn judge(scenes: &[Scene], plan: &Plan) -> u8 {
                 let back = run.back.map_or("never back".to_owned(), |back| format!("back after {back} s"));
                 say!("Not as expected: {}, think time {} ms:", run.setting.name(), scene.think);
                 say!("  {back}, {} of {} threads stuck", run.stuck, plan.threads);
-            } else if let (Setting::Libsockopt, Some(back)) = (run.setting, run.back) {
-                good.push(format!("{back} s (think time {} ms)", scene.think));
+            } else if let (Setting::Libsockopt | Setting::Kernel, Some(back)) = (run.setting, run.back) {
+                good.push((run.setting, format!("{back} s (think time {} ms)", scene.think)));
             }
         }
     }
     if others > 0 {
         return NOT_AS_PROMISED;
     }
-    if !good.is_empty() {
-        say!("With libsockopt the throughput was back after {}, no thread stuck.", good.join(", "));
+    for setting in [Setting::Libsockopt, Setting::Kernel] {
+        let times: Vec<&str> = good.iter().filter(|(of, _)| *of == setting).map(|(_, time)| time.as_str()).collect();
+        if !times.is_empty() {
+            say!("With {} the throughput was back after {}, no thread stuck.", setting.name(), times.join(", "));
+        }
     }
     let never = |scene: &Scene| scene.runs.iter().any(|run| run.setting == Setting::Nothing && run.back.is_none());
     if scenes.iter().all(never) {

@@ -24,6 +24,7 @@ fn style(setting: Setting) -> (&'static str, f64, &'static str) {
         Setting::Keepalive => (OTHER, 2.5, "7 4"),
         Setting::UserTimeout => (BLUE, 2.0, "2 3"),
         Setting::Libsockopt => (GOOD, 3.0, "none"),
+        Setting::Kernel => (GOOD, 2.0, "5 3"),
     }
 }
 

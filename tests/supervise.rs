@@ -6,8 +6,10 @@ mod cost;
 mod easeprobe;
 mod filter;
 mod load;
+mod messages;
 mod processes;
 mod programs;
+mod rights;
 
 use libtest_mimic::Trial;
 
@@ -22,8 +24,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(cost::trials());
     trials.extend(easeprobe::trials());
     trials.extend(load::trials());
+    trials.extend(messages::trials());
     trials.extend(processes::trials());
     trials.extend(programs::trials());
+    trials.extend(rights::trials());
     let of_area = |area: &'static str, scripts: Vec<(String, Script)>| {
         scripts.into_iter().map(move |(name, script)| (format!("{area}::{name}"), script))
     };

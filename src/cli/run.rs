@@ -120,7 +120,7 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         && verdict.backend == Backend::Supervisor
         && target.supervised().outlook != Outlook::Cannot
     {
-        let others = verdict.instead.take().filter(|help| !help.is_empty()).map(|help| format!("; or {help}"));
+        let others = verdict.instead.take().map(|help| format!("; or {help}"));
         let others = others.unwrap_or_default();
         verdict.instead = Some(format!("leave out --by library, and the supervisor sets its options{others}"));
     }
@@ -209,7 +209,14 @@ fn supervise(target: &Program, loaded: load::Loaded, rules: Rules) -> Result<sup
     if verdict.outlook == Outlook::Cannot {
         return Err(verdict);
     }
-    let refused = |refusal| Verdict::cannot(format!("the supervisor cannot take effect: {refusal}"), "");
+    let refused = |refusal: supervise::Refusal| {
+        let instead = match refusal.errno.0 {
+            libc::EMFILE => "raise the limit of descriptors (ulimit -n)",
+            libc::EAGAIN => "raise the limit of processes (ulimit -u, or pids.max of the control group)",
+            _ => "",
+        };
+        Verdict::cannot(format!("the supervisor cannot take effect: {refusal}"), instead)
+    };
     let [with_copies, without] = [false, true].map(|makes| supervise::what_it_cannot(&rules, makes));
     let ready = supervise::start(loaded, rules).map_err(refused)?;
     let lost = if ready.makes_sockets() { without } else { with_copies };

@@ -56,7 +56,8 @@ impl Verdict {
 
     /// It has no effect.
     pub fn cannot(why: String, instead: impl Into<String>) -> Self {
-        Self { outlook: Outlook::Cannot, why, instead: Some(instead.into()), backend: Backend::Library }
+        let instead = Some(instead.into()).filter(|instead| !instead.is_empty());
+        Self { outlook: Outlook::Cannot, why, instead, backend: Backend::Library }
     }
 
     /// It has an effect in a part.

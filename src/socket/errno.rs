@@ -31,9 +31,11 @@ impl Errno {
             libc::EMFILE => "EMFILE",
             libc::ENOSPC => "ENOSPC",
             libc::EROFS => "EROFS",
+            libc::EPIPE => "EPIPE",
             libc::EDOM => "EDOM",
             libc::ENOSYS => "ENOSYS",
             libc::ELOOP => "ELOOP",
+            libc::EPROTO => "EPROTO",
             libc::ENOTSOCK => "ENOTSOCK",
             libc::ENOPROTOOPT => "ENOPROTOOPT",
             libc::EOPNOTSUPP => "EOPNOTSUPP",
@@ -41,6 +43,7 @@ impl Errno {
             libc::ENOBUFS => "ENOBUFS",
             libc::EISCONN => "EISCONN",
             libc::ENOTCONN => "ENOTCONN",
+            libc::ETIMEDOUT => "ETIMEDOUT",
             _ => return None,
         })
     }

@@ -163,7 +163,11 @@ pub(crate) fn start(needs: Needs, by_making: Needs, worker: Worker, summary: Str
             forget(socket);
             match if is_parent { Ok(Side::Child) } else { sys::fork() } {
                 Ok(Side::Child) => guardian(theirs, worker),
-                _ => ffi::exit_now(0),
+                Ok(Side::Parent(_)) => ffi::exit_now(0),
+                Err(errno) => {
+                    let _ = send(theirs.as_fd(), Message::failed(Step::Start, errno), None);
+                    ffi::exit_now(0)
+                }
             }
         }
         Side::Parent(_) if is_parent => {}
@@ -173,6 +177,9 @@ pub(crate) fn start(needs: Needs, by_making: Needs, worker: Worker, summary: Str
     let mut ready = match receive(socket.as_fd()) {
         Ok(Some((Message { kind: HELLO, number: guardian, .. }, _))) => {
             Ready { socket, guardian, needs, by_making, worker, summary }
+        }
+        Ok(Some((message @ Message { kind: FAILED, .. }, _))) => {
+            return Err(Refusal::new(Step::of(message.step), Errno(message.number)));
         }
         other => return Err(Refusal::new(Step::Start, other.err().unwrap_or(Errno(libc::EPIPE)))),
     };

@@ -76,6 +76,34 @@ static void *in_thread(void *nothing) {
     return NULL;
 }
 
+/* A thread with a descriptor table of its own, and what is under a number there. */
+static int own_number;
+static void *own_table(void *nothing) {
+    (void)nothing;
+    if (unshare(CLONE_FILES)) perror("unshare");
+    close(own_number);
+    int fd = dial(port_of_threads);
+    printf("number %d ", fd == own_number);
+    show(fd);
+    return NULL;
+}
+
+/* Whether a new socket is in the network namespace of the thread that makes it. */
+static void where(const char *when) {
+    struct stat own, of_socket;
+    int fd = socket(AF_INET, SOCK_STREAM, 0), namespace = ioctl(fd, SIOCGSKNS);
+    if (stat("/proc/thread-self/ns/net", &own) || fstat(namespace, &of_socket)) perror("SIOCGSKNS");
+    else printf("%s %d\n", when, own.st_ino == of_socket.st_ino);
+    close(namespace);
+    close(fd);
+}
+static void *elsewhere(void *nothing) {
+    (void)nothing;
+    if (unshare(CLONE_NEWNET)) perror("unshare");
+    where("of a thread");
+    return NULL;
+}
+
 static void nothing(int signal) { (void)signal; }
 
 static void *unready;
@@ -346,8 +374,38 @@ int main(int count, char **words) {
         /* chroot PORT FOLDER: into a root that has nothing. */
         if (chroot(words[3]) || chdir("/")) return perror("chroot"), 1;
         show(dial(port));
-    } else if (!strcmp(what, "refuse")) {
-        return 2;
+    } else if (!strcmp(what, "who")) {
+        printf("user %d effective %d\n", getuid(), geteuid());
+        show(dial(port));
+    } else if (!strcmp(what, "becomes")) {
+        /* becomes PORT USER */
+        if (setgid(number) || setuid(number)) return perror("setuid"), 1;
+        show(dial(port));
+    } else if (!strcmp(what, "back")) {
+        /* back PORT: a socket in another network namespace, and one in the first again, to which one thread returns. */
+        int first = open("/proc/self/ns/net", O_RDONLY);
+        if (unshare(CLONE_NEWNET)) return perror("unshare"), 1;
+        where("there");
+        if (setns(first, CLONE_NEWNET)) return perror("setns"), 1;
+        where("back");
+        show(dial(port));
+        pthread_t thread;
+        pthread_create(&thread, NULL, elsewhere, NULL);
+        pthread_join(thread, NULL);
+        where("beside it");
+        show(dial(port));
+    } else if (!strcmp(what, "tables")) {
+        /* tables PORT: two threads, each with its own socket under the same number. */
+        pthread_t thread;
+        port_of_threads = port;
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        own_number = fd;
+        pthread_create(&thread, NULL, own_table, NULL);
+        pthread_join(thread, NULL);
+        show(fd);
+        struct sockaddr_in to = local(port);
+        connect(fd, (void *)&to, sizeof to);
+        show(fd);
     }
     return 0;
 }

@@ -1,14 +1,16 @@
 //! What a program, or who starts it, could do to the supervisor; and what the supervisor could do to it.
 
-use std::io::BufReader;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
 
-use super::processes::{dial, kill, port, within};
+use super::processes::{dial, kill, marker, port, within, workers};
 use crate::command::{outcome, run};
 use crate::support::lab::{Lab, Place, SERVER, needs};
 use crate::support::{is_root, plain, probe, scratch, sockopt, static_probe, test, test_with};
@@ -25,6 +27,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("supervise::adverse::strict_mode", strict_mode),
         test("supervise::adverse::another_root", another_root).with_ignored_flag(!is_root()),
         test_with(&["strace"], "supervise::adverse::traced", traced),
+        test_with(&["gdb"], "supervise::adverse::debugged", debugged),
+        all_killed_trial(),
         test("supervise::adverse::programs_of_32_bits", programs_of_32_bits)
             .with_ignored_flag(!cfg!(target_arch = "x86_64")),
         // userfaultfd(2) stops the kernel's own reading for root alone.
@@ -178,6 +182,93 @@ fn traced() {
         assert_eq!(dial(&mut child, &mut output) + "\n", KEPT);
         drop(child.stdin.take());
         assert!(child.wait().expect("it ends").success());
+    }
+}
+
+/// A debugger attaches while the program runs, stops it in the middle of a connect, and leaves. And one that is under the supervisor starts it.
+/// Seen to fail: with SOCKOPT_DISABLE=1.
+fn debugged() {
+    for mut command in both_ways() {
+        let port = port();
+        let child = command.arg(program()).args(["stages", &port]);
+        let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
+        assert_eq!(dial(&mut child, &mut output) + "\n", KEPT);
+        let mut gdb = plain("gdb");
+        gdb.args([
+            "-q",
+            "-nx",
+            "-batch",
+            "-p",
+            &child.id().to_string(),
+            "-ex",
+            "catch syscall connect",
+            "-ex",
+            "echo ready\\n",
+        ]);
+        gdb.args(["-ex", "continue", "-ex", "print 42", "-ex", "continue", "-ex", "detach"]);
+        let mut gdb = gdb.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("gdb");
+        let mut said = BufReader::new(gdb.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+        assert!(said.any(|line| line == "ready"));
+        assert_eq!(dial(&mut child, &mut output) + "\n", KEPT);
+        let said: Vec<String> = said.collect();
+        assert!(gdb.wait().expect("it ends").success(), "{said:?}");
+        for wanted in ["(call to syscall connect)", "$1 = 42", "(returned from syscall connect)"] {
+            assert!(said.iter().any(|line| line.contains(wanted)), "{wanted}: {said:?}");
+        }
+        assert_eq!(dial(&mut child, &mut output) + "\n", KEPT);
+        drop(child.stdin.take());
+        assert!(child.wait().expect("it ends").success());
+    }
+    for mut command in both_ways() {
+        command.args(["--by=supervisor", "gdb", "-q", "-nx", "-batch", "-ex", "run", "--args"]).arg(program());
+        let (_, printed, stderr) = outcome(command.args(["dial", &port()]));
+        assert!(printed.contains(KEPT) && printed.contains("exited normally"), "{printed}{stderr}");
+    }
+}
+
+/// Where this machine has control groups of version 2 whose processes can be killed together, and this user may make one.
+fn control_groups() -> Option<PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let line = text.lines().find(|line| line.contains(" - cgroup2 "))?;
+    let group = Path::new(line.split(' ').nth(4)?).join(format!("sockopt-killed-{}", std::process::id()));
+    std::fs::create_dir(&group).ok()?;
+    let is_there = group.join("cgroup.kill").exists();
+    std::fs::remove_dir(&group).ok()?;
+    is_there.then_some(group)
+}
+
+fn all_killed_trial() -> Trial {
+    let name = "supervise::adverse::all_killed";
+    match control_groups() {
+        Some(group) => test(name, move || all_killed(&group)),
+        None => test(name, || ()).with_kind("needs cgroup.kill").with_ignored_flag(true),
+    }
+}
+
+/// A container runtime ends everything in the program's control group: nothing of the supervisor is outside, and nothing is left.
+/// Seen to fail: with a guardian that goes to the root group (the program alone was in it).
+fn all_killed(group: &Path) {
+    for (mut command, count) in both_ways().into_iter().zip(1..) {
+        let group = group.with_file_name(format!("sockopt-killed-{count}-{}", std::process::id()));
+        std::fs::create_dir(&group).expect("a control group");
+        let marker = marker(&format!("killed-{count}"));
+        let (name, value) = marker.split_once('=').expect("NAME=VALUE");
+        let mut shell = plain("sh");
+        shell.args(["-c", "echo 0 >\"$0\"/cgroup.procs && exec \"$@\""]).arg(&group).env(name, value);
+        shell.arg(command.get_program()).args(command.get_args()).arg(program()).arg("sleep");
+        command = shell;
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut line = String::new();
+        let _ = BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line);
+        assert_eq!(line, "ready\n");
+        let (own, members) = (workers(&marker), std::fs::read_to_string(group.join("cgroup.procs")));
+        std::fs::write(group.join("cgroup.kill"), "1").expect("it may be killed");
+        let members = members.expect("its processes");
+        assert_eq!((own.len(), members.lines().count()), (2, 3), "{own:?} {members}");
+        assert_eq!(child.wait().expect("it ends").signal(), Some(9));
+        assert!(within(Duration::from_secs(5), || workers(&marker).is_empty()), "{:?}", workers(&marker));
+        assert!(within(Duration::from_secs(5), || std::fs::remove_dir(&group).is_ok()));
     }
 }
 

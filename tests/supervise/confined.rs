@@ -21,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("supervise::confined::refused", refused),
         test("supervise::confined::said_at_the_start", said_at_the_start),
         test("supervise::confined::another_network", another_network),
+        test("supervise::confined::there_and_back", there_and_back).with_ignored_flag(!is_root()),
         test("supervise::confined::descriptors", descriptors),
         test("supervise::confined::closed_unused", closed_unused),
         test("supervise::confined::ends", ends),
@@ -42,7 +43,7 @@ const RULE: &str = "--dead-peer-timeout=15s";
 const KEPT: &str = "keepalive 1 5 user_timeout 14000";
 
 /// What Docker's profile refuses without CAP_SYS_PTRACE.
-fn docker() -> String {
+pub(super) fn docker() -> String {
     [libc::SYS_pidfd_getfd, libc::SYS_kcmp, libc::SYS_process_vm_readv].map(|number| number.to_string()).join(",")
 }
 
@@ -53,7 +54,7 @@ fn without(calls: &str) -> Command {
     command
 }
 
-fn confined() -> Command {
+pub(super) fn confined() -> Command {
     without(&docker())
 }
 
@@ -112,6 +113,13 @@ fn another_network() {
     let alone = outcome(plain(program()).args(&arguments));
     assert!(alone.1.starts_with("own namespace 1 "), "{alone:?}");
     assert_eq!(outcome(confined().arg(RULE).arg(program()).args(&arguments)), alone);
+}
+
+/// Each socket is in the network namespace of the thread that makes it, wherever that goes (unshare, setns); in the first one it has options.
+/// Seen to fail: with the comparison left out ("there 0", "of a thread 0").
+fn there_and_back() {
+    let there = format!("there 1\nback 1\n{KEPT}\nof a thread 1\nbeside it 1\n{KEPT}\n");
+    assert_eq!(outcome(confined().arg(RULE).arg(program()).args(["back", &port()])), (Some(0), there, String::new()));
 }
 
 /// EMFILE, FD_CLOEXEC and O_NONBLOCK are as without.

@@ -439,7 +439,8 @@ fn guard(listener: &OwnedFd, mut worker: Worker) -> ! {
     const MOST_ENDING: usize = 4;
     let shared = worker.shared;
     let mut in_a_row = 0;
-    let guardian = ffi::process_id();
+    // The worker has it from its first moment: it is to learn of this process's end even before it has begun.
+    let guardian = ffi::pidfd_open(ffi::process_id(), Task::Process).ok();
     // Without it nobody is ended who is kept by a call.
     let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok();
     shared.is_watched.store(0, Relaxed);
@@ -455,10 +456,11 @@ fn guard(listener: &OwnedFd, mut worker: Worker) -> ! {
             Ok(Side::Child) => {
                 sys::rename(c"sockopt-work");
                 sys::give_back_code();
-                match work(listener, &mut worker, guardian, bell.as_ref()) {
+                match work(listener, &mut worker, guardian.as_ref(), bell.as_ref()) {
                     End::Programs => ffi::exit_now(0),
                     End::Guardian => {
                         sys::rename(c"sockopt-guard");
+                        drop((guardian, bell));
                         // The next worker is a copy of this one.
                         guard(listener, worker)
                     }
@@ -645,7 +647,7 @@ fn next(
 }
 
 /// Answers calls.
-fn work(listener: &OwnedFd, worker: &mut Worker, guardian: i32, bell: Option<&OwnedFd>) -> End {
+fn work(listener: &OwnedFd, worker: &mut Worker, guardian: Option<&OwnedFd>, bell: Option<&OwnedFd>) -> End {
     let shared = worker.shared;
     let kept_by = shared.kept_by.swap(0, Relaxed);
     if let Ok(thread @ 1..) = i32::try_from(kept_by) {
@@ -657,10 +659,9 @@ fn work(listener: &OwnedFd, worker: &mut Worker, guardian: i32, bell: Option<&Ow
             ),
         );
     }
-    let guardian = ffi::pidfd_open(guardian, Task::Process).ok();
     let mut at_most = worker.look_at_held();
     loop {
-        match next(listener.as_fd(), guardian.as_ref().map(OwnedFd::as_fd), shared, at_most) {
+        match next(listener.as_fd(), guardian.map(OwnedFd::as_fd), shared, at_most) {
             Next::Call => {
                 let call = taken(&shared.call);
                 fence(SeqCst);

@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::linux::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use policy::{Connection, Phases};
@@ -36,7 +35,8 @@ const FLAGS: i32 = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
 /// A socket that was neither connected nor listened on yet.
 struct Undecided {
     copy: OwnedFd,
-    thread: i32,
+    /// The thread that made it may end before another one connects it.
+    process: i32,
     fd: i32,
     is_stream: bool,
     since: Instant,
@@ -47,7 +47,7 @@ impl Undecided {
     /// Whether the program can still do something with it that tells of it.
     fn is_there(&self, inode: u64) -> bool {
         self.since.elapsed() < LONGEST
-            && sys::socket_of(self.thread, self.fd) == Ok(Some(inode))
+            && sys::socket_of(self.process, self.fd) == Ok(Some(inode))
             // Connected by a way that nobody has told of.
             && (ffi::is_closed(self.copy.as_raw_fd()) || !self.is_stream)
     }
@@ -82,11 +82,11 @@ pub(crate) enum Making {
 impl Made {
     /// Makes the socket that the program asks for, and gives it to the program.
     pub(crate) fn make(&mut self, listener: BorrowedFd<'_>, call: &Notification) -> Making {
-        match is_of_this_place(call.thread) {
-            Ok(true) => {}
-            Ok(false) => return Making::LeftAlone,
+        let process = match process_of_this_place(call.thread) {
+            Ok(Some(process)) => process,
+            Ok(None) => return Making::LeftAlone,
             Err(_) => return Making::Closed,
-        }
+        };
         if self.undecided.len() >= most_held() / 2 {
             self.look(true);
             if self.undecided.len() >= most_held() / 2 {
@@ -107,7 +107,7 @@ impl Made {
         let since = Instant::now();
         let next_look = since + FIRST_LOOK;
         let is_stream = call.int(1) & !FLAGS == libc::SOCK_STREAM;
-        self.undecided.insert(inode, Undecided { copy, thread: call.thread, fd, is_stream, since, next_look });
+        self.undecided.insert(inode, Undecided { copy, process, fd, is_stream, since, next_look });
         self.next_look = Some(self.next_look.map_or(next_look, |next| next.min(next_look)));
         Making::Placed(fd)
     }
@@ -167,19 +167,29 @@ impl Made {
     }
 }
 
-/// Whether a socket that is made here is as one that a thread makes: it has the same network namespace and the same user.
+/// The process of a thread, if a socket that is made here is as one that the thread makes: it has the same network namespace and the same
+/// user.
 ///
 /// # Errors
 /// Where the kernel does not tell.
-fn is_of_this_place(thread: i32) -> Result<bool, Errno> {
+fn process_of_this_place(thread: i32) -> Result<Option<i32>, Errno> {
     let errno = |error: std::io::Error| Errno(error.raw_os_error().unwrap_or(libc::EIO));
     let of = |path: &str| readlink(path, Vec::new()).map_err(|error| Errno(error.raw_os_error()));
     if of(&format!("/proc/{thread}/ns/net"))? != of("/proc/self/ns/net")? {
-        return Ok(false);
+        return Ok(None);
     }
-    let (theirs, own) = (fs::metadata(format!("/proc/{thread}")).map_err(errno)?, fs::metadata("/proc/self"));
-    let own = own.map_err(errno)?;
-    Ok((theirs.st_uid(), theirs.st_gid()) == (own.st_uid(), own.st_gid()))
+    // proc(5): of four ids the last is that of new files, and of sockets.
+    let ids = |status: &str| {
+        let field =
+            |name| status.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().last()?.parse().ok();
+        Some((field("Tgid:")?, field("Uid:")?, field("Gid:")?))
+    };
+    let read = |path: &str| fs::read_to_string(path).map_err(errno).map(|status| ids(&status));
+    let (theirs, own) = (read(&format!("/proc/{thread}/status"))?, read("/proc/self/status")?);
+    let (Some((process, user, group)), Some((_, own_user, own_group))) = (theirs, own) else {
+        return Err(Errno(libc::EIO));
+    };
+    Ok((user == own_user && group == own_group).then_some(process))
 }
 
 /// The socket that a program asks for.
@@ -197,7 +207,7 @@ fn new_socket(call: &Notification) -> Option<OwnedFd> {
 /// # Errors
 /// What the kernel refuses.
 pub(crate) fn try_out(listener: BorrowedFd<'_>, call: &Notification) -> Result<(u64, i32), Errno> {
-    if !is_of_this_place(call.thread)? {
+    if process_of_this_place(call.thread)?.is_none() {
         return Err(Errno(libc::EXDEV));
     }
     let copy = new_socket(call).ok_or(Errno(libc::EPROTONOSUPPORT))?;

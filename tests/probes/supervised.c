@@ -88,6 +88,11 @@ static void *own_table(void *nothing) {
     return NULL;
 }
 
+static void *makes(void *fd) {
+    *(int *)fd = socket(AF_INET, SOCK_STREAM, 0);
+    return NULL;
+}
+
 /* Whether a new socket is in the network namespace of the thread that makes it. */
 static void where(const char *when) {
     struct stat own, of_socket;
@@ -394,6 +399,16 @@ int main(int count, char **words) {
         pthread_join(thread, NULL);
         where("beside it");
         show(dial(port));
+    } else if (!strcmp(what, "handed")) {
+        /* handed PORT: a thread makes a socket and ends; another connects it later. */
+        pthread_t thread;
+        int fd = -1;
+        struct sockaddr_in to = local(port);
+        pthread_create(&thread, NULL, makes, &fd);
+        pthread_join(thread, NULL);
+        usleep(300000);
+        connect(fd, (void *)&to, sizeof to);
+        show(fd);
     } else if (!strcmp(what, "tables")) {
         /* tables PORT: two threads, each with its own socket under the same number. */
         pthread_t thread;

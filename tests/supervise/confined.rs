@@ -22,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("supervise::confined::said_at_the_start", said_at_the_start),
         test("supervise::confined::another_network", another_network),
         test("supervise::confined::there_and_back", there_and_back).with_ignored_flag(!is_root()),
+        test("supervise::confined::handed_on", handed_on),
         test("supervise::confined::descriptors", descriptors),
         test("supervise::confined::closed_unused", closed_unused),
         test("supervise::confined::ends", ends),
@@ -120,6 +121,13 @@ fn another_network() {
 fn there_and_back() {
     let there = format!("there 1\nback 1\n{KEPT}\nof a thread 1\nbeside it 1\n{KEPT}\n");
     assert_eq!(outcome(confined().arg(RULE).arg(program()).args(["back", &port()])), (Some(0), there, String::new()));
+}
+
+/// A thread that makes a socket may end before another one connects it. Seen to fail: `user_timeout 0`, with a copy that was given back when
+/// the thread had ended.
+fn handed_on() {
+    let found = outcome(confined().arg(RULE).arg(program()).args(["handed", &port()]));
+    assert_eq!(found, (Some(0), format!("{KEPT}\n"), String::new()));
 }
 
 /// EMFILE, FD_CLOEXEC and O_NONBLOCK are as without.

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"runtime"
+	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -133,6 +135,33 @@ func main() {
 			fmt.Println(request.URL.Path)
 		})
 		fmt.Println(http.ListenAndServe(address, nil))
+	case "busy":
+		// So many connections, beside goroutines that never wait.
+		count, _ := strconv.Atoi(os.Args[4])
+		for i := 0; i < runtime.GOMAXPROCS(0); i++ {
+			go func() {
+				for x := uint64(1); x != 0; x = x*6364136223846793005 + 1 {
+				}
+			}()
+		}
+		var times []time.Duration
+		errors, without := 0, 0
+		for i := 0; i < count; i++ {
+			start := time.Now()
+			c, err := net.Dial("tcp", address)
+			times = append(times, time.Since(start))
+			if err != nil {
+				errors++
+				continue
+			}
+			if strings.Contains(show(c), "user_timeout 0 ") {
+				without++
+			}
+			c.Close()
+		}
+		sort.Slice(times, func(a, b int) bool { return times[a] < times[b] })
+		ms := func(d time.Duration) int64 { return d.Milliseconds() }
+		fmt.Printf("errors %d without %d median %d ms, longest %d ms\n", errors, without, ms(times[count/2]), ms(times[count-1]))
 	case "parallel":
 		// Children and threads at the same time.
 		var group sync.WaitGroup

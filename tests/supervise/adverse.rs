@@ -121,7 +121,7 @@ fn kept_by_a_call() {
 }
 
 /// By copies and by sockets that are made.
-fn both_ways() -> [Command; 2] {
+pub(super) fn both_ways() -> [Command; 2] {
     let mut confined = plain(probe("refuse"));
     confined.args([&libc::SYS_pidfd_getfd.to_string(), "1"]).arg(sockopt()).arg("run");
     let mut all = [run(), confined];

@@ -1,23 +1,46 @@
-//! Go programs under load: the incident, in which half of a service vanishes.
+//! Go programs under load: the incident, in which half of a service vanishes; and no processor that is free.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
+use super::adverse::both_ways;
+use super::processes::port;
 use super::programs::command;
+use crate::command::outcome;
 use crate::support::lab::{Lab, Place, Running, needs, send_lines};
-use crate::support::{go_program, test_with, text};
+use crate::support::{go_program, plain, test_with, text};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let needs = needs(["go", "hey", "nft", "ss"]);
-    [5, 15]
-        .map(|seconds| {
-            test_with(&needs, format!("supervise::load::incident within {seconds}s"), move || incident(seconds))
-        })
-        .into()
+    let of =
+        |seconds| test_with(&needs, format!("supervise::load::incident within {seconds}s"), move || incident(seconds));
+    vec![of(5), of(15), test_with(&["go"], "supervise::load::no_processor_is_free", no_processor_is_free)]
+}
+
+/// A Go program whose goroutines keep every processor busy: each of its connects has its options, and none waits longer than it takes to get a
+/// turn. Without the supervisor it takes as long. Seen to fail: with SOCKOPT_DISABLE=1 ("without 200").
+fn no_processor_is_free() {
+    let port = port();
+    let dial = |mut command: Command| {
+        command.arg(go_program("client")).args(["busy", "127.0.0.1", &port, "200"]);
+        let (code, printed, stderr) = outcome(&mut command);
+        assert_eq!((code, stderr.as_str()), (Some(0), ""), "{printed}");
+        printed
+    };
+    let alone = dial(plain("env"));
+    assert!(alone.starts_with("errors 0 without 200 "), "{alone}");
+    for (command, how) in both_ways().into_iter().zip(["copies", "sockets that are made"]) {
+        let under = dial(command);
+        println!("{how}: {under}alone: {alone}");
+        assert!(under.starts_with("errors 0 without 0 "), "{how}: {under}");
+        let longest = under.split("longest ").nth(1).and_then(|rest| rest.trim_end().strip_suffix(" ms")?.parse().ok());
+        // After two seconds the guardian would let a call go on.
+        assert!(longest.is_some_and(|longest: u64| longest < 2_000), "{how}: {under}");
+    }
 }
 
 /// Workers of each load, with a connection each, half of them to either node.
@@ -107,21 +130,21 @@ fn incident(seconds: u64) {
         let last = count(end - 3 * second, end - second);
         let back = (0..whole * 10).map(|tenth| Duration::from_millis(tenth * 100)).find(|after| {
             let from = cut + *after;
-            from + second < end && *after > NOTICED && count(from, from + second) >= 0.9 * before
+            from + second < end && *after > NOTICED && count(from, from + second) >= 0.8 * before
         });
         let figures = format!(
             "{path}: {before:.0} answers a second before, {lowest:.0} after the cut, {last:.0} at the end, back after {back:.1?}"
         );
         println!("{figures}");
         let ended = running.has_ended();
-        assert!(lowest < 0.75 * before, "half of the service is gone: {figures}");
+        assert!(lowest < 0.7 * before, "half of the service is gone: {figures}");
         assert_eq!(ended.is_some(), load.under, "whether it has ended: {figures}");
         if let Some(output) = ended {
             let (said, _) = text(&output);
             assert!(output.status.success() && said.contains("[200]"), "{said}");
             assert!(back.is_some_and(|back| back <= after), "not back in time: {figures}\n{said}");
         } else {
-            assert!(back.is_none() && last < 0.75 * before, "{figures}");
+            assert!(back.is_none() && last < 0.7 * before, "{figures}");
         }
     }
 }

@@ -157,6 +157,12 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
                 "without CAP_SYS_ADMIN, programs under the supervisor get no rights from setuid bits or file capabilities: sudo, su and the like fail",
             );
         }
+        if !privilege::Caller::this().may_look_into_children() && (is_dry || starts_others) {
+            output::warning(
+                "this machine lets no process look into another one (kernel.yama.ptrace_scope): the supervisor sets options in this program, not in programs that it starts",
+                Some("run sockopt with CAP_SYS_PTRACE, or put `sockopt run` in front of the program that connects"),
+            );
+        }
         if is_dry {
             output::note("the supervisor does not see what a program does by io_uring");
             if ready.as_ref().is_some_and(supervise::Ready::makes_sockets) {

@@ -106,6 +106,14 @@ impl Caller {
         self.permitted >> CAP_SYS_ADMIN & 1 != 0
     }
 
+    /// Whether it may look into every process of its user, CAP_SYS_PTRACE; else Yama lets it look only into those that it is told by
+    /// (prctl(2), PR_SET_PTRACER), and into none that these start.
+    pub fn may_look_into_children(self) -> bool {
+        const CAP_SYS_PTRACE: u32 = 19;
+        let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+        self.permitted >> CAP_SYS_PTRACE & 1 != 0 || matches!(scope.trim(), "" | "0")
+    }
+
     /// This process.
     pub fn this() -> Self {
         // Its first line is the name that the command was started by.

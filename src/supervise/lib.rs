@@ -118,6 +118,9 @@ impl fmt::Display for Refusal {
             ),
             (Step::Start, _) => write!(f, "its processes cannot be started: {errno}"),
             (Step::Receive, _) => write!(f, "the kernel does not report the program's calls: {errno}"),
+            (Step::Memory, libc::EPERM) => f.write_str(
+                "the program's memory cannot be read: EPERM; a sandbox forbids it, or kernel.yama.ptrace_scope is 2 or 3",
+            ),
             (Step::Memory, _) => write!(f, "the program's memory cannot be read: {errno}"),
             (Step::Descriptor, _) => write!(f, "the program's descriptors cannot be copied: {errno}"),
             (Step::Answer, _) => write!(f, "stopped calls cannot be continued: {errno}"),

@@ -195,7 +195,7 @@ impl Worker {
             "closed",
             thread,
             format_args!(
-                "the kernel does not let the supervisor look into this process (ptrace(2): another user, or a file that may not be read): no options are set in it"
+                "the kernel does not let the supervisor look into this process (ptrace(2): another user, a file that may not be read, or kernel.yama.ptrace_scope): no options are set in it"
             ),
         );
     }

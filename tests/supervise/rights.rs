@@ -19,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test_with(&["setpriv"], "supervise::rights::hidden_where_sockets_are_made", hidden_where_sockets_are_made),
         of_root("supervise::rights::setuid_children", setuid_children),
         of_root("supervise::rights::another_user", another_user),
+        test_with(&["namespaces", "unshare", "setpriv"], "supervise::rights::what_it_starts", what_it_starts),
         test_with(&["setpriv", "prlimit"], "supervise::rights::limits", limits).with_ignored_flag(!is_root()),
     ]
 }
@@ -147,6 +148,26 @@ fn another_user() {
         // What the supervisor could say, it may not write to the program's standard error.
         let found = outcome(command.arg(RULE).arg(program()).args(&arguments));
         assert_eq!(found, (Some(0), format!("{options}\n"), String::new()), "{command:?}");
+    }
+}
+
+/// Where the kernel lets nobody look into what a program starts (Yama), a shell is told so. A kernel without Yama is given its file. Seen
+/// to fail: nothing was said.
+fn what_it_starts() {
+    let start = |scope: &str, drops: &str| {
+        let script = format!(
+            "mount -t tmpfs none /proc/sys/kernel && mkdir /proc/sys/kernel/yama && echo {scope} >/proc/sys/kernel/yama/ptrace_scope && \
+             exec setpriv {drops} \"$0\" run {RULE} --by=supervisor sh -c :"
+        );
+        let mut command = plain("unshare");
+        outcome(command.args(["-Urmpf", "--mount-proc", "sh", "-c", &script]).arg(sockopt()))
+    };
+    let said = "warning: this machine lets no process look into another one (kernel.yama.ptrace_scope): the supervisor sets options in this \
+        program, not in programs that it starts\nhelp: run sockopt with CAP_SYS_PTRACE, or put `sockopt run` in front of the program that \
+        connects\n";
+    let none = "--bounding-set=-sys_ptrace";
+    for (scope, drops, said) in [("1", none, said), ("0", none, ""), ("1", "--inh-caps=-all", "")] {
+        assert_eq!(start(scope, drops), (Some(0), String::new(), said.to_owned()), "{scope} {drops}");
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -21,16 +20,24 @@ impl Drop for Server {
     }
 }
 
-/// Replaces this process by itself in new namespaces. All that runs there ends with its first process.
-pub(crate) fn enter(arguments: &[std::ffi::OsString]) -> Failure {
-    let own = match std::env::current_exe() {
-        Ok(path) => path,
-        Err(error) => return error.into(),
-    };
+/// Runs this program again, in new namespaces. All that runs there ends with its first process.
+pub(crate) fn enter(arguments: &[std::ffi::OsString], groups: Option<&Path>) -> Result<(), Failure> {
     let mut command = Command::new("unshare");
-    command.args(["-Urn", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]).arg(own);
+    command.args(["-Urn", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]).arg(std::env::current_exe()?);
     command.arg("--inside").args(arguments);
-    format!("unshare(1) does not start: {}", command.exec()).into()
+    if let Some(groups) = groups {
+        command.arg("--groups").arg(groups);
+    }
+    let status = command.status().map_err(|error| format!("unshare(1) does not start: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("in the namespaces: {status}").into()) }
+}
+
+/// A command with nothing preloaded, in a control group if one is meant.
+pub(crate) fn within(group: Option<&Path>, program: impl AsRef<OsStr>) -> Command {
+    let Some(group) = group else { return plain(program) };
+    let mut command = plain("sh");
+    command.args(["-c", "echo 0 >\"$0\"/cgroup.procs && exec \"$@\""]).arg(group).arg(program.as_ref());
+    command
 }
 
 /// Makes the loopback ready.

@@ -4,6 +4,7 @@
 //! its own, on the loopback.
 
 mod counted;
+mod kernel;
 mod lab;
 mod report;
 mod rules;
@@ -28,7 +29,7 @@ use variants::Variants;
 type Measure = fn(&Bench) -> Result<Section, Failure>;
 
 /// In the order of the results.
-const SECTIONS: [(&str, Measure); 14] = [
+const SECTIONS: [(&str, Measure); 15] = [
     ("connect", timed::connect),
     ("unmatched", timed::unmatched),
     ("accept", timed::accept),
@@ -43,6 +44,7 @@ const SECTIONS: [(&str, Measure); 14] = [
     ("syscalls", counted::system_calls),
     ("instructions", counted::by_operation),
     ("supervisor", supervised::supervisor),
+    ("kernel", kernel::kernel),
 ];
 
 /// Measures what libsockopt.so costs
@@ -57,11 +59,11 @@ struct Args {
     /// The library; more than once to compare builds [default: the one that cargo built along with this]
     #[arg(long, value_name = "PATH")]
     library: Vec<PathBuf>,
-    /// The command, for the section supervisor; packages have a static one [default: the one that cargo built along with this]
+    /// The command, for the sections supervisor and kernel; packages have a static one [default: the one that cargo built along with this]
     #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_sockopt"))]
     command: PathBuf,
     /// Only these sections: connect, unmatched, accept, calls, sockets, exec, start, decide, load, throughput,
-    /// memory, syscalls, instructions, supervisor
+    /// memory, syscalls, instructions, supervisor, kernel
     #[arg(long, value_name = "SECTION,...", value_delimiter = ',', value_parser = SECTIONS.map(|(name, _)| name))]
     only: Vec<String>,
     /// A minute in all, for a first look
@@ -73,6 +75,9 @@ struct Args {
     /// Write what was measured into benches/RESULTS.md; what was not is left as it is there
     #[arg(long)]
     save: bool,
+    /// Control groups that something is attached to, for the section kernel
+    #[arg(long, hide = true, value_name = "FOLDER")]
+    groups: Option<PathBuf>,
     /// Be the process inside the namespaces
     #[arg(long, hide = true)]
     inside: bool,
@@ -91,6 +96,8 @@ struct Bench {
     variants: Variants,
     /// `sockopt`.
     command: PathBuf,
+    /// For the section kernel, where there are some.
+    groups: Option<PathBuf>,
     rounds: usize,
     /// What `--rounds` says.
     asked: Option<usize>,
@@ -115,8 +122,7 @@ fn main() -> ExitCode {
         rules::repeat(rules, compile, decide);
         return ExitCode::SUCCESS;
     }
-    let outcome =
-        if args.inside { inside(&args) } else { Err(lab::enter(&std::env::args_os().skip(1).collect::<Vec<_>>())) };
+    let outcome = if args.inside { inside(&args) } else { outside(&args) };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -124,6 +130,26 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether a section is asked for.
+fn is_wanted(args: &Args, name: &str) -> bool {
+    args.only.is_empty() || args.only.iter().any(|only| only == name)
+}
+
+/// Makes what has to be made outside of the namespaces, and enters them.
+fn outside(args: &Args) -> Result<(), Failure> {
+    let attached = is_wanted(args, "kernel").then(|| kernel::Groups::attach(&args.command));
+    let groups = match attached {
+        Some(Ok(groups)) => Some(groups),
+        Some(Err(why)) => {
+            eprintln!("kernel: {why}");
+            None
+        }
+        None => None,
+    };
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    lab::enter(&arguments, groups.as_ref().map(kernel::Groups::top))
 }
 
 fn inside(args: &Args) -> Result<(), Failure> {
@@ -145,13 +171,13 @@ fn inside(args: &Args) -> Result<(), Failure> {
     if args.save && libraries.len() > 1 {
         return Err("--save takes one library".into());
     }
-    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
-    let wanted: Vec<_> = SECTIONS.into_iter().filter(|(name, _)| wanted(name)).collect();
+    let wanted: Vec<_> = SECTIONS.into_iter().filter(|(name, _)| is_wanted(args, name)).collect();
     let progress = ProgressBar::new(1).with_style(ProgressStyle::with_template("{msg:14} {wide_bar} {elapsed}")?);
     let bench = Bench {
         variants: Variants::new(&scratch, libraries)?,
         scratch,
         command: fs::canonicalize(&args.command)?,
+        groups: args.groups.clone(),
         rounds: args.rounds.map_or(if args.quick { 7 } else { 21 }, usize::from),
         asked: args.rounds.map(usize::from),
         quick: args.quick,

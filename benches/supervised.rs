@@ -25,7 +25,7 @@ const SUPERVISED: &str = "SUPERVISED";
 fn supervised() -> Variant {
     let environment = [("SOCKOPT_DEAD_PEER_TIMEOUT", "15s"), ("EXPECT", "14000"), (SUPERVISED, "1")];
     let environment = environment.map(|(name, value)| (name, value.to_owned())).to_vec();
-    Variant { label: "sockopt run --by supervisor".to_owned(), environment, options: 0 }
+    Variant { label: "sockopt run --by supervisor".to_owned(), environment, ..Variant::default() }
 }
 
 fn bare() -> Variant {

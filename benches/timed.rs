@@ -94,6 +94,16 @@ pub(crate) struct Compared {
     pub(crate) added_cpu: Summary,
 }
 
+impl Compared {
+    /// The ratio, and what is added.
+    pub(crate) fn by(&self, clock: Clock) -> (Summary, Summary) {
+        match clock {
+            Clock::Processor => (self.cpu, self.added_cpu),
+            Clock::Wall => (self.wall, self.added_wall),
+        }
+    }
+}
+
 /// However many rounds are asked for, a section ends; but not before it has some.
 pub(crate) const LONGEST: Duration = Duration::from_secs(60);
 const FEWEST: usize = 7;
@@ -156,15 +166,15 @@ pub(crate) fn compare(
 }
 
 /// A workload under a variant.
-fn workload(bench: &Bench, name: &str, arguments: &[&str], variant: &Variant) -> Command {
-    let mut command = lab::plain(bench.workload(name));
+pub(crate) fn workload(bench: &Bench, name: &str, arguments: &[&str], variant: &Variant) -> Command {
+    let mut command = lab::within(variant.group.as_deref(), bench.workload(name));
     variant.apply(command.args(arguments));
     command
 }
 
 /// By what a row is judged.
 #[derive(Clone, Copy, PartialEq)]
-enum Clock {
+pub(crate) enum Clock {
     /// Which waiting for a processor is no part of.
     Processor,
     Wall,
@@ -194,9 +204,9 @@ fn ratios(rows: &[Row], compared: &[Compared], clock: Clock) -> Vec<Vec<String>>
 }
 
 /// How many batches of each process are a round.
-const BATCHES: usize = 30;
+pub(crate) const BATCHES: usize = 30;
 
-fn tcp(bench: &Bench, mode: &str, variant: &Variant) -> Command {
+pub(crate) fn tcp(bench: &Bench, mode: &str, variant: &Variant) -> Command {
     workload(bench, "tcp", &[mode, &variant.options.to_string()], variant)
 }
 
@@ -327,7 +337,7 @@ pub(crate) fn sockets(bench: &Bench) -> Result<Section, Failure> {
 
 /// /bin/true with the environment of a variant, which is the child's alone: the workload itself runs without.
 pub(crate) fn spawn(bench: &Bench, variant: &Variant) -> Command {
-    let mut command = lab::plain(bench.workload("spawn"));
+    let mut command = lab::within(variant.group.as_deref(), bench.workload("spawn"));
     command.args(variant.environment.iter().map(|(name, value)| format!("{name}={value}")));
     command
 }

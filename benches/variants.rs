@@ -15,6 +15,8 @@ pub(crate) struct Variant {
     pub(crate) environment: Vec<(&'static str, String)>,
     /// How many options the workload sets itself.
     pub(crate) options: usize,
+    /// The control group that it runs in, if not the harness's.
+    pub(crate) group: Option<PathBuf>,
 }
 
 impl Variant {
@@ -31,7 +33,7 @@ impl Variant {
 
     fn preloaded(label: impl Into<String>, library: &Path) -> Variant {
         let environment = vec![("LD_PRELOAD", library.display().to_string())];
-        Variant { label: label.into(), environment, options: 0 }
+        Variant { label: label.into(), environment, ..Variant::default() }
     }
 
     fn with(mut self, name: &'static str, value: impl Into<String>) -> Variant {
@@ -198,6 +200,13 @@ fn rule(text: &mut String, n: usize) {
     };
     let option = ["dead_peer_timeout = \"15s\"", "keepalive = { time = \"60s\", interval = \"20s\", probes = 4 }"];
     let _ = write!(text, "[[rule]]\nname = \"rule {n}\"\n{conditions}\n{}\n\n", option[n % 3 % 2]);
+}
+
+/// So many of those with `to` and without `process`, as a configuration file.
+pub(crate) fn connecting_rules(count: usize) -> String {
+    let mut text = String::new();
+    (0..).filter(|n| n % KINDS < 5).take(count).for_each(|n| rule(&mut text, n));
+    text
 }
 
 /// So many rules as a configuration file.

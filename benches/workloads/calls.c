@@ -3,6 +3,7 @@
 //     calls socket-unix    socket(AF_UNIX)
 //     calls socket-udp     socket(AF_INET, SOCK_DGRAM)
 //     calls connect-unix   connect of a UNIX socket
+//     calls setsockopt     setsockopt(TCP_NODELAY) of a connected TCP socket
 //     calls open COUNT     socket + close of one more TCP socket, COUNT being open
 #include "measure.h"
 #include <fcntl.h>
@@ -16,7 +17,7 @@ int main(int count, char **arguments) {
     need(count > 1, "usage");
     const char *call = arguments[1];
     int fds[BATCH], null = open("/dev/null", O_RDONLY);
-    int closes = strcmp(call, "close") == 0, connects = strcmp(call, "connect-unix") == 0;
+    int sets = strcmp(call, "setsockopt") == 0, one = 1, closes = strcmp(call, "close") == 0, connects = strcmp(call, "connect-unix") == 0;
     struct sockaddr_in address;
     int from = listener(&address, 1), first = socket(AF_INET, SOCK_STREAM, 0);
     // The library compiles its configuration for the first socket.
@@ -40,6 +41,10 @@ int main(int count, char **arguments) {
         if (more >= 0) {
             begin();
             for (int i = 0; i < BATCH; i++) close(socket(AF_INET, SOCK_STREAM, 0));
+            end(BATCH);
+        } else if (sets) {
+            begin();
+            for (int i = 0; i < BATCH; i++) setsockopt(first, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
             end(BATCH);
         } else if (closes) {
             for (int i = 0; i < BATCH; i++) fds[i] = dup(null);

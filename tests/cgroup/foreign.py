@@ -1,6 +1,7 @@
 """Attaches a program of nobody's, which lets everything pass, to a control group as older tools do (BPF_PROG_ATTACH).
 
-foreign.py GROUP FLAGS: prints its number, and waits for the end of its input; then takes it off again.
+foreign.py GROUP FLAGS: prints its number, and waits for the end of its input; then takes it off again. With TO_PORT in the
+environment it makes each connect one to that port, as tools do that give services an address.
 """
 import ctypes, os, struct, sys
 
@@ -17,10 +18,16 @@ def bpf(command, attributes):
     return result, attributes
 
 
-code = ctypes.create_string_buffer(struct.pack("<BBhi", 0xB7, 0, 0, 1) + struct.pack("<BBhi", 0x95, 0, 0, 0))
+port = int(os.environ.get("TO_PORT", "0"))
+# *(u32 *)(context + 24) = port
+translate = struct.pack("<BBhi", 0xB7, 2, 0, port >> 8 | (port & 255) << 8) + struct.pack("<BBhi", 0x63, 0x21, 24, 0)
+code = struct.pack("<BBhi", 0xB7, 0, 0, 1) + struct.pack("<BBhi", 0x95, 0, 0, 0)
+code = translate + code if port else code
+count = len(code) // 8
+code = ctypes.create_string_buffer(code)
 text = ctypes.create_string_buffer(b"MIT")
 address = ctypes.addressof
-load = struct.pack("<IIQQIIQIIQ16s", 18, 2, address(code), address(text), 0, 0, 0, 0, 0, 0, b"")[:48]
+load = struct.pack("<IIQQIIQIIQ16s", 18, count, address(code), address(text), 0, 0, 0, 0, 0, 0, b"")[:48]
 load += b"somebody_else".ljust(16, b"\0") + struct.pack("<II", 0, 10)
 program, _ = bpf(5, load)
 group = os.open(sys.argv[1], os.O_RDONLY)

@@ -3,12 +3,12 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use libtest_mimic::Trial;
 
 use super::{Group, KEEPALIVE, answers, in_kernel, mount, run, run_status};
-use crate::support::lab::Lab;
+use crate::support::lab::{Lab, Place};
 use crate::support::{plain, root, search_path, sockopt, text};
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -17,6 +17,11 @@ pub(super) fn trials() -> Vec<Trial> {
         in_kernel(&[], "cgroup::refused::what_is_no_control_group", what_is_no_control_group),
         in_kernel(&[], "cgroup::refused::what_the_kernel_cannot_do", what_the_kernel_cannot_do),
         in_kernel(&["python3", "namespaces"], "cgroup::refused::where_others_are", where_others_are),
+        in_kernel(
+            &["python3", "namespaces"],
+            "cgroup::refused::not_where_services_are_translated",
+            where_services_are_translated,
+        ),
         in_kernel(&["strace", "namespaces"], "cgroup::refused::each_step_that_fails_leaves_nothing", each_step_fails),
         in_kernel(&["strace", "namespaces"], "cgroup::refused::a_reload_that_fails_changes_nothing", a_reload_fails),
         in_kernel(
@@ -86,7 +91,17 @@ struct Foreign {
 
 impl Foreign {
     fn on(group: &Path, flags: u32, pin: Option<&Path>) -> Self {
+        Self::started(plain("python3"), group, flags, pin)
+    }
+
+    /// One that makes each connect one to this port, beside others.
+    fn translating(group: &Path, port: u16) -> Self {
         let mut command = plain("python3");
+        command.env("TO_PORT", port.to_string());
+        Self::started(command, group, 2, None)
+    }
+
+    fn started(mut command: Command, group: &Path, flags: u32, pin: Option<&Path>) -> Self {
         command
             .env("PATH", search_path())
             .arg(root().join("tests/cgroup/foreign.py"))
@@ -138,6 +153,25 @@ fn where_others_are() {
     let _foreign = Foreign::on(&parent.0, 2, None);
     child.attach(KEEPALIVE);
     parent.attach(KEEPALIVE);
+}
+
+/// A program above that gives services an address, as Cilium's at the root: the rules are for the address that the program
+/// connects to, and its translation comes after them.
+///
+/// Seen to fail: with rules for the port behind it.
+fn where_services_are_translated() {
+    let lab = Lab::new();
+    let mut server = lab.serve(Place::Here, &[8000]);
+    server.release();
+    let parent = Group::new();
+    let child = Group(parent.0.join("within"));
+    fs::create_dir(&child.0).expect("a control group");
+    let _foreign = Foreign::translating(&parent.0, 8000);
+    child.attach(KEEPALIVE);
+    let printed = child.calls(&lab, &["socket s inet stream", "connect s 127.0.0.1:7000", "get s 6/4"]);
+    // Nobody listens there.
+    assert!(printed.contains("connect s 127.0.0.1:7000 = 0"), "{printed}");
+    assert_eq!(answers(&printed, "get s 6/4"), ["77"], "{printed}");
 }
 
 /// Runs `attach` with its Nth bpf(2) tampered with: whether there was an Nth.

@@ -312,6 +312,16 @@ fn exceptions() -> Vec<(&'static str, Script)> {
                  { level = \"SOL_TCP\", name = \"TCP_NODELAY\", value = 1, at = \"bind\" }]",
             )
         }),
+        // Seen to fail: with exclusions that are read and left out.
+        ("what a list excludes is for the next rule", {
+            let calls = "socket s inet stream\nconnect s 127.0.0.1:4000\nsocket t inet stream\nconnect t 127.0.0.2:4000\n\
+                         socket l inet stream\nbind l 127.0.0.1:4001\nlisten l 8\nsocket m inet stream\nbind m 127.0.0.2:4001\nlisten m 8\n\
+                         @look s SO_KEEPALIVE=1\n@look t SO_KEEPALIVE=0 TCP_NODELAY=1\n@look l SO_KEEPALIVE=0 TCP_NODELAY=1\n@look m SO_KEEPALIVE=1";
+            Script::new(calls).before("@listen 127.0.0.1:4000\n@listen 127.0.0.2:4000").toml(
+                "[[rule]]\nto = [\"127.0.0.0/8\", \"!127.0.0.2\"]\nkeepalive = \"on\"\n\
+                 [[rule]]\nlisten = [\"!127.0.0.1:4001\", \"!127.0.0.3\"]\nkeepalive = \"on\"\n[[rule]]\nnodelay = true",
+            )
+        }),
         // Seen to fail: without `Phase::BindDatagram`.
         ("a UDP server has the options of a rule with listen", {
             let calls = "socket u inet dgram\nbind u 127.0.0.1:4001\n@look u SO_RCVBUF=131072 IP_TTL=9\n\

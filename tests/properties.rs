@@ -83,10 +83,13 @@ struct Meant {
     ports: Option<(u16, u16)>,
     /// As `::ffff:a.b.c.d`.
     mapped: bool,
+    /// With an exclamation mark.
+    excluded: bool,
 }
 
 impl Display for Meant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.excluded { "!" } else { "" })?;
         match self.network {
             None if self.ports.is_none() => write!(f, "*")?,
             None => {}
@@ -170,11 +173,33 @@ fn meant() -> impl Strategy<Value = Meant> {
     });
     let ports = (ports(), ports()).prop_map(|(one, other)| (one.min(other), one.max(other)));
     (proptest::option::weighted(0.8, network), proptest::option::of(ports), any::<bool>())
-        .prop_map(|(network, ports, mapped)| Meant { network, ports, mapped })
+        .prop_map(|(network, ports, mapped)| Meant { network, ports, mapped, excluded: false })
 }
 
+/// Some lists have exclusions, a few of them nothing else. Not everything is excluded: that is an error.
 fn list() -> impl Strategy<Value = Option<Vec<Meant>>> {
-    proptest::option::of(proptest::collection::vec(meant(), 1..4))
+    const NEVER_EXCLUDED: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 7), 7);
+    let (ip, port) = NEVER_EXCLUDED;
+    let excluded = meant().prop_filter("everything", move |meant| !meant.is(ip.into(), port));
+    let excluded = proptest::collection::vec(excluded.prop_map(|meant| Meant { excluded: true, ..meant }), 1..4);
+    let plain = proptest::collection::vec(meant(), 1..4);
+    let cut = (proptest::collection::vec(meant(), 0..3), excluded).prop_map(move |(mut all, excluded)| {
+        if !all.is_empty() {
+            let (network, ports) = (Some((ip.into(), 32)), Some((port, port)));
+            all.push(Meant { network, ports, mapped: false, excluded: false });
+        }
+        // Their order does not matter.
+        let at = excluded.len() % (all.len() + 1);
+        all.splice(at..at, excluded);
+        all
+    });
+    proptest::option::of(prop_oneof![3 => plain, 1 => cut])
+}
+
+/// Whether a list means what its entries are asked for.
+fn any_of(list: &[Meant], is_meant: impl Fn(&Meant) -> bool) -> bool {
+    let (excluded, rest): (Vec<&Meant>, Vec<&Meant>) = list.iter().partition(|meant| meant.excluded);
+    (rest.is_empty() || rest.iter().any(|meant| is_meant(meant))) && !excluded.iter().any(|meant| is_meant(meant))
 }
 
 #[derive(Debug, Clone)]
@@ -230,8 +255,8 @@ impl RuleMeant {
     fn matches(&self, is_outbound: bool, (local, peer): Ends, process: &str) -> bool {
         let any = |list: &Option<Vec<Meant>>, end: Option<(IpAddr, u16)>| match (list, end) {
             (None, _) => true,
-            (Some(list), Some((ip, port))) if is_outbound => list.iter().any(|meant| meant.reaches(ip, port)),
-            (Some(list), Some((ip, port))) => list.iter().any(|meant| meant.is(ip, port)),
+            (Some(list), Some((ip, port))) if is_outbound => any_of(list, |meant| meant.reaches(ip, port)),
+            (Some(list), Some((ip, port))) => any_of(list, |meant| meant.is(ip, port)),
             // Nobody is known yet of whom it could be said.
             (Some(_), None) => false,
         };
@@ -295,7 +320,7 @@ fn rules_match_as_a_walk_along_the_list_does() {
                 let own = found.filter(|&number| rules[number].sets).map(|number| number as i32 + 1);
                 let is_in_scope = shortcut.as_ref().is_some_and(|to| match to {
                     None => true,
-                    Some(to) => is_outbound && to.iter().any(|meant| meant.reaches(other.0, other.1)),
+                    Some(to) => is_outbound && any_of(to, |meant| meant.reaches(other.0, other.1)),
                 });
                 let value = is_in_scope.then_some(SHORTCUT).or(own).or(has_defaults.then_some(DEFAULT));
                 let decision = compiled.decide(&connection);

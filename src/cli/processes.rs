@@ -6,8 +6,9 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use policy::exclusion::{List, MOST_PIECES};
 use policy::health::State;
-use policy::matcher::Pattern;
+use policy::matcher::{self, Pattern, names_host};
 use policy::{Connection, Endpoint, Glob, Process};
 use rustix::process::geteuid;
 use socket::current::Current;
@@ -378,37 +379,37 @@ pub(crate) fn with_filters(command: Command) -> Command {
     command
         .arg(filter(
             "to",
-            "Only connections with these peers, written as a rule's `to`: 10.0.0.0/8:443, [2001:db8::/32], :6379; repeatable",
+            "Only connections with these peers, written as a rule's `to`: 10.0.0.0/8:443, !10.0.0.1, [2001:db8::/32], :6379; repeatable",
         ))
         .arg(filter("local", "Only sockets with these local addresses, in the same form; repeatable"))
 }
 
 /// Which sockets are of interest.
 pub(crate) struct Filter {
-    to: Vec<Pattern>,
-    local: Vec<Pattern>,
+    to: Box<[Pattern]>,
+    local: Box<[Pattern]>,
 }
 
 impl Filter {
     pub(crate) fn new(matches: &ArgMatches) -> Result<Self, u8> {
         let patterns = |name: &str| {
             let words = matches.get_many::<String>(name).into_iter().flatten();
-            words
-                .flat_map(|word| word.split(','))
-                .map(|word| {
-                    let pattern = Pattern::parse(word).map_err(|refused| {
-                        output::error(&format!("--{name}: {}", refused.message), Some(&refused.help));
-                        exit::USAGE
-                    })?;
-                    if pattern.host().is_some() {
-                        // A socket does not know the name that it was connected by.
-                        let message = format!("--{name}: host names are not supported here (\"{word}\")");
-                        output::error(&message, Some("give the address or network that the name resolves to"));
-                        return Err(exit::USAGE);
-                    }
-                    Ok(if name == "to" { pattern.as_destination() } else { pattern })
-                })
-                .collect::<Result<Vec<Pattern>, u8>>()
+            let refuse = |refused: matcher::Refused| {
+                output::error(&format!("--{name}: {}", refused.message), Some(&refused.help));
+                exit::USAGE
+            };
+            let mut list = List::default();
+            for word in words.flat_map(|word| word.split(',')) {
+                if names_host(word) {
+                    // A socket does not know the name that it was connected by.
+                    let message = format!("--{name}: host names are not supported here (\"{word}\")");
+                    output::error(&message, Some("give the address or network that the name resolves to"));
+                    return Err(exit::USAGE);
+                }
+                list.add(word, name == "to").map_err(refuse)?;
+            }
+            let mut room = MOST_PIECES;
+            list.into_patterns(&mut room).map_err(refuse)
         };
         Ok(Self { to: patterns("to")?, local: patterns("local")? })
     }

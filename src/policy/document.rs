@@ -11,10 +11,11 @@ use toml::de::{DeTable, DeValue};
 use crate::catalog::{Accepts, EXCLUSIVE, Key};
 use crate::conditions::{Conditions, OF_RULES};
 use crate::error::Title;
+use crate::exclusion::List;
 use crate::fault::Fault;
 use crate::form::Form;
 use crate::glob::Glob;
-use crate::matcher::Pattern;
+use crate::matcher::{Pattern, names_host};
 use crate::reader::Reader;
 use crate::values::{Choice, Keepalive};
 
@@ -231,19 +232,19 @@ fn items<'t>(reader: &mut Reader<'_>, key: &str, value: &'t Spanned<DeValue<'t>>
 }
 
 fn patterns(reader: &mut Reader<'_>, key: &str, value: &Spanned<DeValue<'_>>) -> Box<[Pattern]> {
-    let items = items(reader, key, value);
-    let mut found = Vec::with_capacity(items.len());
-    for (span, text) in items {
-        match Pattern::parse(text) {
-            Ok(pattern) if key != "to" && pattern.host().is_some() => {
-                reader.fault(span, &Fault::HostName { key, text });
-            }
-            Ok(pattern) if key == "to" => found.push(pattern.as_destination()),
-            Ok(pattern) => found.push(pattern),
-            Err(refused) => reader.fault(span, &Fault::Address(refused)),
+    let is_destination = key == "to";
+    let mut list = List::default();
+    for (span, text) in items(reader, key, value) {
+        if !is_destination && names_host(text) {
+            reader.fault(span, &Fault::HostName { key, text });
+        } else if let Err(refused) = list.add(text, is_destination) {
+            reader.fault(span, &Fault::Address(refused));
         }
     }
-    found.into_boxed_slice()
+    list.into_patterns(&mut reader.room).unwrap_or_else(|refused| {
+        reader.fault(value.span(), &Fault::Address(refused));
+        Box::default()
+    })
 }
 
 fn globs(reader: &mut Reader<'_>, key: &str, value: &Spanned<DeValue<'_>>) -> Box<[Glob]> {

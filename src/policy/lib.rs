@@ -15,6 +15,7 @@ pub mod constants;
 mod document;
 pub mod enforce;
 pub mod error;
+pub mod exclusion;
 pub mod explain;
 mod fault;
 mod form;

@@ -17,12 +17,12 @@ pub use crate::ports::Refused;
 /// `[2001:db8::/32]:8000-8099`, `:9092`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
-    place: Place,
-    ports: RangeInclusive<u16>,
+    pub(crate) place: Place,
+    pub(crate) ports: RangeInclusive<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+pub(crate) enum Place {
     Any,
     Network(IpNet),
     /// In lower case, without a trailing dot; with `*` and `?` as wildcards.

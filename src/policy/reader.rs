@@ -5,6 +5,7 @@ use std::ops::Range;
 use toml::de::DeValue;
 
 use crate::error::Problems;
+use crate::exclusion::MOST_PIECES;
 use crate::fault::{Accepted, Fault};
 use crate::form::Form;
 use crate::promise::Detection;
@@ -15,13 +16,15 @@ pub(crate) struct Reader<'p> {
     /// Where in the source that begins which spans are of.
     pub(crate) base: usize,
     pub(crate) problems: &'p mut Problems,
+    /// How many entries may come of exclusions yet.
+    pub(crate) room: usize,
     /// The last promise with what keeps it: dear to compute, and most rules make the same.
     pub(crate) detected: Option<(u64, Option<Detection>)>,
 }
 
 impl<'p> Reader<'p> {
     pub(crate) fn new(source: usize, problems: &'p mut Problems) -> Self {
-        Self { source, base: 0, problems, detected: None }
+        Self { source, base: 0, problems, room: MOST_PIECES, detected: None }
     }
 
     /// Reports what is wrong at a place.

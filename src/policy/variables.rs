@@ -4,6 +4,7 @@ use crate::catalog::{EXCLUSIVE, Key};
 use crate::conditions::Conditions;
 use crate::document::{self, Layer, has_variable};
 use crate::error::{Problems, Source, nearest};
+use crate::exclusion::List;
 use crate::fault::Fault;
 use crate::form::Form;
 use crate::glob::Glob;
@@ -169,14 +170,16 @@ pub fn is_option(name: &str) -> bool {
 
 /// Destinations.
 fn patterns(reader: &mut Reader<'_>, value: &str) -> Box<[Pattern]> {
-    let mut found = Vec::new();
+    let mut list = List::default();
     let mut start = 0;
     for item in value.split(',') {
-        match Pattern::parse(item) {
-            Ok(pattern) => found.push(pattern.as_destination()),
-            Err(refused) => reader.fault(start..start + item.len(), &Fault::Address(refused)),
+        if let Err(refused) = list.add(item, true) {
+            reader.fault(start..start + item.len(), &Fault::Address(refused));
         }
         start += item.len() + 1;
     }
-    found.into_boxed_slice()
+    list.into_patterns(&mut reader.room).unwrap_or_else(|refused| {
+        reader.fault(0..value.len(), &Fault::Address(refused));
+        Box::default()
+    })
 }

@@ -10,6 +10,7 @@ mod fill;
 mod metrics;
 mod processes;
 mod refusals;
+mod served;
 mod shown;
 mod targets;
 
@@ -49,6 +50,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(metrics::trials());
     trials.extend(deployed::trials());
     trials.extend(refusals::trials());
+    trials.extend(served::trials());
     trials.extend(shown::trials());
     trials.extend(targets::trials());
     trials
@@ -155,7 +157,7 @@ impl Drop for Group {
         let _ = run(&["detach"], &self.0);
         // Whoever was in it is ending.
         let until = Instant::now() + Duration::from_secs(5);
-        while fs::remove_dir(&self.0).is_err() && Instant::now() < until {
+        while self.0.exists() && fs::remove_dir(&self.0).is_err() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(20));
         }
     }

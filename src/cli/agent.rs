@@ -1,17 +1,20 @@
 //! `sockopt agent`: keeps a configuration attached to a control group, while both may change.
 
 use std::env;
+use std::net::SocketAddr as Address;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::thread::sleep;
 use std::time::Duration;
 
-use clap::{ArgMatches, Command};
+use cgroup::Attachment;
+use clap::{Arg, ArgMatches, Command, value_parser};
 use load::Loaded;
 
 use crate::attach::{self, Prepared};
-use crate::{args, output};
+use crate::metrics::{Shared, State};
+use crate::{args, exit, output, serve};
 
 /// How often the file and the control group are looked at. A ConfigMap's file is a link to a folder that is replaced, so there is
 /// no one file that the kernel could watch.
@@ -32,10 +35,23 @@ pub(crate) fn command() -> Command {
                  with Type=notify, the agent is started when it has attached for the first time.",
             ),
     )
+    .arg(
+        Arg::new("metrics")
+            .long("metrics")
+            .value_name("ADDRESS:PORT")
+            .help("Count, and serve it to Prometheus there")
+            .long_help(
+                "Count for each rule the sockets that it was carried out on and how their connections ended, as `sockopt attach \
+                 --metrics` does, and serve the counters as OpenMetrics text to Prometheus: 127.0.0.1:9464 or [::1]:9464, path \
+                 /metrics. /ready answers 200 while the programs are attached, and 503 while not. There is no password: whoever \
+                 reaches the address reads the names and destinations of the rules.",
+            )
+            .value_parser(value_parser!(Address)),
+    )
     .after_long_help(
         "Exit status:
   0   never: it runs until a signal ends it
-  1   it could not be attached at the start
+  1   it could not be attached at the start, or cannot listen for --metrics
   2   wrong usage
   78  at the start the configuration was wrong, or more than the kernel can do",
     )
@@ -43,12 +59,29 @@ pub(crate) fn command() -> Command {
 
 pub(crate) fn agent(matches: &ArgMatches) -> u8 {
     let mut agent = Agent::default();
+    // Before anything is attached: two agents that take turns are nothing that somebody wants.
+    if let Some(address) = metrics_address(matches) {
+        let shared = agent.shared.clone();
+        let served =
+            serve::listen(address).and_then(|listener| serve::serve(listener, move |path| shared.answer(path)));
+        if let Err(why) = served {
+            output::error(&format!("--metrics: cannot listen on {address}: {why}"), None);
+            return exit::CANNOT_WORK;
+        }
+    }
     loop {
         if let Err(code) = agent.look(matches) {
             return code;
         }
+        let attachment = agent.attachment();
+        agent.shared.set(State { attachment, is_current: agent.is_current });
         sleep(INTERVAL);
     }
+}
+
+/// Where to listen, if `attach --watch` has not only the word.
+fn metrics_address(matches: &ArgMatches) -> Option<Address> {
+    matches.try_get_one::<Address>("metrics").ok().flatten().copied()
 }
 
 #[derive(Default)]
@@ -63,9 +96,20 @@ struct Agent {
     missing: Option<String>,
     /// How many looks to leave out, because the kernel refused.
     pause: u32,
+    /// Whether what was read last can be attached, and is.
+    is_right: bool,
+    is_current: bool,
+    /// For those who ask.
+    shared: Shared,
 }
 
 impl Agent {
+    /// What is in force in the control group.
+    fn attachment(&self) -> Option<Attachment> {
+        let all = cgroup::status().ok()?;
+        all.into_iter().find(|one| Some(one.group_id) == self.group && one.is_in_force())
+    }
+
     /// Looks at everything once, and does what is to be done.
     ///
     /// # Errors
@@ -82,10 +126,13 @@ impl Agent {
             match attach::prepared(&loaded, matches, group.as_ref().ok()) {
                 Ok(prepared) => {
                     self.prepared = Some(prepared);
-                    is_new = true;
+                    (self.is_right, self.is_current, is_new) = (true, false, true);
                 }
                 Err(code) if self.prepared.is_none() => return Err(code),
-                Err(_) => output::note("the configuration before this change stays in force"),
+                Err(_) => {
+                    (self.is_right, self.is_current) = (false, false);
+                    output::note("the configuration before this change stays in force");
+                }
             }
             self.seen = Some(loaded);
         }
@@ -101,9 +148,7 @@ impl Agent {
                 return Ok(());
             }
         };
-        let is_attached =
-            || cgroup::status().is_ok_and(|all| all.iter().any(|one| one.group_id == group.id() && one.is_in_force()));
-        if !is_new && self.group == Some(group.id()) && is_attached() {
+        if !is_new && self.group == Some(group.id()) && self.attachment().is_some() {
             return Ok(());
         }
         if self.pause > 0 && !is_new {
@@ -116,9 +161,11 @@ impl Agent {
                     tell_service_manager();
                 }
                 self.group = Some(group.id());
+                self.is_current = self.is_right;
             }
             Err(code) if self.group.is_none() => return Err(code),
             Err(_) => {
+                self.is_current = false;
                 output::note(&format!("it is tried again in {RETRY} s"));
                 self.pause = RETRY;
             }

@@ -83,6 +83,11 @@ impl Agent {
         command.arg("agent").args(arguments);
         Self::start(command, log)
     }
+
+    /// Of its process.
+    pub(super) fn id(&self) -> u32 {
+        self.0.id()
+    }
 }
 
 impl Drop for Agent {

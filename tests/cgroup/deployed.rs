@@ -232,7 +232,7 @@ fn with_least_privileges() {
     let log = map.0.join("log");
     let start = || {
         let mut command = confined(&node.agent.0);
-        command.args(["agent", "--no-adopt"]).arg(&node.pods.0).arg("--config").arg(&file);
+        command.args(["agent", "--no-adopt", "--metrics", "0.0.0.0:9464"]).arg(&node.pods.0).arg("--config").arg(&file);
         Agent::start(command, &log)
     };
     let keepalive = || {

@@ -230,7 +230,8 @@ fn a_reload_fails() {
         let now = counted(&group).get("one connect").and_then(|one| one.get("sockets").copied());
         counted_so_far += 1;
         assert_eq!(now, Some(counted_so_far), "step {number}: {}", text(&output).1);
-        number += 1;
+        // One in three: there are many, and the calls that keep what was counted stand one after the other.
+        number += 3;
         // It has room enough now: the next one is to make new counters as well.
         if output.status.success() {
             group.detach();

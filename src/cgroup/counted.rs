@@ -127,6 +127,8 @@ pub(crate) struct Entry {
     pub(crate) number: u32,
     /// The configuration has it no more.
     pub(crate) is_retired: bool,
+    /// What was counted in tables that were too small for all that came later.
+    pub(crate) carried: Vec<u64>,
     pub(crate) counted: Counted,
 }
 
@@ -159,9 +161,9 @@ impl Book {
 
     /// Gives everything a number below `capacity`: the one that it has, if it has one. Answers with those that are new. What is
     /// gone is kept if its number `is_used`.
-    pub(crate) fn enter(&mut self, all: &[Counted], capacity: u32, is_used: impl Fn(u32) -> bool) -> Vec<u32> {
-        let mut known: HashMap<Counted, u32> =
-            self.entries.iter().map(|entry| (entry.counted.clone(), entry.number)).collect();
+    pub(crate) fn enter(&mut self, all: &[Counted], capacity: u32, is_used: impl Fn(&Entry) -> bool) -> Vec<u32> {
+        let mut known: HashMap<Counted, (u32, Vec<u64>)> =
+            self.entries.iter().map(|entry| (entry.counted.clone(), (entry.number, entry.carried.clone()))).collect();
         let mut current = Vec::with_capacity(all.len());
         let mut new = Vec::new();
         for counted in all {
@@ -169,15 +171,15 @@ impl Book {
         }
         let was_retired = |entry: &&Entry| entry.is_retired;
         let (old, older): (Vec<&Entry>, Vec<&Entry>) = self.entries.iter().partition(|entry| !was_retired(entry));
-        let is_left = |entry: &&Entry| known.contains_key(&entry.counted) && is_used(entry.number);
+        let is_left = |entry: &&Entry| known.contains_key(&entry.counted) && is_used(entry);
         let left = old.into_iter().chain(older).filter(is_left);
         let retired: Vec<Entry> =
             left.take(MOST_RETIRED).map(|entry| Entry { is_retired: true, ..entry.clone() }).collect();
-        let kept = current.iter().filter_map(|(_, number)| *number);
+        let kept = current.iter().filter_map(|(_, known)| known.as_ref().map(|(number, _)| *number));
         let mut taken: HashSet<u32> = kept.chain(retired.iter().map(|entry| entry.number)).collect();
         let mut entries = Vec::with_capacity(current.len() + retired.len());
-        for (counted, number) in current {
-            let number = number.unwrap_or_else(|| {
+        for (counted, known) in current {
+            let (number, carried) = known.unwrap_or_else(|| {
                 // There are more numbers than entries.
                 while self.next == 0 || self.next >= capacity || taken.contains(&self.next) {
                     self.next = if self.next >= capacity { 1 } else { self.next + 1 };
@@ -186,9 +188,9 @@ impl Book {
                 self.next += 1;
                 new.push(number);
                 taken.insert(number);
-                number
+                (number, Vec::new())
             });
-            entries.push(Entry { number, is_retired: false, counted });
+            entries.push(Entry { number, is_retired: false, carried, counted });
         }
         entries.extend(retired);
         self.entries = entries;
@@ -200,7 +202,8 @@ impl Book {
         let line = |entry: &Entry| {
             let Counted { rule, side, to } = &entry.counted;
             let retired = if entry.is_retired { "retired" } else { "" };
-            format!("{}\t{retired}\t{}\t{to}\t{rule}\n", entry.number, side.name())
+            let carried = entry.carried.iter().map(u64::to_string).collect::<Vec<_>>().join(" ");
+            format!("{}\t{retired}\t{carried}\t{}\t{to}\t{rule}\n", entry.number, side.name())
         };
         format!("{}\n{}", self.next, self.entries.iter().map(line).collect::<String>())
     }
@@ -210,12 +213,13 @@ impl Book {
         let mut lines = text.lines();
         let next = lines.next()?.parse().ok()?;
         let entry = |line: &str| {
-            let mut parts = line.splitn(5, '\t');
+            let mut parts = line.splitn(6, '\t');
             let number = parts.next()?.parse().ok()?;
             let is_retired = parts.next()? == "retired";
+            let carried = parts.next()?.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
             let side = if parts.next()? == Side::Accept.name() { Side::Accept } else { Side::Connect };
             let (to, rule) = (parts.next()?.to_owned(), parts.next()?.to_owned());
-            Some(Entry { number, is_retired, counted: Counted { rule, side, to } })
+            Some(Entry { number, is_retired, carried, counted: Counted { rule, side, to } })
         };
         Some(Self { next, entries: lines.map(entry).collect::<Option<_>>()? })
     }
@@ -243,13 +247,16 @@ mod tests {
         assert_eq!(book.enter(&counted(&["c", "b"]), 512, |_| true), [3]);
         let now = [("c".into(), 3, false), ("b".into(), 2, false), ("a".into(), 1, true)];
         assert_eq!(numbers(&book), now);
+        book.entries.iter_mut().for_each(|entry| entry.carried = vec![u64::from(entry.number), 7]);
         assert_eq!(Book::from_text(&book.to_text()), Some(book.clone()));
         // It comes back.
         assert!(book.enter(&counted(&["a"]), 512, |_| true).is_empty());
         assert_eq!(numbers(&book), [("a".into(), 1, false), ("c".into(), 3, true), ("b".into(), 2, true)]);
         // Nobody keeps what was never used.
-        book.enter(&counted(&["d"]), 512, |number| number == 2);
+        book.enter(&counted(&["d"]), 512, |entry| entry.number == 2);
         assert_eq!(numbers(&book), [("d".into(), 4, false), ("b".into(), 2, true)]);
+        let carried: Vec<&[u64]> = book.entries.iter().map(|entry| &*entry.carried).collect();
+        assert_eq!(carried, [&[][..], &[2, 7]]);
     }
 
     /// Seen to fail: with the lowest number that is free.
@@ -274,7 +281,7 @@ mod tests {
         let read = Book::from_text(&book.to_text()).expect("it is well formed");
         assert_eq!(read.entries.len(), 3);
         assert_eq!(read.entries.last().map(|entry| entry.counted.rule.as_str()), Some("ä"));
-        for text in ["", "x", "1\n2\t\n", "1\nx\t\tconnect\t\tname"] {
+        for text in ["", "x", "1\n2\t\n", "1\nx\t\t\tconnect\t\tname", "1\n1\t\tx\tconnect\t\tname"] {
             assert_eq!(Book::from_text(text), None, "{text:?}");
         }
     }

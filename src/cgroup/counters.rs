@@ -1,11 +1,13 @@
 //! Counters in the kernel: made when a policy is attached, kept over all that follow, and read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use socket::Errno;
+
 use crate::assembler::Map;
-use crate::counted::{Book, Count, Counted, DEFAULTS, ROW};
+use crate::counted::{Book, Count, Counted, DEFAULTS, Entry, ROW};
 use crate::maps;
 use crate::refusal::Refusal;
 use crate::rows::Rows;
@@ -35,28 +37,54 @@ impl Counts {
 
 /// Counters for a policy that is to be attached.
 pub(crate) struct Counting {
-    made: Option<(OwnedFd, Book)>,
+    made: Option<Made>,
+}
+
+struct Made {
+    counters: OwnedFd,
+    /// Those that had no room for all of it.
+    old: Option<OwnedFd>,
+    /// Numbers that those did not have.
+    new: HashSet<u32>,
+    book: Book,
 }
 
 fn key(number: u32) -> [u8; 4] {
     number.to_ne_bytes()
 }
 
+/// What a table has counted for something, and tables before it.
+fn row(counters: &OwnedFd, entry: &Entry) -> Result<Vec<u64>, Errno> {
+    let row = sys::lookup(borrowed(counters), &key(entry.number), ROW)?;
+    let numbers = row.chunks_exact(8).map(|count| u64::from_ne_bytes(count.try_into().unwrap_or_default()));
+    let carried = entry.carried.iter().copied().chain(std::iter::repeat(0));
+    Ok(numbers.zip(carried).map(|(one, other)| one.saturating_add(other)).collect())
+}
+
 impl Counting {
     /// Nothing is counted.
     pub(crate) const NONE: Self = Self { made: None };
 
-    /// Those that there are, if they have room for all of this; else others to which what was counted is moved.
+    /// Those that there are, if they have room for all of this; else new ones.
     pub(crate) fn of(pins: &Path, all: &[Counted]) -> Result<Self, Refusal> {
         let step = "the counters cannot be made";
         let capacity = Book::capacity(all.len())?;
-        let (old, book) = before(pins)?.unzip();
+        let (known, book) = before(pins)?.unzip();
         let mut book = book.unwrap_or_default();
         let rows = |map: &OwnedFd| sys::entries(borrowed(map)).map_err(Refusal::kernel(step));
-        let counters = match &old {
-            Some(old) if rows(old)? >= capacity => old.try_clone().map_err(Refusal::file(step))?,
-            _ => {
-                let counters = maps::make(&MapForm {
+        let is_used = |entry: &Entry| {
+            let row = known.as_ref().map(|known| row(known, entry));
+            row.is_some_and(|row| row.is_ok_and(|row| row.iter().any(|count| *count != 0)))
+        };
+        let capacity = match &known {
+            Some(known) => rows(known)?.max(capacity),
+            None => capacity,
+        };
+        let new = book.enter(all, capacity, is_used);
+        let (counters, old) = match known {
+            Some(known) if rows(&known)? >= capacity => (known, None),
+            old => {
+                let form = MapForm {
                     kind: MapType::Array,
                     key: 4,
                     value: ROW as u32,
@@ -64,38 +92,35 @@ impl Counting {
                     flags: 0,
                     name: c"sockopt_counts",
                     types: None,
-                })?;
-                for (old, entry) in old.iter().flat_map(|old| book.entries.iter().map(move |entry| (old, entry))) {
-                    let row = sys::lookup(borrowed(old), &key(entry.number), ROW).map_err(Refusal::kernel(step))?;
-                    sys::update(borrowed(&counters), &key(entry.number), &row).map_err(Refusal::kernel(step))?;
-                }
-                counters
+                };
+                (maps::make(&form)?, old)
             }
         };
-        let is_used = |number| {
-            let row = sys::lookup(borrowed(&counters), &key(number), ROW);
-            row.is_ok_and(|row| row.iter().any(|byte| *byte != 0))
-        };
-        for number in book.enter(all, rows(&counters)?, is_used) {
-            sys::update(borrowed(&counters), &key(number), &[0; ROW]).map_err(Refusal::kernel(step))?;
+        for number in &new {
+            sys::update(borrowed(&counters), &key(*number), &[0; ROW]).map_err(Refusal::kernel(step))?;
         }
-        Ok(Self { made: Some((counters, book)) })
+        Ok(Self { made: Some(Made { counters, old, new: new.into_iter().collect(), book }) })
     }
 
     /// The number of each thing that is counted, behind one for what is not.
     pub(crate) fn numbers(&self) -> Rows {
-        let book = self.made.iter().flat_map(|(_, book)| &book.entries).filter(|entry| !entry.is_retired);
+        let book = self.made.iter().flat_map(|made| &made.book.entries).filter(|entry| !entry.is_retired);
         Rows::array(Map::Numbers, std::iter::once(0).chain(book.map(|entry| entry.number)).map(u32::to_ne_bytes))
     }
 
     pub(crate) fn counters(&self) -> Option<&OwnedFd> {
-        self.made.as_ref().map(|(counters, _)| counters)
+        self.made.as_ref().map(|made| &made.counters)
     }
 
-    /// What is to be pinned, and how it is called.
-    pub(crate) fn pins(&self) -> Result<Vec<(&'static str, OwnedFd)>, Refusal> {
-        let Some((counters, book)) = &self.made else { return Ok(Vec::new()) };
-        let counters = counters.try_clone().map_err(Refusal::file("the counters cannot be kept"))?;
+    /// What is to be pinned, and how it is called. To be asked for when no program counts in other tables any more: what those have
+    /// counted is carried over.
+    pub(crate) fn pins(mut self) -> Result<Vec<(&'static str, OwnedFd)>, Refusal> {
+        let Some(Made { counters, old, new, mut book }) = self.made.take() else { return Ok(Vec::new()) };
+        if let Some(old) = old {
+            for entry in book.entries.iter_mut().filter(|entry| !new.contains(&entry.number)) {
+                entry.carried = row(&old, entry).map_err(Refusal::kernel("the counters cannot be read"))?;
+            }
+        }
         Ok(vec![(COUNTERS, counters), (BOOK, maps::of_text(c"sockopt_counted", &book.to_text())?)])
     }
 }
@@ -117,9 +142,8 @@ fn before(pins: &Path) -> Result<Option<(OwnedFd, Book)>, Refusal> {
 pub(crate) fn read(pins: &Path) -> Option<Vec<Counts>> {
     let (counters, book) = before(pins).ok()??;
     let counts = book.entries.into_iter().map(|entry| {
-        let row = sys::lookup(borrowed(&counters), &key(entry.number), ROW).unwrap_or_default();
-        let row = row.chunks_exact(8).map(|count| u64::from_ne_bytes(count.try_into().unwrap_or_default()));
-        Counts { counted: entry.counted, is_retired: entry.is_retired, row: row.collect() }
+        let row = row(&counters, &entry).unwrap_or_default();
+        Counts { counted: entry.counted, is_retired: entry.is_retired, row }
     });
     let mut counts: Vec<Counts> = counts.collect();
     // A rule's lines together, in the order of the rules.

@@ -17,7 +17,6 @@ use socket::namespace::{Namespace, Timer};
 use socket::process::{Descriptor, Refused, Target};
 use socket::{Errno, Kind, ffi};
 
-use crate::way::{Attached, Way};
 use crate::{exit, output};
 
 /// Adds the arguments that choose processes.
@@ -102,9 +101,8 @@ impl Found {
         let mut found = Self { processes: Vec::new(), failures };
         let mut namespaces = Namespaces::default();
         let mut not_permitted = Vec::new();
-        let attached = Attached::now();
         for (pid, by_number) in chosen {
-            match ProcessSockets::into(pid, &mut namespaces, &attached) {
+            match ProcessSockets::into(pid, &mut namespaces) {
                 Ok(looked) => found.processes.push(looked),
                 Err((process, refused)) => {
                     let name = title(pid, &process);
@@ -221,10 +219,6 @@ impl Found {
 pub(crate) struct ProcessSockets {
     pub(crate) pid: i32,
     pub(crate) process: Process,
-    /// By which way its options are set, where that is known.
-    pub(crate) way: Option<Way>,
-    /// Whether programs in the kernel are attached to its control group.
-    pub(crate) is_in_kernel: bool,
     pub(crate) target: Target,
     pub(crate) sockets: Vec<Socket>,
     pub(crate) datagrams: Vec<Datagram>,
@@ -255,7 +249,7 @@ impl Socket {
 }
 
 impl ProcessSockets {
-    fn into(pid: i32, namespaces: &mut Namespaces, attached: &Attached) -> Result<Self, (Process, Refused)> {
+    fn into(pid: i32, namespaces: &mut Namespaces) -> Result<Self, (Process, Refused)> {
         // Held before it is asked for its name, so that both are the same process's.
         let target = Target::open(pid);
         let process = process(pid);
@@ -303,16 +297,7 @@ impl ProcessSockets {
             current,
         });
         let sockets = sockets.collect();
-        Ok(Self {
-            pid,
-            process,
-            way: Way::of(pid),
-            is_in_kernel: attached.is_for(pid),
-            target,
-            sockets,
-            datagrams,
-            out_of_reach: descriptors.out_of_reach,
-        })
+        Ok(Self { pid, process, target, sockets, datagrams, out_of_reach: descriptors.out_of_reach })
     }
 }
 

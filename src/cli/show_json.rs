@@ -7,7 +7,7 @@ use socket::current::Current;
 
 use crate::output;
 use crate::processes::{Found, Socket, direction};
-use crate::way::Way;
+use crate::way::{Attached, Way};
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -141,6 +141,7 @@ impl SocketReport {
 
 /// In one line unless it is for reading.
 pub(crate) fn json(found: &Found, is_pretty: bool) -> String {
+    let attached = Attached::now();
     let report = Report {
         processes: found
             .processes
@@ -149,8 +150,8 @@ pub(crate) fn json(found: &Found, is_pretty: bool) -> String {
                 pid: looked.pid,
                 name: looked.process.names.first().map(String::as_str),
                 command: &looked.process.command,
-                way: looked.way,
-                in_kernel: looked.is_in_kernel,
+                way: Way::of(looked.pid),
+                in_kernel: attached.is_for(looked.pid),
                 sockets: looked.sockets.iter().map(SocketReport::new).collect(),
             })
             .collect(),

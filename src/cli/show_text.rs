@@ -9,7 +9,7 @@ use socket::current::Current;
 use crate::output;
 use crate::processes::{self, Found, ProcessSockets, Socket};
 use crate::table::{Cell, Column, Layout, Table};
-use crate::way::Way;
+use crate::way::{Attached, Way};
 
 /// The columns, in the order of [`row`].
 const COLUMNS: [Column; 18] = {
@@ -168,12 +168,13 @@ pub(crate) fn people(found: &Found, width: Option<usize>) -> String {
     if has_rows {
         text.push_str(&table.head(Style::new().dimmed()));
     }
+    let attached = Attached::now();
     for (looked, rows) in found.processes.iter().zip(&rows) {
         // Of many, those without are not of interest.
         if rows.is_empty() && found.processes.len() > 1 {
             continue;
         }
-        text.push_str(&format!("{bold}{}{bold:#}\n", heading(looked, width)));
+        text.push_str(&format!("{bold}{}{bold:#}\n", heading(looked, width, &attached)));
         if rows.is_empty() {
             text.push_str("no TCP socket\n");
         }
@@ -188,9 +189,9 @@ pub(crate) fn people(found: &Found, width: Option<usize>) -> String {
 }
 
 /// The process and its command line, in one line.
-fn heading(looked: &ProcessSockets, width: Option<usize>) -> String {
+fn heading(looked: &ProcessSockets, width: Option<usize>, attached: &Attached) -> String {
     let title = processes::title(looked.pid, &looked.process);
-    let ways = looked.way.map(Way::name).into_iter().chain(looked.is_in_kernel.then_some("kernel"));
+    let ways = Way::of(looked.pid).map(Way::name).into_iter().chain(attached.is_for(looked.pid).then_some("kernel"));
     let ways: Vec<String> = ways.map(|way| format!("the {way}")).collect();
     let title = if ways.is_empty() { title } else { format!("{title}, by {}", ways.join(" and ")) };
     let command = output::plain(&looked.process.command);

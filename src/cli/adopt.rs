@@ -5,7 +5,7 @@
 //! copy of a socket's descriptor (pidfd_getfd) is the same socket in whatever namespace, and lets us write what the programs
 //! remember of it. So the very rules and calls of `sockopt apply` serve here, on every kernel that programs are attached to.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use cgroup::{Group, Refused, Remembered, Tables, account};
 use policy::enforce::{Untouched, is_of_keepalive};
@@ -35,18 +35,18 @@ pub(crate) fn adopt(group: &Group, policy: &Policy<'_>, remembered: &Remembered)
     let parsed = policy.configuration.parse();
     let left_out =
         parsed.clone().into_rules(None).0.map(|every| account::left_out(&every, policy.refused)).unwrap_or_default();
-    let for_process = |process: &Process| -> Option<Rules> {
-        // The kernel knows a process by its executable alone.
-        let names = process.names.iter().take(1).cloned().collect();
-        let rules = parsed.compile(&Process { names, command: String::new() }).rules.ok()?;
+    let for_executable = |names: &[String]| -> Option<Rules> {
+        let rules = parsed.compile(&Process { names: names.to_vec(), command: String::new() }).rules.ok()?;
         Some(if left_out.is_empty() { rules } else { rules.without(&left_out) })
     };
-    let for_all = if policy.asks_for_process { None } else { for_process(&Process::default()) };
+    // The kernel knows a process by its executable alone.
+    let mut known: HashMap<&[String], Option<Rules>> = HashMap::new();
     let (mut sockets, mut processes, mut out_of_reach, mut waiting, mut refused) = (0, 0, 0, 0, 0);
     let mut seen = HashSet::new();
     for looked in &found.processes {
-        let own = if for_all.is_some() { None } else { for_process(&looked.process) };
-        let Some(rules) = own.as_ref().or(for_all.as_ref()) else { continue };
+        let executable = looked.process.names.get(..1).filter(|_| policy.asks_for_process).unwrap_or_default();
+        let rules = known.entry(executable).or_insert_with(|| for_executable(executable));
+        let Some(rules) = rules else { continue };
         let new = namespace::as_new(looked.pid, &compared_with_new(rules));
         let means = Means { rules, new: &new, is_dry: false, keeper: Some(&keeper) };
         let mut adopted = 0;

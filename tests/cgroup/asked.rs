@@ -1,11 +1,13 @@
 //! What is said beforehand of what the kernel does: `check`, `explain` and `attach --dry-run`; and of what it does: `show`.
 
+use std::fs;
+
 use libtest_mimic::Trial;
 
 use super::{Group, KEEPALIVE, in_kernel, run};
 use crate::command::outcome;
 use crate::support::lab::{Lab, Place, Running};
-use crate::support::{is_root, plain, sockopt, static_probe, test_with, text};
+use crate::support::{find, is_root, plain, sockopt, test_with, text};
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
@@ -82,7 +84,7 @@ fn as_root_the_options_are_tried() {
 /// Seen to fail: with what is not root's tried all the same, it says why the kernel refused instead.
 fn without_root_they_are_not() {
     let copy = std::env::temp_dir().join(format!("sockopt-asked-{}", std::process::id()));
-    std::fs::copy(sockopt(), &copy).expect("a copy");
+    fs::copy(sockopt(), &copy).expect("a copy");
     let mut command = if is_root() {
         let mut command = plain("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&copy);
@@ -91,7 +93,7 @@ fn without_root_they_are_not() {
         plain(&copy)
     };
     let (code, printed, said) = outcome(command.env("SOCKOPT_CONFIG_TOML", ASKED).args(["check", "--for=kernel"]));
-    let _ = std::fs::remove_file(&copy);
+    let _ = fs::remove_file(&copy);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("the options were not tried on this kernel (that takes root)"), "{said}");
     assert!(said.contains("warning: rule \"out\": linger: programs in the kernel cannot set SO_LINGER"), "{said}");
@@ -119,11 +121,9 @@ fn show_says_kernel() {
     let lab = Lab::new();
     let group = Group::new();
     let within = Group(group.0.join("within"));
-    std::fs::create_dir(&within.0).expect("a control group");
-    let mut command = within.command(&lab, Place::Here, static_probe("calls"));
-    command.args(["socket w inet stream", "bind w 127.0.0.1:0", "listen w 1", "poll w 3000"]);
-    let running = Running::start(command);
-    let pid = within.member(&static_probe("calls"));
+    fs::create_dir(&within.0).expect("a control group");
+    let (input, running) = Running::start_with_input(within.command(&lab, Place::Here, "cat"));
+    let pid = within.member(&fs::canonicalize(find("cat").expect("coreutils")).expect("a path"));
     let shown = |words: &[&str]| text(&plain(sockopt()).arg("show").args(words).arg(&pid).output().expect("sockopt")).0;
     assert!(!shown(&[]).contains("by the kernel"));
     assert!(shown(&["--json"]).contains("\"in_kernel\": false"));
@@ -132,5 +132,6 @@ fn show_says_kernel() {
     assert!(shown(&["--json"]).contains("\"in_kernel\": true"));
     group.detach();
     assert!(!shown(&[]).contains("by the kernel"));
+    drop(input);
     running.finish();
 }

@@ -69,6 +69,12 @@ pub fn why_not_decision(decision: Decision<'_>, refused: &Refused) -> Option<Str
     decision.rule().and_then(|rule| why_not_rule(rule, refused))
 }
 
+/// Whether the environment's options are set: not if they are for some sockets alone.
+#[must_use]
+pub fn with_shortcuts(rules: &Rules) -> bool {
+    rules.shortcuts().is_none()
+}
+
 /// The numbers of the rules that are left out, of rules that were compiled for every process.
 #[must_use]
 pub fn left_out(every: &Rules, refused: &Refused) -> Vec<usize> {
@@ -138,6 +144,7 @@ pub fn hooks(setting: &Setting, direction: Direction, is_for_each_peer: bool) ->
 pub fn of_rules(rules: &Rules, refused: &Refused) -> Vec<Account> {
     let mut all = Vec::new();
     let is_for_each_peer = rules.decides_for_each_peer();
+    let with = with_shortcuts(rules);
     let mut add = |rule: &str, decision: Decision<'_>, direction: Direction| {
         let profile = decision.profile();
         for setting in profile.settings() {
@@ -160,15 +167,16 @@ pub fn of_rules(rules: &Rules, refused: &Refused) -> Vec<Account> {
     };
     for rule in rules.rules() {
         let name = format!("rule \"{}\"", rule.name());
-        add(&name, rule.decision(true), rule.conditions().direction());
+        add(&name, rule.decision(with), rule.conditions().direction());
     }
-    add("defaults", rules.otherwise(true), Direction::Both);
+    add("defaults", rules.otherwise(with), Direction::Both);
     all
 }
 
 /// Something that the kernel cannot do for a policy, in order: what is refused, unless it is to be left out.
 pub(crate) fn lost(rules: &Rules, refused: &Refused, mut add: impl FnMut(&str, String)) {
-    if rules.shortcuts().is_some() {
+    let with = with_shortcuts(rules);
+    if !with {
         add("environment", "SOCKOPT_TO and SOCKOPT_PROCESS are not supported in the kernel: write a rule".to_owned());
     }
     for rule in rules.rules() {
@@ -180,9 +188,9 @@ pub(crate) fn lost(rules: &Rules, refused: &Refused, mut add: impl FnMut(&str, S
         for host in rule.hosts().filter_map(Pattern::host) {
             add(&name, format!("the kernel does not know names of hosts ({host}): use addresses"));
         }
-        lost_of_decision(rule.decision(true), refused, |what| add(&name, what));
+        lost_of_decision(rule.decision(with), refused, |what| add(&name, what));
     }
-    lost_of_decision(rules.otherwise(true), refused, |what| add("defaults", what));
+    lost_of_decision(rules.otherwise(with), refused, |what| add("defaults", what));
 }
 
 fn lost_of_decision(decision: Decision<'_>, refused: &Refused, mut add: impl FnMut(String)) {

@@ -155,7 +155,7 @@ impl Tables {
         let names = if refused.process.is_none() { Names::of(rules)? } else { Names::none() };
         let mut tables = Self { lost: lost(rules, refused), refused: refused.clone(), counts, ..Self::default() };
         // The defaults' profile comes first.
-        tables.profile(rules.otherwise(true), For::Connecting)?;
+        tables.profile(rules.otherwise(account::with_shortcuts(rules)), For::Connecting)?;
         let mut next_class = OF_PROCESS * names.classes.len() as Class;
         let mut accepting = Vec::new();
         for (process, first) in names.classes.iter().zip((0..).step_by(OF_PROCESS as usize)) {
@@ -163,7 +163,7 @@ impl Tables {
             if live.last().is_some_and(|(number, _)| *number as usize > MOST_RULES) {
                 return Err(TooLarge { what: "rules", limit: MOST_RULES });
             }
-            tables.add_connecting(first, &live)?;
+            tables.add_connecting(rules, first, &live)?;
             accepting.push((first, live.clone(), tables.accepting(rules, &live, &mut next_class)?));
         }
         // If something is to be found for one process, then that there is nothing for the others.
@@ -181,12 +181,13 @@ impl Tables {
         self.fills.iter().any(Fill::is_computed)
     }
 
-    fn add_connecting(&mut self, first: Class, live: &[Numbered<'_>]) -> Result<(), TooLarge> {
+    fn add_connecting(&mut self, rules: &Rules, first: Class, live: &[Numbered<'_>]) -> Result<(), TooLarge> {
+        let with_shortcuts = account::with_shortcuts(rules);
         // Each pattern has a place: the first place that matches is that of the first rule that does, and says which pattern.
         let mut answers = vec![self.answer(None, Side::Connect, String::new(), 0)?];
         let mut patterns = Vec::new();
         for (_, rule) in live.iter().filter(|(_, rule)| rule.conditions().is_for_connecting()) {
-            let profile = self.profile(rule.decision(true), For::Connecting)?;
+            let profile = self.profile(rule.decision(with_shortcuts), For::Connecting)?;
             let to = patterns_or_any(rule.conditions().to());
             let is_by_pattern = rule.conditions().to().is_some() && to.len() <= MOST_DESTINATIONS;
             for pattern in to {
@@ -228,8 +229,9 @@ impl Tables {
         next_class: &mut Class,
     ) -> Result<Accepting, TooLarge> {
         let by_number: BTreeMap<u32, &Rule> = live.iter().copied().collect();
+        let with = account::with_shortcuts(rules);
         let decision =
-            |number: u32| by_number.get(&number).map_or_else(|| rules.otherwise(true), |rule| rule.decision(true));
+            |number: u32| by_number.get(&number).map_or_else(|| rules.otherwise(with), |rule| rule.decision(with));
         let is_for_some = |number: &u32| {
             by_number.get(number).is_some_and(|rule| rule.conditions().direction() == Direction::Accepted)
         };

@@ -32,9 +32,13 @@ pub(crate) fn adopt(group: &Group, policy: &Policy<'_>, remembered: &Remembered)
     let keeper = Keeper { remembered, tables: policy.tables, refused: policy.refused };
     let (tasks, has_others) = group.processes();
     let found = Found::of_tasks(&tasks);
-    let parsed = policy.configuration.parse();
-    let left_out =
-        parsed.clone().into_rules(None).0.map(|every| account::left_out(&every, policy.refused)).unwrap_or_default();
+    let mut configuration = policy.configuration.clone();
+    let every = configuration.parse().into_rules(None).0.unwrap_or_default();
+    let left_out = account::left_out(&every, policy.refused);
+    if !account::with_shortcuts(&every) {
+        configuration.variables.clear();
+    }
+    let parsed = configuration.parse();
     let for_executable = |names: &[String]| -> Option<Rules> {
         let rules = parsed.compile(&Process { names: names.to_vec(), command: String::new() }).rules.ok()?;
         Some(if left_out.is_empty() { rules } else { rules.without(&left_out) })

@@ -22,6 +22,7 @@ mod fill;
 mod hooks;
 mod house;
 mod import;
+mod kubernetes;
 mod libcs;
 mod memory;
 mod names;
@@ -73,6 +74,7 @@ fn main() {
         hooks::trials(),
         house::trials(),
         import::trials(),
+        kubernetes::trials(),
         libcs::trials(),
         memory::trials(),
         names::trials(),

@@ -5,7 +5,10 @@
 //! The program keeps its process id, its parent, its terminal and its exit status: it is the supervisor that is started beside it.
 
 pub mod filter;
+mod guard;
+mod handover;
 mod held;
+mod last_word;
 mod log;
 mod made;
 pub mod notification;
@@ -13,6 +16,7 @@ mod processes;
 mod runtime;
 mod sys;
 mod tasks;
+mod trial;
 mod worker;
 
 use std::collections::HashMap;

@@ -9,20 +9,15 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
-use policy::enforce::is_of_keepalive;
-use policy::plan::Plan;
 use policy::rules::Inheritance;
 use policy::variables::Level;
-use policy::{Connection, Decision, Endpoint, Enforce, Phase, Phases, Setting, constants};
-use socket::connecting::{Connecting, Finish, Limit, afterwards, is_connecting, limit_syns, running_limit};
+use policy::{Connection, Decision, Endpoint, Enforce, Phase, Phases, Setting};
+use socket::connecting::{Connecting, Finish, Limit, afterwards, limit_syns, running_limit};
 use socket::describe::kind;
 use socket::enact::{self, Enacted, Hindrance};
-use socket::fill;
-use socket::setting::{Outcome, is_in_force, set};
-use socket::standing::{self, local_endpoint};
+use socket::standing::local_endpoint;
 use socket::{Address, Errno, Kind, address, ffi};
 
-use crate::filter::AFTER_ACCEPT;
 use crate::held::{FIRST_LOOK, Held, SELDOM, State, most_held};
 use crate::log::Log;
 use crate::made::{Made, Making, Settled};
@@ -51,13 +46,13 @@ const CONNECT: Phases = Phases::of(&[Phase::Connect, Phase::Datagram]);
 
 /// A call that is looked at.
 #[derive(Clone, Copy)]
-struct Waiting<'a> {
-    listener: BorrowedFd<'a>,
-    call: &'a Notification,
+pub(crate) struct Waiting<'a> {
+    pub(crate) listener: BorrowedFd<'a>,
+    pub(crate) call: &'a Notification,
     /// What it is called.
-    name: &'static str,
+    pub(crate) name: &'static str,
     /// The program's descriptor.
-    fd: i32,
+    pub(crate) fd: i32,
 }
 
 /// Which call is made on which descriptor by which thread, for messages.
@@ -178,7 +173,7 @@ impl Worker {
     }
 
     /// Reads what is there of so many bytes.
-    fn read(&self, call: &Notification, at: u64, into: &mut [u8]) -> Option<usize> {
+    pub(crate) fn read(&self, call: &Notification, at: u64, into: &mut [u8]) -> Option<usize> {
         match sys::read_memory(call.thread, at, into) {
             Ok(length) => Some(length),
             Err(Errno(libc::EPERM)) => {
@@ -216,7 +211,7 @@ impl Worker {
     }
 
     /// A copy of the descriptor that a call is about.
-    fn copy(&self, waiting: Waiting<'_>) -> Option<OwnedFd> {
+    pub(crate) fn copy(&self, waiting: Waiting<'_>) -> Option<OwnedFd> {
         if self.made.is_some() {
             return self.present.take();
         }
@@ -473,129 +468,6 @@ impl Worker {
         found
     }
 
-    fn set(&self, runtime: &Runtime, waiting: Waiting<'_>) -> Option<Answer> {
-        let (level, name) = (waiting.call.int(1), waiting.call.int(2));
-        if self.made.is_some() {
-            return self.set_later(runtime, waiting);
-        }
-        let copy = self.copy(waiting)?;
-        let fd = copy.as_raw_fd();
-        // What sets an option of TCP's own tells what kind of socket it is: no other has them.
-        let is_known = level == libc::SOL_TCP && !AFTER_ACCEPT.contains(&(level, name));
-        let kind_of = |fd| if is_known { Some(Kind::Tcp) } else { kind(fd).ok() };
-        let listeners = (self.shared.has_listened.load(Relaxed) != 0).then_some(&self.shared.ports);
-        let (connection, phases) = standing::of(fd, &runtime.rules, kind_of, listeners)?;
-        if AFTER_ACCEPT.contains(&(level, name)) && matches!(connection, Connection::Inbound { .. }) {
-            self.accepted(runtime, waiting, copy.as_fd(), connection);
-        }
-        let plan = runtime.plan(connection, phases);
-        if is_of_keepalive(level, name) && runtime.rules.fills_computed_timeouts() {
-            return self.chosen(runtime, waiting, copy.as_fd(), plan);
-        }
-        let setting = plan.enforced(level, name)?;
-        if !self.is_carried_out(waiting, setting) {
-            return None;
-        }
-        // While it connects, the user timeout is another one; the rule's comes when the connection stands.
-        let is_for_later = setting.phases.contains(Phase::Connected) && is_connecting(fd, &runtime.rules);
-        // What the kernel does not take from the rule is the program's to set.
-        if !is_for_later && set(fd, setting) != Outcome::Done {
-            return None;
-        }
-        Some(self.kept(waiting, plan))
-    }
-
-    /// The same on a socket that was made and of which there is no copy any more: on those on which the rule's options were set, they
-    /// still are.
-    fn set_later(&self, runtime: &Runtime, waiting: Waiting<'_>) -> Option<Answer> {
-        let inode = sys::socket_of(waiting.call.thread, waiting.fd).ok()??;
-        let Settled { connection, phases } = self.made.as_ref()?.borrow().settled(inode)?;
-        let plan = runtime.plan(connection, phases);
-        let setting = plan.enforced(waiting.call.int(1), waiting.call.int(2))?;
-        let has_failed = runtime.warned.get(setting.id as usize).is_none_or(Cell::get);
-        (!has_failed && self.is_carried_out(waiting, setting)).then(|| self.kept(waiting, plan))
-    }
-
-    /// Whether the kernel would read the value of an option; what it would refuse for want of it, it shall refuse.
-    fn is_carried_out(&self, waiting: Waiting<'_>, setting: &Setting) -> bool {
-        let (length, read) = (waiting.call.int(4), setting.bytes_read());
-        let mut value = [0; 16];
-        let Some(value) = value.get_mut(..read) else { return false };
-        usize::try_from(length).is_ok_and(|length| length >= read)
-            && self.read(waiting.call, waiting.call.place(3), value).is_some_and(|found| found >= read)
-    }
-
-    /// The program's own value is not set.
-    fn kept(&self, waiting: Waiting<'_>, plan: Plan<'_>) -> Answer {
-        let (level, name) = (waiting.call.int(1), waiting.call.int(2));
-        let (fd, decision, thread) = (waiting.fd, plan.decision(), waiting.call.thread);
-        match constants::option_name(level, name) {
-            Some(name) => self.log.say(
-                Level::Info,
-                thread,
-                format_args!("setsockopt fd {fd} {name}: not carried out: {decision} enforces it"),
-            ),
-            None => self.log.say(
-                Level::Info,
-                thread,
-                format_args!("setsockopt fd {fd} level {level} option {name}: not carried out: {decision} enforces it"),
-            ),
-        }
-        Answer::Result(0)
-    }
-
-    /// The program chooses a keepalive where only the rest is filled in: the call is made here, on the same socket, since a user
-    /// timeout that went with the rule's may have to be taken back afterwards.
-    fn chosen(&self, runtime: &Runtime, waiting: Waiting<'_>, copy: BorrowedFd<'_>, plan: Plan<'_>) -> Option<Answer> {
-        let (level, name) = (waiting.call.int(1), waiting.call.int(2));
-        let fd = copy.as_raw_fd();
-        let mut value = [0; 4];
-        if plan.enforce() != Enforce::Fill || waiting.call.int(4) < 4 {
-            return None;
-        }
-        let read = self.read(waiting.call, waiting.call.place(3), &mut value)?;
-        // What was read may be another thread's by now.
-        if read < value.len() || !sys::is_waiting(waiting.listener, waiting.call.id) {
-            return None;
-        }
-        if let Err(errno) = ffi::set_bytes(fd, level, name, &value) {
-            return Some(Answer::Error(errno));
-        }
-        if let Some(setting) = fill::take_back(fd, &runtime.rules, || Some(plan)) {
-            let fd = waiting.fd;
-            let text =
-                format_args!("setsockopt fd {fd}: {setting} is taken back: the program has chosen its own keepalive");
-            self.log.say(Level::Info, waiting.call.thread, text);
-        }
-        Some(Answer::Result(0))
-    }
-
-    /// What an accepted socket does not have from its listener, set when the program first sets something on it.
-    fn accepted(&self, runtime: &Runtime, waiting: Waiting<'_>, copy: BorrowedFd<'_>, connection: Connection) {
-        let Connection::Inbound { local, peer } = connection else { return };
-        let inheritance = runtime.plan(Connection::Listening { local }, Phases::NONE).inheritance();
-        let phases = if inheritance == Inheritance::Full { Phases::ACCEPTED } else { inheritance.phases() };
-        let plan = runtime.plan(connection, phases);
-        let option = (waiting.call.int(1), waiting.call.int(2));
-        let settles = match plan.enforce() {
-            Enforce::Always => true,
-            // Who has the last word has it from its first call on.
-            Enforce::Never => AFTER_ACCEPT.last() == Some(&option) && inheritance != Inheritance::Full,
-            Enforce::Fill => inheritance != Inheritance::Full,
-        };
-        if plan.bypass().is_some() || !settles {
-            return;
-        }
-        // Mostly all of it is there already, from the listener or from the call before.
-        let fd = copy.as_raw_fd();
-        let is_missing = |setting: &&Setting| plan.enforce() != Enforce::Always || is_in_force(fd, setting) != Ok(true);
-        let missing = plan.settings().filter(is_missing);
-        if missing.clone().next().is_some() {
-            let waiting = Waiting { name: "accept", ..waiting };
-            self.make(runtime, waiting, copy, (&plan.decision(), None), missing, peer);
-        }
-    }
-
     /// Whether a setting is not made since it might have to be taken back, when there is no copy of the socket any more: a user timeout
     /// that goes with a keepalive which the program may choose otherwise.
     fn leaves_out(&self, enforce: Enforce, setting: &Setting) -> bool {
@@ -603,7 +475,7 @@ impl Worker {
     }
 
     /// Makes settings but for the first, which was made already; reports them, and each that fails once.
-    fn make<'a>(
+    pub(crate) fn make<'a>(
         &self,
         runtime: &Runtime,
         waiting: Waiting<'_>,

@@ -7,6 +7,7 @@ mod agent;
 mod asked;
 mod deployed;
 mod fill;
+mod limit;
 mod metrics;
 mod processes;
 mod refusals;
@@ -46,6 +47,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(agent::trials());
     trials.extend(asked::trials());
     trials.extend(fill::trials());
+    trials.extend(limit::trials());
     trials.extend(processes::trials());
     trials.extend(metrics::trials());
     trials.extend(deployed::trials());

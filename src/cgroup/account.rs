@@ -16,6 +16,8 @@ pub enum Hook {
     Connect4,
     /// An IPv6 socket connects.
     Connect6,
+    /// A socket has connected.
+    Connected,
     /// A socket listens.
     Listen,
     /// A socket is accepted.
@@ -29,6 +31,7 @@ impl Hook {
         match self {
             Self::Connect4 => "connect4",
             Self::Connect6 => "connect6",
+            Self::Connected => "sock_ops when connected",
             Self::Listen => "sock_ops at listen",
             Self::Accept => "sock_ops at accept",
         }
@@ -98,10 +101,16 @@ pub fn why_not(setting: &Setting, enforce: Enforce, refused: &Refused) -> Option
         if let Some(errno) = refused.of(setting) {
             return Some(format!("this kernel lets no program set {name} ({errno})"));
         }
-        let errno = refused.of_reading(setting).filter(|_| enforce == Enforce::Fill)?;
-        Some(format!(
-            "enforce = \"fill\" needs Linux 6.1: this kernel tells no program what a socket has of {name} ({errno})"
-        ))
+        let what = match (setting.key, enforce) {
+            (Key::ConnectTimeout, Enforce::Fill) => {
+                return Some("it is not supported in the kernel together with enforce = \"fill\"".to_owned());
+            }
+            (Key::ConnectTimeout, _) => "it",
+            (_, Enforce::Fill) => "enforce = \"fill\"",
+            _ => return None,
+        };
+        let errno = refused.of_reading(setting)?;
+        Some(format!("{what} needs Linux 6.1: this kernel tells no program what a socket has of {name} ({errno})"))
     })
 }
 
@@ -131,6 +140,7 @@ pub fn hooks(setting: &Setting, direction: Direction, is_for_each_peer: bool) ->
         // An IPv6 socket may connect to an address of IPv4.
         (Hook::Connect4, connects && is_at(outgoing) && setting.family.overlaps(Family::V4)),
         (Hook::Connect6, connects && is_at(outgoing)),
+        (Hook::Connected, connects && is_at(Phases::of(&[Phase::Connected]))),
         (Hook::Listen, inbound && is_at(listen)),
         (Hook::Accept, inbound && is_at(accept)),
     ]
@@ -204,6 +214,7 @@ fn lost_of_decision(decision: Decision<'_>, refused: &Refused, mut add: impl FnM
 
 /// Whether programs set a setting, on a kernel that refused these.
 pub(crate) fn is_made(setting: &Setting, enforce: Enforce, refused: &Refused) -> bool {
-    let is_unread = enforce == Enforce::Fill && refused.of_reading(setting).is_some();
-    setting.key != Key::ConnectTimeout && refused.of(setting).is_none() && !is_unread
+    let is_limit = setting.key == Key::ConnectTimeout;
+    let is_unread = (is_limit || enforce == Enforce::Fill) && refused.of_reading(setting).is_some();
+    refused.of(setting).is_none() && !is_unread && !(is_limit && enforce == Enforce::Fill)
 }

@@ -122,6 +122,9 @@ pub enum Map {
     Sockets,
     /// Of each listener and what it accepts, the class of its clients.
     Listeners,
+    /// Of each socket that connects within a time of a rule's: that user timeout in the upper half, the one that comes then in the
+    /// lower.
+    Connecting,
     /// What the kernel answered to each option that was tried.
     Results,
     /// Of each answer that is counted, the number of its counters.
@@ -144,6 +147,7 @@ impl Map {
             Self::Enforced => "enforced",
             Self::Sockets => "sockets",
             Self::Listeners => "listeners",
+            Self::Connecting => "connecting",
             Self::Results => "results",
             Self::Numbers => "numbers",
             Self::Counters => "counters",

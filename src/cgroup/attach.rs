@@ -95,7 +95,7 @@ impl Place {
     fn needed(tables: &Tables) -> Vec<Self> {
         let is_needed = |place: &Self| match place {
             Self::Enforce => tables.enforces || tables.takes_back(),
-            Self::Events => tables.listens,
+            Self::Events => tables.listens || tables.limits(),
             Self::Ended => tables.counts,
             Self::Connect4 | Self::Connect6 => tables.connects,
         };
@@ -431,17 +431,22 @@ fn load(
         name,
         types: Some(borrowed(&types)),
     };
-    let at = pins.join(Map::Sockets.name());
-    let sockets = match sys::open_pin(&at) {
-        Ok(sockets) => sockets,
-        Err(_) => {
-            let sockets = maps::make(&storage(c"sockopt_sockets"))?;
-            sys::pin(borrowed(&sockets), &at).map_err(Refusal::kernel(format!("{} cannot be made", at.display())))?;
-            undo.pins.push(at);
-            sockets
-        }
-    };
-    maps.insert(Map::Sockets, sockets);
+    // Sockets that connect while the configuration is replaced have their user timeout when they have connected.
+    let connecting = tables.limits() || tables.fills_in;
+    let kept = [(Map::Sockets, c"sockopt_sockets", true), (Map::Connecting, c"sockopt_connect", connecting)];
+    for (map, name, _) in kept.into_iter().filter(|(.., is_needed)| *is_needed) {
+        let at = pins.join(map.name());
+        let made = match sys::open_pin(&at) {
+            Ok(made) => made,
+            Err(_) => {
+                let made = maps::make(&storage(name))?;
+                sys::pin(borrowed(&made), &at).map_err(Refusal::kernel(format!("{} cannot be made", at.display())))?;
+                undo.pins.push(at);
+                made
+            }
+        };
+        maps.insert(map, made);
+    }
     maps.insert(Map::Listeners, maps::make(&storage(c"sockopt_listen"))?);
     for rows in Rows::of(tables).into_iter().chain([counting.numbers()]) {
         let made = maps::of_rows(&rows)?;

@@ -4,6 +4,7 @@ mod accounts;
 mod counts;
 mod fills;
 mod interpreter;
+mod limits;
 mod processes;
 
 use std::fmt::Write as _;
@@ -456,7 +457,7 @@ fn what_the_kernel_cannot_do_is_said() {
                 [[rule]]\nname = \"c\"\nto = [\"10.0.0.3\"]\nconnect_timeout = \"3s\"\n";
     let refused = Refused {
         process: Some("no BTF".to_owned()),
-        unread: [((6, 1), socket::Errno(22))].into(),
+        unread: [((6, 1), socket::Errno(22)), ((6, 18), socket::Errno(22))].into(),
         ..Refused::default()
     };
     let tables = Tables::without(&rules(text), &refused, false).expect("small tables");
@@ -467,7 +468,7 @@ fn what_the_kernel_cannot_do_is_said() {
         "\"q\": process: no BTF",
         "\"h\": the kernel does not know names",
         "\"f\": nodelay: enforce = \"fill\" needs Linux 6.1",
-        "\"c\": connect_timeout",
+        "\"c\": connect_timeout: it needs Linux 6.1",
     ] {
         assert!(lost.iter().any(|lost| lost.contains(part)), "{part}: {lost:#?}");
     }

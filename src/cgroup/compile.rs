@@ -9,7 +9,7 @@ use policy::matcher::Pattern;
 use policy::options::Family;
 use policy::plan::Plan;
 use policy::rules::{Inheritance, Rule};
-use policy::{Decision, Enforce, Phase, Phases, Rules, Setting};
+use policy::{Decision, Enforce, Key, Phase, Phases, Rules, Setting};
 
 use crate::account;
 use crate::counted::{Counted, DEFAULTS, MOST_DESTINATIONS, Side};
@@ -78,7 +78,7 @@ pub struct Tables {
     pub options: Vec<OptionRow>,
     /// Beside each of them, whether it is to be filled in.
     pub(crate) fills: Vec<Fill>,
-    /// Whether some are.
+    /// Whether some are, or something else is asked of sockets.
     pub(crate) fills_in: bool,
     /// Which rules are for which process.
     pub(crate) names: Names,
@@ -112,6 +112,8 @@ impl For {
     /// When something is set that the program is then not to change.
     fn enforced(self, set: Phases) -> Phases {
         match self {
+            // The user timeout comes when the connection stands, where there is a time for connecting.
+            Self::Connecting if set.contains(Phase::Connect) => set | Phases::OUTBOUND,
             Self::Connecting => set,
             // Accepted sockets inherit what is remembered of it.
             Self::Listening(_) => Phases::INBOUND,
@@ -174,6 +176,11 @@ impl Tables {
         }
         tables.names = names;
         Ok(tables)
+    }
+
+    /// Whether something is to be done when a connection stands.
+    pub(crate) fn limits(&self) -> bool {
+        self.fills.iter().any(Fill::is_limit)
     }
 
     /// Whether a user timeout may have to be taken back.
@@ -322,20 +329,31 @@ impl Tables {
         let is_filled = plan.enforce() == Enforce::Fill;
         let is_udp = plan.phases().contains(Phase::Datagram);
         let is_made = |setting: &&Setting| account::is_made(setting, plan.enforce(), &self.refused);
-        let fill = |setting| if is_filled { Fill::of(setting, is_udp, &self.refused) } else { Fill::default() };
+        let afterwards = || plan.at(Phases::of(&[Phase::Connected])).settings().next();
+        let fill = |setting: &Setting| {
+            if setting.key == Key::ConnectTimeout {
+                Fill::limit(setting, afterwards())
+            } else if is_filled {
+                Fill::of(setting, is_udp, &self.refused)
+            } else {
+                Fill::default()
+            }
+        };
         let settings = plan.settings().filter(is_made);
         let mut rows: Vec<(OptionRow, Fill)> =
             settings.filter_map(|setting| Some((OptionRow::of(setting)?, fill(setting)))).collect();
         if is_filled {
             // It changes the priority, which is to be looked at before.
             rows.sort_by_key(|(row, _)| (row.level, row.name) == (SOL_IP, libc::IP_TOS));
-            self.fills_in |= !rows.is_empty();
         }
+        let is_asked = |(_, fill): &(OptionRow, Fill)| *fill != Fill::default();
+        self.fills_in |= rows.iter().any(is_asked);
         if rows.len() > MOST_OPTIONS {
             return Err(TooLarge { what: "options in one rule", limit: MOST_OPTIONS });
         }
         let mut enforced = 0;
-        for setting in kept.settings().filter(is_made) {
+        let is_kept = |setting: &&Setting| is_made(setting) && setting.key != Key::ConnectTimeout;
+        for setting in kept.settings().filter(is_kept) {
             let row = OptionRow::of(setting).filter(|_| plan.enforce() == Enforce::Always);
             let Some(bit) = row.and_then(|row| bit(row.level, row.name)).map(|bit| 1 << bit) else { continue };
             enforced |= bit;

@@ -4,7 +4,7 @@
 use policy::catalog::{SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_USER_TIMEOUT};
 use policy::constants::{SOL_IP, SOL_SOCKET, SOL_TCP};
 use policy::enforce::{Untouched, is_of_keepalive};
-use policy::{Setting, Value};
+use policy::{Key, Setting, Value};
 
 use crate::assembler::Register::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 use crate::assembler::Size::{Double, Word};
@@ -25,6 +25,8 @@ enum How {
     OfKeepalive,
     /// As `Left`, but not beside a keepalive of the program's of which one lost probe would then end the connection.
     Computed,
+    /// It is a time for connecting (`connect_timeout`).
+    Limit,
     /// As `Left`. The priority, which comes along with it, stays where it has been chosen.
     Tos,
 }
@@ -49,7 +51,7 @@ pub(crate) struct Fill {
 }
 
 /// Where a row has what.
-mod row {
+pub(crate) mod row {
     pub(super) const LEVEL: i16 = 0;
     pub(super) const NAME: i16 = 4;
     pub(super) const LENGTH: i16 = 8;
@@ -58,7 +60,10 @@ mod row {
     pub(super) const TIME: i16 = 20;
     pub(super) const INTERVAL: i16 = 24;
     pub(super) const NEW: i16 = 32;
-    pub(super) const LIMIT: i16 = 48;
+    pub(crate) const LIMIT: i16 = 48;
+    /// Of a time for connecting: the user timeout that comes then, and whether a rule has it.
+    pub(crate) const AFTERWARDS: i16 = TIME;
+    pub(crate) const IS_RULES: i16 = INTERVAL;
     pub(super) const MARK: i16 = 56;
 }
 
@@ -96,9 +101,29 @@ impl Fill {
         Self { level, name, length: length(level, name), how, mask, time, interval, new, limit }
     }
 
+    /// Whether it is a time for connecting.
+    pub(crate) fn is_limit(&self) -> bool {
+        self.how == How::Limit
+    }
+
     /// Whether it is a user timeout that was computed from the rule's keepalive.
     pub(crate) fn is_computed(&self) -> bool {
         self.how == How::Computed
+    }
+
+    /// Of a time for connecting, with what the socket is to have then.
+    pub(crate) fn limit(setting: &Setting, afterwards: Option<&Setting>) -> Self {
+        let number = |value: &Value| if let Value::Int(number) = value { *number } else { 0 };
+        Self {
+            level: setting.level,
+            name: setting.name,
+            length: 4,
+            how: How::Limit,
+            time: afterwards.map_or(0, |then| number(&then.value)),
+            interval: afterwards.is_some_and(|then| then.key != Key::ConnectTimeout).into(),
+            limit: number(&setting.value).unsigned_abs().into(),
+            ..Self::default()
+        }
     }
 
     /// As the kernel has it.
@@ -129,15 +154,15 @@ impl Stack {
         self.own
     }
     /// What is asked for.
-    const fn answer(self) -> i16 {
+    pub(crate) const fn answer(self) -> i16 {
         self.own + 8
     }
     /// The row.
-    const fn row(self) -> i16 {
+    pub(crate) const fn row(self) -> i16 {
         self.own + 24
     }
-    /// The time of the keepalive.
-    const fn time(self) -> i16 {
+    /// The time of the keepalive, or those of connecting.
+    pub(crate) const fn time(self) -> i16 {
         self.own + 32
     }
     /// The priority before IP_TOS.
@@ -150,7 +175,7 @@ impl Stack {
     }
 
     /// Asks for four bytes, into `at`; r0 is what the kernel answers. `of` is what the option is asked of.
-    fn ask(self, asm: &mut Assembler, of: crate::assembler::Register, (level, name): (i32, i32), at: i16) {
+    pub(crate) fn ask(self, asm: &mut Assembler, of: crate::assembler::Register, (level, name): (i32, i32), at: i16) {
         asm.store_number(Double, R10, at, 0);
         asm.copy(R1, of);
         asm.set(R2, level);
@@ -162,8 +187,10 @@ impl Stack {
     }
 
     /// Before anything is set.
-    pub(crate) fn begin(self, asm: &mut Assembler) {
-        let known = asm.label();
+    pub(crate) fn begin(self, asm: &mut Assembler, socket: i16) {
+        let (known, settled) = (asm.label(), asm.label());
+        self.settle(asm, socket, settled);
+        asm.place(settled);
         asm.store_number(Double, R10, self.mark(), 0);
         self.ask(asm, R6, (SO_KEEPALIVE.level, SO_KEEPALIVE.name), self.kept());
         asm.go_if(R0, Equal, 0, known);
@@ -172,9 +199,9 @@ impl Stack {
         asm.place(known);
     }
 
-    /// Whether option r7 + r9 is to be set; else goes on at `skip`. Uses r0 to r5.
-    pub(crate) fn before(self, asm: &mut Assembler, skip: Label, end: Label) {
-        let [set, left, of_keepalive, some, own, sum] = [(); 6].map(|()| asm.label());
+    /// Whether option r7 + r9 is to be set on the socket at `socket` of the context; else goes on at `skip`. Uses r0 to r5.
+    pub(crate) fn before(self, asm: &mut Assembler, socket: i16, skip: Label, end: Label) {
+        let [set, left, of_keepalive, limit, some, own, sum] = [(); 7].map(|()| asm.label());
         asm.copy(R1, R7);
         asm.add_register(R1, R9);
         asm.store(Word, R10, self.key, R1);
@@ -186,11 +213,14 @@ impl Stack {
         asm.store(Double, R10, self.row(), R0);
         asm.load(Word, R1, R0, row::HOW);
         asm.go_if(R1, Equal, How::Always as i32, set);
+        asm.go_if(R1, Equal, How::Limit as i32, limit);
         asm.go_if(R1, NotEqual, How::OfKeepalive as i32, left);
         asm.place(of_keepalive);
         asm.load(Double, R1, R10, self.kept());
         asm.go_if(R1, Equal, 0, set);
         asm.go(skip);
+        asm.place(limit);
+        self.limit(asm, socket, set, skip);
         asm.place(left);
         for half in [0, 8] {
             asm.store_number(Double, R10, self.answer() + half, 0);

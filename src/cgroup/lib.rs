@@ -13,6 +13,7 @@ pub mod ended;
 mod executable;
 mod fill;
 pub mod group;
+mod limit;
 mod lookup;
 mod maps;
 mod names;

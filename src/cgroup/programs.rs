@@ -36,6 +36,8 @@ pub(crate) mod event {
     pub(crate) const SOCKET: i16 = 184;
     /// BPF_SOCK_OPS_STATE_CB_FLAG: each change of the connection's state.
     pub(crate) const STATES: i32 = 4;
+    /// BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB: it has connected.
+    pub(super) const CONNECTED: i32 = 4;
     /// BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB: it was accepted.
     pub(super) const ACCEPTED: i32 = 5;
     /// BPF_SOCK_OPS_TCP_LISTEN_CB
@@ -120,7 +122,7 @@ struct Maker {
 pub struct Parts {
     /// If rules ask for the process: where the kernel has its name.
     pub process: Option<Fields>,
-    /// Whether a rule fills in what is left at the default.
+    /// Whether a rule asks what the socket has: to fill in what is left at the default, or for a time to connect.
     pub fills: bool,
 }
 
@@ -233,14 +235,14 @@ impl Maker {
         // Options r7 to r7 + r8; r9 counts.
         self.asm.set(R9, 0);
         if self.parts.fills {
-            FILL.begin(&mut self.asm);
+            FILL.begin(&mut self.asm, socket);
         }
         self.asm.place(next);
         self.asm.go_if_register(R9, AtLeast, R8, done);
         self.asm.go_if(R9, AtLeast, MOST_OPTIONS as i32, done);
         let skip = self.asm.label();
         if self.parts.fills {
-            FILL.before(&mut self.asm, skip, self.end);
+            FILL.before(&mut self.asm, socket, skip, self.end);
         }
         self.set_option(|asm| {
             asm.copy(R1, R7);
@@ -558,6 +560,10 @@ pub fn events(parts: Parts) -> Result<Program, NoProgram> {
     let [specified, listener, listens, no_room, set] = [(); 5].map(|()| make.asm.label());
     make.asm.load(Word, R1, R6, event::WHAT);
     make.asm.go_if(R1, Equal, event::LISTENS, listener);
+    let connected = make.asm.label();
+    if parts.fills {
+        make.asm.go_if(R1, Equal, event::CONNECTED, connected);
+    }
     make.asm.go_if(R1, NotEqual, event::ACCEPTED, make.end);
     if parts.process.is_some() {
         // Whatever process is interrupted by the client's packet.
@@ -640,5 +646,10 @@ pub fn events(parts: Parts) -> Result<Program, NoProgram> {
     make.asm.place(set);
     make.set(event::SOCKET);
     make.follow();
+    if parts.fills {
+        make.asm.go(make.end);
+        make.asm.place(connected);
+        FILL.settle(&mut make.asm, event::SOCKET, make.end);
+    }
     make.finish("sockopt_events")
 }

@@ -168,17 +168,13 @@ impl Context<'_> {
     /// Around bind and connect.
     fn outbound(&self, peer: Endpoint) -> (Vec<Step>, Option<Vec<&Setting>>) {
         const CONNECT: Phases = Phases::of(&[Phase::Connect]);
-        const CONNECTED: Phases = Phases::of(&[Phase::Connected]);
         let any: IpAddr = if peer.ip().is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let binding = self.binding(Endpoint::new(any, 0), "before a bind", Phase::Bind);
         let connection = Connection::Outbound { peer };
         let plan = self.rules.plan(connection, CONNECT, &self.hosts);
-        let connected = plan.at(CONNECTED);
-        let steps = vec![
-            binding,
-            self.step(CONNECTING, &connection, &plan),
-            self.step("once connected", &connection, &connected),
-        ];
+        let connected = plan.at(Phases::of(&[Phase::Connected]));
+        let steps =
+            vec![binding, self.step(CONNECTING, &connection, &plan), self.step(CONNECTED, &connection, &connected)];
         (steps, Some(plan.in_order().chain(connected.in_order()).collect()))
     }
 
@@ -293,6 +289,7 @@ fn by_kernel(when: &str, setting: &Setting, plan: &Plan<'_>, refused: &Refused) 
     let why_not = whole.or_else(|| account::why_not(setting, plan.enforce(), refused));
     let is_here = |hook: &Hook| match hook {
         Hook::Connect4 | Hook::Connect6 => when == CONNECTING,
+        Hook::Connected => when == CONNECTED,
         Hook::Listen => when == LISTENING,
         Hook::Accept => when == ACCEPTED,
     };
@@ -308,6 +305,7 @@ fn by_kernel(when: &str, setting: &Setting, plan: &Plan<'_>, refused: &Refused) 
 }
 
 const CONNECTING: &str = "before connect";
+const CONNECTED: &str = "once connected";
 const LISTENING: &str = "before listen";
 const ACCEPTED: &str = "after accept";
 

@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use cgroup::{Refused, Remembered, Tables, account, remembered};
 use policy::plan::Plan;
-use policy::{Connection, Endpoint, Enforce, Phases, Process, Setting};
+use policy::{Connection, Endpoint, Enforce, Key, Phases, Process, Setting};
 
 /// What it takes.
 pub(crate) struct Keeper<'a> {
@@ -24,9 +24,10 @@ pub(crate) struct Kept {
 }
 
 impl Keeper<'_> {
-    /// Whether the programs would make a setting: no other is made here.
+    /// Whether the programs would make a setting: no other is made here. A time for connecting is none: nothing would take it back.
     pub(crate) fn makes(&self, plan: &Plan<'_>, setting: &Setting) -> bool {
-        account::why_not_decision(plan.decision(), self.refused).is_none()
+        setting.key != Key::ConnectTimeout
+            && account::why_not_decision(plan.decision(), self.refused).is_none()
             && account::why_not(setting, plan.enforce(), self.refused).is_none()
     }
 

@@ -194,7 +194,7 @@ pub static CATALOG: &[Entry] = &[
         "acknowledge at once; the kernel may leave this mode again by itself"),
     row(Key::SynRetries, &[tcp("TCP_SYNCNT")], Accepts::Integer { min: 1, max: 127 }, &[Connect], BPF, "2.4", "tcp(7)",
         "retransmissions of the SYN before connecting fails"),
-    row(Key::ConnectTimeout, &[tcp("TCP_USER_TIMEOUT")], Accepts::ConnectTimeout, &[Connect, Connected], InKernel::TakenBack, "2.6.37", "tcp(7)",
+    row(Key::ConnectTimeout, &[tcp("TCP_USER_TIMEOUT")], Accepts::ConnectTimeout, &[Connect, Connected], BPF_6_1, "2.6.37", "tcp(7)",
         "how long connecting may take: user_timeout until the connection is established"),
     row(Key::DeferAccept, &[tcp("TCP_DEFER_ACCEPT")], Accepts::Retransmissions, &[Listen], NO, "2.4", "tcp(7)",
         "accept returns a connection only when its first data has arrived; waits about this long for it"),

@@ -15,8 +15,6 @@ pub enum InKernel {
     NoOption,
     /// It is set at bind, where no program of ours is attached.
     AtBind,
-    /// It is set at connect and taken back afterwards, which no program of ours does.
-    TakenBack,
 }
 
 impl InKernel {
@@ -27,7 +25,6 @@ impl InKernel {
             Self::Bpf { .. } | Self::ByOption => None,
             Self::NoOption => Some(format!("programs in the kernel cannot set {options}")),
             Self::AtBind => Some(format!("{options} is set at bind, which is not supported in the kernel yet")),
-            Self::TakenBack => Some("it is not supported in the kernel yet".to_owned()),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::support::lab::{Lab, Place};
 use crate::support::{probe, scratch, text};
 
 /// Before 6.1 programs are not told what a socket has.
-fn tells() -> bool {
+pub(super) fn tells() -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split('.').map_while(|part| part.parse::<u32>().ok());
     (numbers.next(), numbers.next()) >= (Some(6), Some(1))

@@ -126,7 +126,7 @@ fn the_catalogue_knows_what_can_be_set() {
         match entry.in_kernel {
             InKernel::Bpf { .. } => assert!(entry.kernel.iter().all(can), "{:?}", entry.key),
             InKernel::NoOption => assert!(!entry.kernel.iter().any(can), "{:?}", entry.key),
-            InKernel::ByOption | InKernel::AtBind | InKernel::TakenBack => {}
+            InKernel::ByOption | InKernel::AtBind => {}
         }
     }
 }

@@ -176,6 +176,7 @@ impl Machine {
                             Map::Enforced,
                             Map::Sockets,
                             Map::Listeners,
+                            Map::Connecting,
                             Map::Numbers,
                             Map::Counters,
                         ];
@@ -253,7 +254,8 @@ impl Machine {
                     let memory = &self.memory[(at >> 32) as usize - 1];
                     if memory.len() == 9 {
                         let written = u64::from_le_bytes(memory[..8].try_into().expect("8 bytes"));
-                        let map = if memory[8] == Map::Sockets as u8 { Map::Sockets } else { Map::Listeners };
+                        let all = [Map::Sockets, Map::Listeners, Map::Connecting];
+                        let map = all.into_iter().find(|map| *map as u8 == memory[8]).expect("a map");
                         self.storage.insert(map, written);
                     }
                 }

@@ -194,7 +194,8 @@ fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
     (output.status.code(), stdout, stderr)
 }
 
-/// Excerpts with carets, the codes, what `check` says of the incident's own configuration. Seen to fail: with everything accepted.
+/// Excerpts with carets, the codes, what `check` says of the incident's own configuration, and that `--fix` adds the two user timeouts
+/// which it lacks, and nothing else. Seen to fail: with everything accepted; without `--fix`.
 fn the_command() {
     let (code, stdout, stderr) = run(&["destination_rules.yaml"]);
     assert_eq!(code, Some(0), "{stderr}");
@@ -206,13 +207,23 @@ fn the_command() {
     assert_eq!(run(&["--strict", "incident.yaml"]).0, Some(0));
     let completed = run(&["--namespace", "shop", "destination_rules.yaml"]);
     assert!(completed.1.contains("to = [\"my-service.shop.svc.cluster.local\"]"), "{}", completed.1);
-    // The incident's own: what check says of it.
+    // The incident's own: what check says of it, and writes into it.
     let file = scratch("import-incident").join("sockopt.toml");
-    fs::write(&file, run(&["incident.yaml"]).1).expect("a file");
-    let output = plain(sockopt()).arg("check").arg(&file).output().expect("sockopt can be started");
-    let (_, said) = text(&output);
-    assert_eq!(output.status.code(), Some(0), "{said}");
+    let imported = run(&["incident.yaml"]).1;
+    fs::write(&file, &imported).expect("a file");
+    let check = |fix: &[&str]| {
+        let output = plain(sockopt()).arg("check").args(fix).arg(&file).output().expect("sockopt can be started");
+        let (stdout, stderr) = text(&output);
+        assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");
+        stderr
+    };
+    let said = check(&[]);
     assert_eq!(said.matches("advice[data-unguarded]").count(), 2, "{said}");
+    check(&["--fix"]);
+    assert_eq!(check(&[]), "");
+    let fixed = fs::read_to_string(&file).expect("the file");
+    let without: String = fixed.split_inclusive('\n').filter(|line| *line != "user_timeout = \"auto\"\n").collect();
+    assert_eq!((without.as_str(), fixed.len() - imported.len()), (imported.as_str(), 2 * 22), "{fixed}");
 }
 
 fn what_cannot_be_read() {

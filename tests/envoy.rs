@@ -415,8 +415,8 @@ bootstrap_extensions:
     io_uring_options: {}
 ";
 
-/// What docs/limits.md names: upstreams by io_uring, and names that c-ares looks up. Seen to fail: without `io_uring_options`,
-/// and with libc's resolver.
+/// What docs/limits.md names: upstreams by io_uring (`sockopt show` says so), and names that c-ares looks up. Seen to fail: without `io_uring_options`,
+/// and with libc's resolver; of the note: with no process looked at.
 fn not_reached() {
     let lab = Lab::new();
     name_service(&lab, "127.0.0.1");
@@ -428,4 +428,11 @@ fn not_reached() {
     let _clients = connect(&lab, Here, &proxies.each_ref().map(|proxy| format!("wait {}", proxy.listens)));
     let found = proxies.each_ref().map(|proxy| proxy.options(&lab, 1));
     assert_eq!(found, [(); 2].map(|()| all(1, LISTENER_OPTIONS, 1, PLAIN)));
+    let notes = proxies.each_ref().map(|proxy| {
+        let output = lab.command(Here, &[], sockopt()).args(["show", &proxy.pid.to_string()]).output();
+        let (shown, notes) = text(&output.expect("nsenter"));
+        assert!(shown.contains(&format!("envoy ({}), by the library", proxy.pid)), "{shown}");
+        notes.contains("it uses io_uring, which the library does not see")
+    });
+    assert_eq!(notes, [false, true]);
 }

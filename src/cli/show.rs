@@ -10,6 +10,7 @@ use socket::signal;
 use crate::processes::{self, Filter, Found, Selection};
 use crate::show_json::json;
 use crate::show_text::people;
+use crate::way::{self, Attached, Way};
 use crate::{exit, output};
 
 pub(crate) fn command() -> Command {
@@ -90,6 +91,7 @@ fn shown(matches: &ArgMatches) -> Result<u8, u8> {
     let Some(interval) = interval else {
         let found = look();
         let code = found.report();
+        say_who_has_a_ring(&found);
         output::print(&if as_json { json(&found, true) } else { people(&found, output::terminal_size().map(|s| s.0)) });
         return Ok(code);
     };
@@ -112,6 +114,18 @@ fn shown(matches: &ArgMatches) -> Result<u8, u8> {
             None | Some(libc::SIGWINCH) => {}
             Some(_) => return Ok(exit::OK),
         }
+    }
+}
+
+/// What a program does by io_uring is seen by programs in the kernel alone.
+fn say_who_has_a_ring(found: &Found) {
+    let attached = Attached::now();
+    for looked in found.processes.iter().filter(|looked| way::has_ring(looked.pid) && !attached.is_for(looked.pid)) {
+        let Some(way) = Way::of(looked.pid).map(Way::name) else { continue };
+        let title = processes::title(looked.pid, &looked.process);
+        output::note(&format!(
+            "{title}: it uses io_uring, which the {way} does not see: connections that it makes so have no options"
+        ));
     }
 }
 

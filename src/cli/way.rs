@@ -49,6 +49,12 @@ impl Attached {
     }
 }
 
+/// Whether a process has a descriptor of an io_uring.
+pub(crate) fn has_ring(pid: i32) -> bool {
+    let mut descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    descriptors.any(|one| fs::read_link(one.path()).is_ok_and(|what| what.as_os_str() == "anon_inode:[io_uring]"))
+}
+
 /// Whether the library is among what a process has mapped.
 fn has_library(maps: &str) -> bool {
     let files = maps.lines().filter_map(|line| line.split_once('/').map(|(_, path)| path));

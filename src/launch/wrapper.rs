@@ -5,6 +5,10 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use Effect::{EmptiesEnvironment, Exec, Folder, NoNewPrivileges, Nothing, Rights, Root, Unclear, User};
+
+use crate::wrapper_table::{Effect, NOT_FOLLOWED, PLAIN, Rest, SYSTEMD, WITHOUT_LIBRARY, WRAPPERS, Wrapper};
+
 /// What a wrapper makes of its arguments.
 #[derive(Debug)]
 pub enum Call {
@@ -41,161 +45,6 @@ pub struct Start {
 
 /// What execvp(3) takes where there is no PATH.
 pub const DEFAULT_PATH: &str = "/bin:/usr/bin";
-
-/// How an option, or a word before the program, bears on what is started.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Effect {
-    Nothing,
-    Unclear,
-    Folder,
-    Root,
-    User,
-    Rights,
-    NoNewPrivileges,
-    EmptiesEnvironment,
-    Exec,
-}
-
-/// How the rest of the command line is taken.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Rest {
-    /// As the program and its arguments.
-    Words,
-    /// Or behind `-c` as a text for the shell.
-    WordsOrText,
-    /// Joined, as a text for the shell, unless an option ([`Effect::Exec`]) says otherwise.
-    Text,
-}
-
-/// How a wrapper takes its arguments, in the manner of getopt(3), to the first word that is no option.
-struct Wrapper {
-    names: &'static [&'static str],
-    /// Letters; one colon behind those with a value, two where it must be attached.
-    short: &'static str,
-    /// Words; `=` behind those with a value, `=?` where it must be attached. `*` stands for all others, attached.
-    long: &'static [&'static str],
-    /// Words between the options and the program, and what each is.
-    operands: &'static [Effect],
-    rest: Rest,
-    effects: &'static [(&'static str, Effect)],
-}
-
-const PLAIN: Wrapper = Wrapper { names: &[], short: "", long: &[], operands: &[], rest: Rest::Words, effects: &[] };
-const ANY: &[Effect] = &[Effect::Nothing];
-
-use Effect::{EmptiesEnvironment, Exec, Folder, NoNewPrivileges, Nothing, Rights, Root, Unclear, User};
-
-/// By their manuals: coreutils, util-linux, procps, findutils, busybox, and those that containers begin with.
-#[rustfmt::skip]
-const WRAPPERS: &[Wrapper] = &[
-    Wrapper { names: &["timeout"], short: "fpvk:s:", operands: ANY,
-        long: &["foreground", "preserve-status", "verbose", "kill-after=", "signal="], ..PLAIN },
-    Wrapper { names: &["nice"], short: "n:0::1::2::3::4::5::6::7::8::9::", long: &["adjustment="], ..PLAIN },
-    Wrapper { names: &["nohup"], ..PLAIN },
-    Wrapper { names: &["setsid"], short: "cfw", long: &["ctty", "fork", "wait"], ..PLAIN },
-    Wrapper { names: &["stdbuf"], short: "i:o:e:", long: &["input=", "output=", "error="], ..PLAIN },
-    Wrapper { names: &["chroot"], long: &["userspec=", "groups=", "skip-chdir"], operands: &[Root],
-        effects: &[("userspec", User)], ..PLAIN },
-    Wrapper { names: &["taskset"], short: "ac", long: &["all-tasks", "cpu-list"], operands: ANY, ..PLAIN },
-    Wrapper { names: &["ionice"], short: "c:n:t", long: &["class=", "classdata=", "ignore"], ..PLAIN },
-    Wrapper { names: &["chrt"], short: "abdfiorRvT:P:D:", operands: ANY,
-        long: &["all-tasks", "batch", "deadline", "fifo", "idle", "other", "rr", "reset-on-fork", "verbose",
-            "sched-runtime=", "sched-period=", "sched-deadline="], ..PLAIN },
-    Wrapper { names: &["prlimit"], short: "c::d::e::f::i::l::m::n::q::r::s::t::u::v::x::y::", long: &["*", "pid=", "output="],
-        effects: &[("pid", Unclear)], ..PLAIN },
-    Wrapper { names: &["numactl"], short: "abli:p:P:m:N:C:", ..PLAIN },
-    Wrapper { names: &["xargs"], short: "0rtpoxa:d:E:I:L:n:P:s:e::i::l::",
-        long: &["null", "no-run-if-empty", "verbose", "interactive", "open-tty", "exit", "arg-file=", "delimiter=",
-            "max-lines=?", "max-args=", "max-procs=", "max-chars=", "replace=?", "eof=?", "process-slot-var="], ..PLAIN },
-    Wrapper { names: &["time"], short: "af:o:pqv", long: &["append", "format=", "output=", "portability", "quiet",
-            "verbose"], ..PLAIN },
-    Wrapper { names: &["flock"], short: "sexnuoFw:E:", operands: ANY, rest: Rest::WordsOrText,
-        long: &["shared", "exclusive", "nonblock", "nb", "unlock", "close", "no-fork", "verbose", "timeout=", "wait=",
-            "conflict-exit-code="], ..PLAIN },
-    Wrapper { names: &["watch"], short: "bcd::egptwxn:q:", rest: Rest::Text, effects: &[("x", Exec), ("exec", Exec)],
-        long: &["beep", "color", "no-color", "differences=?", "errexit", "chgexit", "precise", "no-title", "no-wrap",
-            "exec", "interval=", "equexit="], ..PLAIN },
-    Wrapper { names: &["faketime"], short: "mfp:", long: &["exclude-monotonic", "date-prog="], operands: ANY, ..PLAIN },
-    Wrapper { names: &["strace"], short: "AcCdDfFhiknqrtTvwxyYzZa:b:e:I:o:O:P:s:S:u:X:", effects: &[("u", User)],
-        long: &["follow-forks", "trace=", "output=", "quiet=?", "user="], ..PLAIN },
-    Wrapper { names: &["valgrind"], short: "qvd", long: &["*"], ..PLAIN },
-    Wrapper { names: &["eatmydata"], ..PLAIN },
-    // They change the user, what it may do, or what it sees.
-    Wrapper { names: &["gosu", "su-exec"], operands: &[User], ..PLAIN },
-    Wrapper { names: &["setpriv"],
-        long: &["nnp", "no-new-privs", "clear-groups", "keep-groups", "init-groups", "reset-env", "ambient-caps=",
-            "inh-caps=", "bounding-set=", "reuid=", "regid=", "groups=", "securebits=", "pdeathsig=", "selinux-label=",
-            "apparmor-profile="],
-        effects: &[("reuid", User), ("regid", Rights), ("inh-caps", Rights), ("bounding-set", Rights),
-            ("securebits", Rights), ("nnp", NoNewPrivileges), ("no-new-privs", NoNewPrivileges),
-            ("reset-env", EmptiesEnvironment)], ..PLAIN },
-    Wrapper { names: &["runuser"], short: "u:g:G:mpfPw:", effects: &[("u", User), ("user", User)],
-        long: &["user=", "group=", "supp-group=", "preserve-environment", "fast", "pty", "whitelist-environment="],
-        ..PLAIN },
-    Wrapper { names: &["unshare"], short: "muinpUCTfrcR:w:S:G:",
-        long: &["mount=?", "uts=?", "ipc=?", "net=?", "pid=?", "user=?", "cgroup=?", "time=?", "fork", "map-user=",
-            "map-group=", "map-users=", "map-groups=", "map-root-user", "map-current-user", "map-auto", "kill-child=?",
-            "mount-proc=?", "propagation=", "setgroups=", "keep-caps", "root=", "wd=", "setuid=", "setgid=",
-            "monotonic=", "boottime="],
-        effects: &[("R", Root), ("root", Root), ("w", Folder), ("wd", Folder), ("S", User), ("setuid", User),
-            ("U", Rights), ("user", Rights), ("r", Rights), ("map-root-user", Rights), ("c", Rights),
-            ("map-current-user", Rights), ("map-user", Rights), ("map-users", Rights), ("map-auto", Rights)], ..PLAIN },
-    // Of the mount namespaces of others nothing is known.
-    Wrapper { names: &["nsenter"], short: "t:u::i::n::p::C::U::T::S:G:F",
-        long: &["target=", "uts=?", "ipc=?", "net=?", "pid=?", "user=?", "cgroup=?", "time=?", "setuid=", "setgid=",
-            "preserve-credentials", "no-fork"],
-        effects: &[("S", User), ("setuid", User), ("U", Rights), ("user", Rights)], ..PLAIN },
-    // The first process of a container.
-    Wrapper { names: &["tini", "tini-static", "docker-init"], short: "svwglp:e:", ..PLAIN },
-    Wrapper { names: &["dumb-init"], short: "cvr:", long: &["single-child", "verbose", "rewrite="], ..PLAIN },
-    Wrapper { names: &["catatonit"], short: "gL", ..PLAIN },
-    // They preload a library themselves.
-    Wrapper { names: &["proxychains", "proxychains3", "proxychains4"], short: "qf:", ..PLAIN },
-    Wrapper { names: &["tsocks", "socksify"], ..PLAIN },
-    Wrapper { names: &["fakeroot"], short: "us:i:l:b:", long: &["unknown-is-real", "lib=", "faked="], ..PLAIN },
-];
-
-const SUDO: &str = "sudo and doas do not pass LD_PRELOAD on";
-const SYSTEMD: &str = "systemd starts the program, not systemd-run, and without this environment";
-/// Wrappers behind which the library does not get: names, why, and what to do instead.
-const WITHOUT_LIBRARY: &[(&[&str], &str, &str)] = &[
-    (&["sudo", "doas"], SUDO, "put sockopt run behind it: sudo sockopt run ... -- PROGRAM"),
-    (&["pkexec"], "pkexec does not pass LD_PRELOAD on", "put sockopt run behind it: pkexec sockopt run ... -- PROGRAM"),
-    (
-        &["torsocks"],
-        "torsocks puts its own library in front, which calls libc past all others: libsockopt.so sees no connection",
-        "put sockopt run behind it, so that libsockopt.so comes first: torsocks sockopt run ... -- PROGRAM",
-    ),
-];
-
-/// Wrappers that are not followed: their command lines are languages of their own, or what they start sees other files, is
-/// another user or has another environment.
-const NOT_FOLLOWED: &[&str] = &[
-    // They may begin a session, with an environment of its own.
-    "su",
-    "sg",
-    "newgrp",
-    "bwrap",
-    "cgexec",
-    "chpst",
-    "daemonize",
-    "dbus-launch",
-    "dbus-run-session",
-    "fakechroot",
-    "firejail",
-    "gdbserver",
-    "heaptrack",
-    "hyperfine",
-    "ltrace",
-    "parallel",
-    "perf",
-    "rr",
-    "script",
-    "softlimit",
-    "start-stop-daemon",
-    "systemd-nspawn",
-    "xvfb-run",
-];
 
 /// Whether a wrapper of this name is a script.
 pub fn is_script(words: &[OsString]) -> bool {

@@ -58,6 +58,8 @@ pub(crate) struct Applied {
     /// Keys that it is too late for, or that need the library.
     pub(crate) left_out: Vec<&'static str>,
     pub(crate) left_alone: Option<String>,
+    /// Whether a program in the kernel keeps options as they are.
+    pub(crate) held: bool,
     /// Whether programs in the kernel have it from now on.
     #[serde(skip)]
     pub(crate) kept: Option<Kept>,
@@ -208,6 +210,12 @@ pub(crate) fn notes(done: &[Done<'_>]) {
         for Failure { setting, errno } in &socket.failures {
             output::warning(&format!("{}: {setting} failed: {errno}", socket.title()), None);
         }
+    }
+    if all().any(|socket| socket.held) {
+        output::note(
+            "what `sockopt attach` enforces stays until its configuration is replaced, or detached: `sockopt status` lists \
+             what is attached",
+        );
     }
     let mut left_out: Vec<&str> = all().flat_map(|socket| &socket.left_out).copied().collect();
     left_out.sort_unstable();

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use policy::constants;
 use policy::health::State;
+use policy::in_kernel::InKernel;
 use policy::plan::Plan;
 use policy::{Connection, Endpoint, Enforce, HostSet, Key, Phase, Phases, Rules, Setting, Value};
 use socket::current;
@@ -96,6 +97,7 @@ impl Subject<'_> {
             left_to_the_program: Vec::new(),
             left_out: Vec::new(),
             left_alone: None,
+            held: false,
             waiting: self.waiting,
             timer: self.timer,
             kept: None,
@@ -160,7 +162,11 @@ impl Subject<'_> {
                         }
                     }
                 };
-                if before.as_ref() == Some(&after) {
+                if before.as_ref() == Some(&after) && is_held(setting, before.as_ref(), &after) {
+                    let errno = "a program in the kernel holds the value that it has".to_owned();
+                    applied.failures.push(Failure { setting: setting.to_string(), errno });
+                    applied.held = true;
+                } else if before.as_ref() == Some(&after) {
                     applied.already.push(name(setting));
                 } else {
                     applied.changes.push(Change { option: name(setting), before, after });
@@ -209,6 +215,14 @@ fn read_back(setting: &Setting, before: Option<&Value>) -> Value {
         (Key::ReceiveBuffer | Key::SendBuffer, Value::Int(bytes)) => Value::Int(bytes.saturating_mul(2)),
         (_, value) => value.clone(),
     }
+}
+
+/// Whether the kernel has said yes and changed nothing, as it does where a program that is attached to the socket's control group
+/// answers for it. Not of options whose value the kernel itself rounds or bounds.
+fn is_held(setting: &Setting, before: Option<&Value>, after: &Value) -> bool {
+    let is_taken_as_it_is = matches!(setting.key.entry().in_kernel, InKernel::Bpf { .. })
+        && !matches!(setting.key, Key::ReceiveBuffer | Key::SendBuffer | Key::MaxSegment | Key::MaxPacingRate);
+    is_taken_as_it_is && *after != read_back(setting, before)
 }
 
 fn name(setting: &Setting) -> String {

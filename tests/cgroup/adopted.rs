@@ -21,6 +21,7 @@ pub(super) fn trials() -> Vec<Trial> {
         in_kernel(python, "cgroup::adopted::made_in_another_group", made_in_another_group),
         in_kernel(python, "cgroup::adopted::the_program_keeps_its_choice", the_program_keeps_its_choice),
         in_kernel(python, "cgroup::adopted::none_if_not_wanted", none_if_not_wanted),
+        in_kernel(python, "cgroup::adopted::apply_says_what_is_held", apply_says_what_is_held),
         in_kernel(&["python3", "setpriv", "ip"], "cgroup::adopted::who_may_not_look_is_told", who_may_not_look),
         in_kernel(python, "cgroup::adopted::what_is_left_out_is_left_out", what_is_left_out_is_left_out),
         in_kernel(&["namespaces", "go", "ip"], "cgroup::adopted::what_hangs_already_ends", what_hangs_already_ends),
@@ -345,4 +346,34 @@ fn what_hangs_already_ends() {
         assert!(took < Duration::from_secs(12), "{took:?} {stdout}{stderr}");
         assert!(format!("{stdout}{stderr}").contains("timed out"), "{stdout}{stderr}");
     }
+}
+
+/// `sockopt apply` where programs enforce other values: they stay, and that is said.
+///
+/// Seen to fail: with what the kernel says yes to taken for set ("as configured already").
+fn apply_says_what_is_held() {
+    let lab = Lab::new();
+    let group = Group::new();
+    let script =
+        "l = server('127.0.0.1', 7001); s = connect('127.0.0.1', 7001); wait()\nprint('user', s.getsockopt(6, 18))\n";
+    let program = Program::start(&group, &lab, script);
+    attached(&group, "[[rule]]\nto = [\"127.0.0.1:7001\"]\nuser_timeout = \"14s\"\n", &[]);
+    let pid = fs::read_to_string(group.0.join("cgroup.procs")).expect("its processes");
+    let pid = pid.lines().last().expect("a process");
+    let apply = |time: &str| {
+        let mut command = plain(sockopt());
+        command.args(["apply", "--to", "127.0.0.1:7001", "--user-timeout", time]).arg(pid);
+        let output = command.output().expect("sockopt can be started");
+        (output.status.code(), text(&output))
+    };
+    let (code, (stdout, stderr)) = apply("30s");
+    assert_eq!(code, Some(1), "{stdout}{stderr}");
+    assert!(stdout.ends_with("0 sockets changed\n") && !stdout.contains("already"), "{stdout}");
+    assert!(stderr.contains("TCP_USER_TIMEOUT=30000 failed: a program in the kernel holds the value"), "{stderr}");
+    assert!(stderr.contains("`sockopt status`"), "{stderr}");
+    // What it has is what is wanted: nothing is held against it.
+    let (code, (stdout, _)) = apply("14s");
+    assert_eq!(code, Some(0), "{stdout}");
+    assert!(stdout.contains("as configured already: 1 socket"), "{stdout}");
+    assert_eq!(program.go_on(), "ready\nuser 14000\n");
 }

@@ -32,19 +32,21 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// What qemu 7.2 does not pass on to the kernel, or answers by itself, with the library and without.
 fn is_beyond_qemu(name: &str) -> bool {
-    const BEYOND: [&str; 15] = [
+    const BEYOND: [&str; 17] = [
         // SO_PEERNAME, by which an option that the program sets is told to be a rule's.
         "hooks: enforce: ",
         "hooks: unspecified: ",
         "hooks: fastopen: the program's own word comes too late",
         "hooks: arguments: setsockopt ",
-        // SO_MARK, SO_MAX_PACING_RATE, IP_BIND_ADDRESS_NO_PORT.
+        // SO_MARK, SO_MAX_PACING_RATE, IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT.
         "mark = ",
         "MARK=",
         "max_pacing_rate = ",
         "MAX_PACING_RATE=",
         "local_ports_late = ",
         "the port is chosen late",
+        "transparent = ",
+        "a UDP server may bind to an address that this machine does not have",
         "options: TCP's options are not for UDP",
         // Memory that is not there.
         "hooks: pointers: ",

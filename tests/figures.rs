@@ -63,11 +63,15 @@ const COSTS: &[Figure] = &[
 
 const LOADS: &[Figure] = &[
     figure(
-        "wrk to nginx, a connection each, nginx preloaded",
+        "wrk to nginx, a connection for each request, nginx preloaded",
         "throughput",
         &["wrk, a connection each: nginx preloaded"],
     ),
-    figure("wrk to nginx, a connection each, wrk preloaded", "throughput", &["wrk, a connection each: wrk preloaded"]),
+    figure(
+        "wrk to nginx, a connection for each request, wrk preloaded",
+        "throughput",
+        &["wrk, a connection each: wrk preloaded"],
+    ),
     figure(
         "wrk to nginx, kept-alive connections, nginx preloaded",
         "throughput",
@@ -79,7 +83,7 @@ const LOADS: &[Figure] = &[
         &["wrk, kept-alive connections: wrk preloaded"],
     ),
     figure(
-        "redis-benchmark, a connection each, both sides preloaded",
+        "redis-benchmark, a connection for each request, both sides preloaded",
         "throughput",
         &["redis-benchmark, a connection each: both sides preloaded"],
     ),
@@ -88,7 +92,7 @@ const LOADS: &[Figure] = &[
         "throughput",
         &["redis-benchmark, kept-alive connections: both sides preloaded"],
     ),
-    figure("JMeter, a connection each", "throughput", &["JMeter, a connection each: JMeter preloaded"]),
+    figure("JMeter, a connection for each request", "throughput", &["JMeter, a connection each: JMeter preloaded"]),
     figure("JMeter, kept-alive connections", "throughput", &["JMeter, kept-alive connections: JMeter preloaded"]),
 ];
 
@@ -137,7 +141,7 @@ fn figures(results: &str) -> String {
     let mut text = format!("{}\n\n", goals.expect("RESULTS.md counts its goals"));
     text += "| what | cost | goal | outcome |\n|---|---|---|---|\n";
     COSTS.iter().for_each(|figure| text += &figure.line(results, &figure.cost(results)));
-    let _ = write!(text, "\nRequests per second with the library, in parts of those without:\n\n");
+    let _ = write!(text, "\nRequests per second with the library, as a percentage of those without it:\n\n");
     text += "| load | with the library | goal | outcome |\n|---|---|---|---|\n";
     for figure in LOADS {
         let ratio = figure.cells(results)("ratio").and_then(|ratio| ratio.parse::<f64>().ok());

@@ -52,8 +52,8 @@ pub(crate) fn mounts_or_refusal() -> Result<Vec<PathBuf>, Refusal> {
     if mounts.is_empty() { Err(Refusal::Target(V1_ONLY.to_owned())) } else { Ok(mounts) }
 }
 
-const V1_ONLY: &str = "this system has control groups of version 1 only; version 2 is needed \
-                       (systemd.unified_cgroup_hierarchy=1, or mount -t cgroup2 none DIRECTORY)";
+const V1_ONLY: &str = "only control groups of version 1 are mounted here; version 2 is needed \
+                       (systemd.unified_cgroup_hierarchy=1, or mount -t cgroup2 none DIRECTORY; `ip netns exec` hides what is mounted, so run it outside)";
 
 impl Group {
     /// By its folder (`/sys/fs/cgroup/system.slice/x.service`), or as /proc/PID/cgroup has it (`/system.slice/x.service`).

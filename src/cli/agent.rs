@@ -32,7 +32,7 @@ pub(crate) fn command() -> Command {
                  force. If the control group is a new one, as after each start of a systemd service, it attaches there too. \
                  While there is no such control group it waits. What was detached by `sockopt detach` is attached again.\n\n\
                  If the agent ends, everything stays attached and in force; `sockopt detach` takes it off. Under systemd, \
-                 with Type=notify, the agent is started when it has attached for the first time.",
+                 with Type=notify, the agent counts as started only when it has attached for the first time.",
             ),
     )
     .arg(

@@ -42,14 +42,14 @@ fn with_target(command: Command, is_required: bool) -> Command {
             Arg::new("pid")
                 .long("pid")
                 .value_name("PID")
-                .help("That of this process")
+                .help("The control group of this process")
                 .value_parser(value_parser!(u32)),
         )
         .arg(
             Arg::new("unit")
                 .long("unit")
                 .value_name("NAME")
-                .help("That of this systemd unit, while it is active")
+                .help("The control group of this active systemd unit")
                 .long_help(
                     "The control group of this systemd unit (nginx, nginx.service, user.slice). It exists while the unit is \
                      active. Each start of a service makes a new one: `ExecStartPre=+sockopt attach --unit %n` in the unit \
@@ -60,7 +60,7 @@ fn with_target(command: Command, is_required: bool) -> Command {
             Arg::new("container")
                 .long("container")
                 .value_name("ID")
-                .help("That of this running container")
+                .help("The control group of this running container")
                 .long_help(
                     "The control group of this running container, by its ID or the first characters of it, as `docker ps`, \
                      `podman ps`, `nerdctl ps` and `crictl ps` show it. The runtime does not matter and is not asked.",
@@ -70,7 +70,7 @@ fn with_target(command: Command, is_required: bool) -> Command {
             Arg::new("kubernetes")
                 .long("kubernetes")
                 .action(ArgAction::SetTrue)
-                .help("That of all pods of this Kubernetes node"),
+                .help("The control group of all pods of this node"),
         )
         .group(ArgGroup::new("group").args(["target", "pid", "unit", "container", "kubernetes"]).required(is_required))
 }
@@ -79,8 +79,7 @@ pub(crate) fn command() -> Command {
     let command = Command::new("attach")
         .about("Set options in the kernel, for a control group")
         .long_about(
-            "Attaches programs to a control group that set the configuration's options, in the kernel, on every socket \
-             that a program in the group connects, listens on or accepts. Nothing is loaded into the programs, so static \
+            "Attaches eBPF programs to a control group. In the kernel, they set the configuration's options on every socket that a process in the group connects, listens on or accepts. Nothing is loaded into the programs, so static \
              programs, Go, setuid programs and io_uring are covered as well. Programs that run already are covered from \
              now on, and the sockets that they have already get the options of their rule as well, unless --no-adopt is \
              given.\n\n\
@@ -139,8 +138,7 @@ pub(crate) fn detach_command() -> Command {
         Command::new("detach")
             .about("Undo attach")
             .long_about(
-                "Takes the programs of `sockopt attach` off a control group. Sockets keep the options that they have; the \
-                 programs may change them again.",
+                "Takes the programs of `sockopt attach` off a control group. Sockets keep the options that they have; the applications may change them again.",
             )
             .after_long_help(
                 "Exit status:

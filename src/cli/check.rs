@@ -63,8 +63,7 @@ pub(crate) fn command() -> Command {
                 .help("Say too what of the configuration cannot be done by this way: library, supervisor or kernel")
                 .long_help(
                     "Say too what of the configuration cannot be done by this way: library or supervisor (sockopt run), or kernel \
-                     (sockopt attach). For the kernel, list each option with the program that sets it. Root's options \
-                     are tried on this kernel, on a socket in a control group that is made for that",
+                     (sockopt attach). For the kernel, list each option with the program that sets it. As root, each option is tried on this kernel, on a socket in a control group that is made for that",
                 ),
         )
         .arg(

@@ -119,7 +119,7 @@ fn command_for(first: Option<&OsStr>) -> Command {
 /// The end of `sockopt --help`: sections of a heading with a colon and entries in two columns.
 fn after_help() -> String {
     format!(
-        "{}\n  else that of the program that run became
+        "{}\n  else the exit status of the program that run became
 
 Environment:
   SOCKOPT_CONFIG       configuration file, absolute path

@@ -161,7 +161,10 @@ fn either_version() {
         let output = mounted(&group, one, &format!("attach --no-adopt --priority 1 {target}"));
         let (stdout, stderr) = text(&output);
         assert_eq!(output.status.code(), Some(1), "{target}: {stdout}{stderr}");
-        assert!(stderr.contains("control groups of version 1 only; version 2 is needed"), "{target}: {stderr}");
+        assert!(
+            stderr.contains("control groups of version 1 are mounted here; version 2 is needed"),
+            "{target}: {stderr}"
+        );
     }
 }
 

@@ -515,7 +515,7 @@ fn documented(is_loaded: bool) -> Vec<i64> {
     let design = fs::read_to_string(support::root().join("docs/design.md")).expect("docs/design.md");
     let (_, list) = design.split_once("For a seccomp filter").expect("the list of system calls");
     let (list, _) = list.split_once("\n## ").expect("its end");
-    let (later, loading) = list.split_once("While the library is loaded").expect("what is called while it is loaded");
+    let (later, loading) = list.split_once("While the loader is loading").expect("what is called while it is loaded");
     let number = |name: &str| NUMBERS.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name}")).1;
     let text = if is_loaded { later.to_owned() } else { format!("{later}{loading}") };
     // Every other piece between backquotes is a name; a new piece would be one as well.

@@ -52,6 +52,21 @@ const COSTS: &[Figure] = &[
         "load",
         &["sockopt: 10000 rules, none matches: added to the first connect of the process"],
     ),
+    figure(
+        "connect, 5 options by programs in the kernel, against the program that sets them itself",
+        "kernel",
+        &["socket, connect, close", "kernel: 5 options", "the program sets 5 options itself"],
+    ),
+    figure(
+        "the same by `[defaults]`, which are for listeners too",
+        "kernel",
+        &["socket, connect, close", "kernel: 5 options by [defaults], for listeners too"],
+    ),
+    figure(
+        "Go's `net.Dial` under the supervisor, 5 options",
+        "supervisor",
+        &["dial, 1 goroutine, no keepalive of Go's"],
+    ),
     figure("memory (Rss), nothing configured", "memory", &["without a socket", NOTHING]),
     figure("memory (Rss), one variable", "memory", &["without a socket", ONE_VARIABLE]),
     figure(

@@ -35,8 +35,9 @@ const FLAGS: i32 = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
 /// A socket that was neither connected nor listened on yet.
 struct Undecided {
     copy: OwnedFd,
-    /// The thread that made it may end before another one connects it.
-    process: i32,
+    /// Who made it: the thread, which may have a table of descriptors of its own, and may end before another one connects the
+    /// socket; and its process.
+    tasks: [i32; 2],
     fd: i32,
     is_stream: bool,
     since: Instant,
@@ -47,7 +48,7 @@ impl Undecided {
     /// Whether the program can still do something with it that tells of it.
     fn is_there(&self, inode: u64) -> bool {
         self.since.elapsed() < LONGEST
-            && sys::socket_of(self.process, self.fd) == Ok(Some(inode))
+            && self.tasks.iter().any(|task| sys::socket_of(*task, self.fd) == Ok(Some(inode)))
             // Connected by a way that nobody has told of.
             && (ffi::is_closed(self.copy.as_raw_fd()) || !self.is_stream)
     }
@@ -107,7 +108,8 @@ impl Made {
         let since = Instant::now();
         let next_look = since + FIRST_LOOK;
         let is_stream = call.int(1) & !FLAGS == libc::SOCK_STREAM;
-        self.undecided.insert(inode, Undecided { copy, process, fd, is_stream, since, next_look });
+        self.undecided
+            .insert(inode, Undecided { copy, tasks: [call.thread, process], fd, is_stream, since, next_look });
         self.next_look = Some(self.next_look.map_or(next_look, |next| next.min(next_look)));
         Making::Placed(fd)
     }

@@ -93,6 +93,18 @@ static void *makes(void *fd) {
     return NULL;
 }
 
+/* A thread with a descriptor table of its own takes its time between the two calls. */
+static void *waits(void *nothing) {
+    (void)nothing;
+    if (unshare(CLONE_FILES)) perror("unshare");
+    struct sockaddr_in to = local(port_of_threads);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    usleep(300000);
+    connect(fd, (void *)&to, sizeof to);
+    show(fd);
+    return NULL;
+}
+
 /* Whether a new socket is in the network namespace of the thread that makes it. */
 static void where(const char *when) {
     struct stat own, of_socket;
@@ -409,6 +421,12 @@ int main(int count, char **words) {
         usleep(300000);
         connect(fd, (void *)&to, sizeof to);
         show(fd);
+    } else if (!strcmp(what, "apart")) {
+        /* apart PORT: a socket that only a thread's own table of descriptors has. */
+        pthread_t thread;
+        port_of_threads = port;
+        pthread_create(&thread, NULL, waits, NULL);
+        pthread_join(thread, NULL);
     } else if (!strcmp(what, "tables")) {
         /* tables PORT: two threads, each with its own socket under the same number. */
         pthread_t thread;

@@ -23,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("supervise::confined::another_network", another_network),
         test("supervise::confined::there_and_back", there_and_back).with_ignored_flag(!is_root()),
         test("supervise::confined::handed_on", handed_on),
+        test("supervise::confined::own_table", own_table),
         test("supervise::confined::descriptors", descriptors),
         test("supervise::confined::closed_unused", closed_unused),
         test("supervise::confined::ends", ends),
@@ -127,6 +128,12 @@ fn there_and_back() {
 /// the thread had ended.
 fn handed_on() {
     let found = outcome(confined().arg(RULE).arg(program()).args(["handed", &port()]));
+    assert_eq!(found, (Some(0), format!("{KEPT}\n"), String::new()));
+}
+
+/// Only the table of descriptors of the thread that made it has it. Seen to fail: `user_timeout 0`, with the process's table alone looked at.
+fn own_table() {
+    let found = outcome(confined().arg(RULE).arg(program()).args(["apart", &port()]));
     assert_eq!(found, (Some(0), format!("{KEPT}\n"), String::new()));
 }
 

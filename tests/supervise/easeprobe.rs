@@ -2,12 +2,14 @@
 
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 
+use super::programs::left_in_time_wait;
+
 use crate::dead_peers::{Case, Ends, LATE, Party, SLACK, Waiting, watch};
-use crate::support::lab::{Lab, PATIENCE, Place, Running, SERVER, needs};
+use crate::support::lab::{Lab, Place, Running, SERVER, needs};
 use crate::support::{EASEPROBE, easeprobe, probe, sockopt, test_with, text};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -71,16 +73,7 @@ fn time_wait() {
         thread::sleep(Duration::from_secs(4));
         lab.shell(Place::Here, &format!("kill -TERM $(cat /run/{port}.pid)"));
         let (failed, _) = text(&running.finish());
-        let until = Instant::now() + PATIENCE;
-        let found = loop {
-            let all = lab.shell(Place::Client, &format!("ss -Htan dst {SERVER}:8001"));
-            let waits = all.lines().filter(|line| line.starts_with("TIME-WAIT")).count();
-            if waits == all.lines().count() {
-                break waits;
-            }
-            assert!(Instant::now() < until, "{all}");
-            thread::sleep(Duration::from_millis(50));
-        };
+        let found = left_in_time_wait(&lab);
         lab.shell(Place::Server, &format!("kill -TERM {}", listener[0].pid));
         let (said, _) = text(&server.finish());
         println!("{environment:?}: {found} in TIME_WAIT, {said}{failed}");

@@ -193,21 +193,26 @@ fn probes() {
         assert!(text(&output).0.contains(&answered), "{environment:?}: {:?}", text(&output));
         let last = lab.command(Place::Client, &[], "python3").args(["-c", GET, &url(port)]).output().expect("nsenter");
         assert!(text(&last).0.contains("probe_success 1"), "{:?}", text(&last));
-        let until = Instant::now() + PATIENCE;
-        let found = loop {
-            let all = lab.shell(Place::Client, &format!("ss -Htan dst {SERVER}:8001"));
-            let waits = all.lines().filter(|line| line.starts_with("TIME-WAIT")).count();
-            if waits == all.lines().count() {
-                break waits;
-            }
-            assert!(Instant::now() < until, "{all}");
-            thread::sleep(Duration::from_millis(50));
-        };
+        let found = left_in_time_wait(&lab);
         lab.shell(Place::Server, &format!("kill -TERM {}", listener[0].pid));
         let (said, _) = text(&server.finish());
         println!("{environment:?}: {count} probes in {:.1?}, {found} in TIME_WAIT, {said}", start.elapsed());
         assert!(left.contains(&found), "{environment:?}: {found} in TIME_WAIT");
         assert_eq!(said, format!("ready\n{most} ends, 0 errors\n"), "{environment:?}");
+    }
+}
+
+/// How many connections to the server's port 8001 are in TIME_WAIT, when no other is left.
+pub(super) fn left_in_time_wait(lab: &Lab) -> usize {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let all = lab.shell(Place::Client, &format!("ss -Htan dst {SERVER}:8001"));
+        let waits = all.lines().filter(|line| line.starts_with("TIME-WAIT")).count();
+        if waits == all.lines().count() {
+            return waits;
+        }
+        assert!(Instant::now() < until, "{all}");
+        thread::sleep(Duration::from_millis(50));
     }
 }
 

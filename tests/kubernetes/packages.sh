@@ -9,27 +9,11 @@ mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 made_for=0.36
 if [ ! -e "$folder/unpacked" ]; then
-  # shellcheck disable=SC2016 # apt's own variable
-  site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep '/debian$' | head -n 1)
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
-  mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
-  : >"$work/status"
-  echo "deb [arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $site sid main" >"$work/sources.list"
-  cat >"$work/apt.conf" <<END
-Dir::Etc::sourcelist "$work/sources.list";
-Dir::Etc::sourceparts "-";
-Dir::State "$work";
-Dir::State::lists "$work/lists";
-Dir::State::status "$work/status";
-Dir::Cache "$work/cache";
-APT::Architecture "amd64";
-APT::Architectures "amd64";
-APT::Sandbox::User "root";
-END
-  APT_CONFIG="$work/apt.conf"
-  export APT_CONFIG
-  apt-get update -qq
+  # shellcheck source=tests/support/apt.sh
+  . "$here/../support/apt.sh"
+  apt_of sid amd64 "$work"
   # What the packages need for tests and for other programs is most of it, and left out.
   apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances \
     golang-k8s-apiserver-dev golang-go | grep -E '^golang-' | sort -u |

@@ -138,7 +138,8 @@ pub(crate) fn detach_command() -> Command {
         Command::new("detach")
             .about("Undo attach")
             .long_about(
-                "Takes the programs of `sockopt attach` off a control group. Sockets keep the options that they have; the applications may change them again.",
+                "Takes the programs of `sockopt attach` off a control group. Sockets keep the options that they have; the \
+                 applications may change them again.",
             )
             .after_long_help(
                 "Exit status:

@@ -427,11 +427,14 @@ fn programs_read() {
     ];
     for (name, program, listing) in all {
         let text = program.expect("a program").to_string();
-        if std::env::var_os("BLESS").is_some() {
+        if std::env::var_os("UPDATE_EXPECTED").is_some() {
             let path = format!("{}/listings/{name}.txt", env!("CARGO_MANIFEST_DIR"));
             std::fs::write(path, &text).expect("a listing");
         } else {
-            assert!(text == listing, "{name} differs: BLESS=1 cargo test -p sockopt-cgroup writes it anew\n{text}");
+            assert!(
+                text == listing,
+                "{name} differs: UPDATE_EXPECTED=1 cargo test -p sockopt-cgroup writes it anew\n{text}"
+            );
         }
         assert!(!text.contains('?'), "{name}: {text}");
     }

@@ -539,8 +539,10 @@ pub fn setsockopt(parts: Parts) -> Result<Program, NoProgram> {
         FILL.take_back(&mut make.asm, pass);
     }
     make.asm.place(pass);
-    // The kernel has shown a page of a longer value, and takes all of it if told to look at none (EFAULT otherwise).
+    // A negative length is another program's answer, which ran before: that the call is done.
     make.asm.load(Word, R1, R6, call::LENGTH);
+    make.asm.go_if_word(R1, AtLeast, i32::MIN, make.end);
+    // The kernel has shown a page of a longer value, and takes all of it if told to look at none (EFAULT otherwise).
     let is_long = make.asm.label();
     make.asm.go_if(R1, Above, PAGE, is_long);
     make.asm.go(make.end);

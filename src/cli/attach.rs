@@ -300,10 +300,14 @@ pub(crate) fn put(group: &Group, prepared: &Prepared) -> Result<(), u8> {
     }
     let what = if done.generation == 1 { "attached to" } else { "replaced at" };
     output::print(&format!(
-        "{what} {}: {configuration}, {}\n",
+        "{what} {}: {}, {}\n",
         output::plain(&group.path().display().to_string()),
+        output::plain(configuration),
         Count(*rules, "rule")
     ));
+    for other in nested(group) {
+        output::note(&other);
+    }
     if prepared.adopts {
         let Prepared { source: configuration, asks_for_process, refused, .. } = prepared;
         let asks_for_process = *asks_for_process;
@@ -311,6 +315,30 @@ pub(crate) fn put(group: &Group, prepared: &Prepared) -> Result<(), u8> {
         adopt::adopt(group, &policy, &done.remembered);
     }
     Ok(())
+}
+
+/// What else of ours runs for the same programs: attached to a group around this one, or within it. The kernel runs the inner one's
+/// first.
+fn nested(group: &Group) -> Vec<String> {
+    let others = cgroup::status().unwrap_or_default();
+    let others = others.into_iter().filter(|other| other.is_in_force() && other.group_id != group.id());
+    let said = |other: Attachment| {
+        let path = Path::new(&other.about.group);
+        let (outer, inner) = if group.path().starts_with(path) {
+            (path, group.path())
+        } else if path.starts_with(group.path()) {
+            (group.path(), path)
+        } else {
+            return None;
+        };
+        let plain = |path: &Path| output::plain(&path.display().to_string());
+        Some(format!(
+            "sockets of {} get the options of {} as well, whose values are set last",
+            plain(inner),
+            plain(outer)
+        ))
+    };
+    others.filter_map(said).collect()
 }
 
 pub(crate) fn detach(matches: &ArgMatches) -> u8 {

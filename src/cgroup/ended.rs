@@ -9,7 +9,8 @@ use crate::assembler::When::{Equal, NotEqual};
 use crate::assembler::{Assembler, Helper, Label, Map, NoProgram, Program, Register};
 use crate::btf::Types;
 use crate::counted::{Count, ROW};
-use crate::programs::{NUMBER_BIT, event, follow};
+use crate::layout::{NUMBER_BIT, event};
+use crate::maker::follow;
 use crate::refusal::Refusal;
 
 /// Events: BPF_SOCK_OPS_TCP_CONNECT_CB and BPF_SOCK_OPS_STATE_CB.

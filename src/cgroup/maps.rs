@@ -10,6 +10,12 @@ use crate::refusal::Refusal;
 use crate::rows::{Kind, Rows};
 use crate::sys::{self, MapForm, MapType, NO_PREALLOCATION, borrowed};
 
+/// Before Linux 5.11 tables count as locked memory, of which there is little by default.
+pub(crate) fn allow_locked_memory() {
+    let all = rustix::process::Rlimit { current: None, maximum: None };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Memlock, all);
+}
+
 /// A map of a policy's own.
 pub(crate) fn make(form: &MapForm<'_>) -> Result<OwnedFd, Refusal> {
     sys::create_map(form).map_err(Refusal::kernel(format!("the table {} cannot be made", form.name.to_string_lossy())))

@@ -9,13 +9,15 @@ use policy::constants::{SOL_IPV6, SOL_SOCKET};
 use socket::{Errno, ffi};
 
 use crate::assembler::{Map, NoProgram};
-use crate::attach::{self, Place};
 use crate::compile::{MOST_OPTIONS, Tables};
 use crate::executable::{self, Fields};
 use crate::fill;
 use crate::group::{Group, mounts_or_refusal};
+use crate::layout::{RESULT_READ, RESULT_VALUE};
 use crate::maps;
-use crate::programs::{self, RESULT_READ, RESULT_VALUE};
+use crate::others::refuse_others;
+use crate::place::Place;
+use crate::programs;
 use crate::refusal::Refusal;
 use crate::rows::Rows;
 use crate::search::own_folder;
@@ -50,7 +52,7 @@ fn clear_away(top: &Path) {
 /// # Errors
 /// Why it could not be tried.
 pub fn probe(group: &Group, tables: &Tables) -> Result<Refused, Refusal> {
-    attach::refuse_others(group, &[Place::Connect4, Place::Connect6])?;
+    refuse_others(group, &[Place::Connect4, Place::Connect6])?;
     tried(group.ancestors().last().unwrap_or(group.path()), tables)
 }
 
@@ -64,7 +66,7 @@ pub fn probe_anywhere(tables: &Tables) -> Result<Refused, Refusal> {
 }
 
 fn tried(top: &Path, tables: &Tables) -> Result<Refused, Refusal> {
-    attach::allow_locked_memory();
+    maps::allow_locked_memory();
     let mut found = options(top, &tables.options)?;
     found.process = if tables.names.are_asked_for() { why_no_process() } else { None };
     if tables.fills_in {

@@ -9,7 +9,7 @@ use socket::{Errno, ffi};
 
 use crate::compile::Tables;
 use crate::fill::COMPUTED_BIT;
-use crate::programs::NUMBER_BIT;
+use crate::layout::NUMBER_BIT;
 use crate::settable::bit;
 use crate::sys::{self, borrowed};
 use crate::tables::LOCAL;

@@ -296,7 +296,7 @@ pub(crate) fn put(group: &Group, prepared: &Prepared) -> Result<(), u8> {
     let Prepared { tables, configuration, rules, .. } = prepared;
     let done = cgroup::attach(group, tables, configuration, *rules).map_err(|refusal| refused(&refusal))?;
     if done.has_mounted {
-        output::note(&format!("a BPF file system was mounted at {}", cgroup::attach::FILE_SYSTEM));
+        output::note(&format!("a BPF file system was mounted at {}", cgroup::FILE_SYSTEM));
     }
     let what = if done.generation == 1 { "attached to" } else { "replaced at" };
     output::print(&format!(

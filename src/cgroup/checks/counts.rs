@@ -10,7 +10,7 @@ use crate::assembler::{Map, Program};
 use crate::compile::Tables;
 use crate::counted::{Count, Counted, Side};
 use crate::ended::{Fields, ended};
-use crate::programs::NUMBER_BIT;
+use crate::layout::NUMBER_BIT;
 use crate::programs::Parts;
 use crate::rows::Rows;
 

@@ -1,21 +1,21 @@
 #!/bin/sh
-# Prints a specification for CDI, the Container Device Interface: by it podman, containerd and CRI-O bring libsockopt.so into containers
-# whose images have none of it.
+# Prints a specification for CDI, the Container Device Interface. With it podman, containerd and CRI-O mount the host's libsockopt.so
+# into containers and set LD_PRELOAD, without changing the images.
 #
 #     cdi.sh --set SOCKOPT_DEAD_PEER_TIMEOUT=15s >/etc/cdi/sockopt.json
 #     podman run --device sockopt.dev/preload=all IMAGE
 #
-#   --library FILE       the library on this machine, an absolute path
-#                        (default: /usr/local/lib/libsockopt.so, or that of Debian's package)
-#   --config FILE        rules, which appear as /etc/sockopt/sockopt.toml in the container
-#   --set NAME=VALUE     a variable of the library's; may be repeated
-#   --behind LIST        what the images have in LD_PRELOAD themselves. CDI replaces a variable and cannot add to it,
-#                        so name it here, separated by colons: it is kept, behind the library
-#   --preload-file FILE  a file on this machine with the line /opt/sockopt/libsockopt.so. It makes a second device,
-#                        sockopt.dev/preload=glibc: the file appears as /etc/ld.so.preload, and an image's
-#                        LD_PRELOAD stays as it is. musl does not read that file.
+#   --library FILE       the library on this host, an absolute path
+#                        (default: /usr/local/lib/libsockopt.so, or that of the Debian package)
+#   --config FILE        a configuration file, which is mounted at /etc/sockopt/sockopt.toml in the container
+#   --set NAME=VALUE     a variable of the library (SOCKOPT_...); may be repeated
+#   --behind LIST        libraries that the images name in LD_PRELOAD themselves, separated by colons. CDI replaces a variable and
+#                        cannot add to it, so name them here: they are put after the library
+#   --preload-file FILE  a file on this host that contains the line /opt/sockopt/libsockopt.so. With it there is a second device,
+#                        sockopt.dev/preload=glibc, which mounts this file at /etc/ld.so.preload and leaves the image's
+#                        LD_PRELOAD as it is. musl does not read that file.
 #
-# The library has to be for the image's machine: nobody checks that.
+# The library must be for the image's architecture: nothing checks that.
 set -eu
 
 target=/opt/sockopt/libsockopt.so
@@ -25,25 +25,25 @@ die() { printf 'cdi.sh: %s\n' "$*" >&2; exit 2; }
 
 # quote TEXT: as JSON.
 quote() {
-    case $1 in *[[:cntrl:]]*) die "'$1' has a character in it that JSON does not take" ;; esac
+    case $1 in *[[:cntrl:]]*) die "'$1' contains a control character" ;; esac
     printf '"%s"' "$(printf '%s' "$1" | sed 's/["\\]/\\&/g')"
 }
 
 # path FILE: is there, and is named from the root on.
 path() {
     case $1 in /*) ;; *) die "'$1' is not an absolute path" ;; esac
-    [ -f "$1" ] || die "$1 is not there"
+    [ -f "$1" ] || die "$1 does not exist"
 }
 
 while [ $# -gt 0 ]; do
-    [ $# -ge 2 ] || die "$1: a value is missing, or the option does not exist"
+    [ $# -ge 2 ] || die "$1: its value is missing, or there is no such option"
     case $1 in
     --library) library=$2 ;;
     --config) config=$2 ;;
     --behind) behind=$2 ;;
     --preload-file) file=$2 ;;
     --set)
-        case $2 in SOCKOPT_*=*) ;; *) die "--set $2: SOCKOPT_NAME=VALUE is meant" ;; esac
+        case $2 in SOCKOPT_*=*) ;; *) die "--set $2: write --set SOCKOPT_NAME=VALUE" ;; esac
         variables="$variables, $(quote "$2")"
         ;;
     *) die "there is no option $1" ;;
@@ -75,7 +75,7 @@ device() {
 devices=$(device all "$(quote "LD_PRELOAD=$target${behind:+:$behind}")$variables" "$mounts")
 if [ -n "$file" ]; then
     path "$file"
-    [ "$(cat "$file")" = "$target" ] || die "$file: the one line in it has to be $target"
+    [ "$(cat "$file")" = "$target" ] || die "$file: its only line must be $target"
     devices="$devices,
 $(device glibc "${variables#, }" "$mounts, $(mount "$file" /etc/ld.so.preload)")"
 fi

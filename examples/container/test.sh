@@ -129,24 +129,24 @@ cases() {
     expect "found in /usr/lib/x86_64-linux-gnu" 0 "$tmp/fixed/lib/x86_64-linux-gnu/libsockopt.so|60s" "$set60"
     rm -r "$tmp/fixed/lib/x86_64-linux-gnu"
 
-    # --- another machine's: the two bytes that say so are changed in the fake one.
+    # --- another architecture's: the two bytes that say so are changed in the fake one.
     cp "$fake" "$tmp/foreign.so"
-    for machine in '\267:aarch64' '\363:another machine'; do
+    for machine in '\267:aarch64' '\363:another architecture'; do
         # shellcheck disable=SC2059 # the number is meant to be read
         printf "${machine%%:*}" | dd of="$tmp/foreign.so" bs=1 seek=18 conv=notrunc 2>/dev/null
         run "SOCKOPT_LIBRARY=$tmp/foreign.so"
         expect "a library for ${machine#*:}" 0 "unset|unset" "warning: $tmp/foreign.so is for ${machine#*:}, and this image for*sh runs without it"
     done
     run "SOCKOPT_LIBRARY=$tmp/foreign.so" SOCKOPT_STRICT=1
-    expect "the same, SOCKOPT_STRICT=1: exit 78" 78 "" "foreign.so is for another machine, and this image for*not started*"
+    expect "the same, SOCKOPT_STRICT=1: exit 78" 78 "" "foreign.so is for another architecture, and this image for*not started*"
     cp "$tmp/foreign.so" "$tmp/fixed/local/libsockopt.so"
     mkdir -p "$tmp/fixed/lib/aarch64-linux-gnu" "$tmp/fixed/lib/x86_64-linux-gnu"
     cp "$tmp/foreign.so" "$tmp/fixed/lib/aarch64-linux-gnu/libsockopt.so"
     run
-    expect "no other is there: it is named" 0 "unset|unset" "warning: $tmp/fixed/local/libsockopt.so is for another machine*sh runs without it"
+    expect "no other is there: it is named" 0 "unset|unset" "warning: $tmp/fixed/local/libsockopt.so is for another architecture*sh runs without it"
     cp "$fake" "$tmp/fixed/lib/x86_64-linux-gnu/"
     run
-    expect "the one for this machine is taken" 0 "$tmp/fixed/lib/x86_64-linux-gnu/libsockopt.so|60s" "$set60"
+    expect "the one for this architecture is taken" 0 "$tmp/fixed/lib/x86_64-linux-gnu/libsockopt.so|60s" "$set60"
     rm -r "$tmp/fixed/lib/x86_64-linux-gnu" "$tmp/fixed/lib/aarch64-linux-gnu" "$tmp/fixed/local/libsockopt.so"
 
     cp "$fake" "$tmp/image/usr/local/lib/"
@@ -303,7 +303,7 @@ cases() {
     # --- a program that no library gets into: it runs, the library is there for what it starts, and one line says so
     if echo 'int main(void) { return 5; }' | cc -static -x c - -o "$tmp/static" 2>/dev/null; then
         run "$lib" SOCKOPT_USER_TIMEOUT=auto -- "$tmp/static"
-        expect "a static program" 5 "" "warning: $tmp/static is statically linked: the library has no effect in it"
+        expect "a static program" 5 "" "warning: $tmp/static is statically linked, so no library can be loaded into it"
         cp "$tmp/static" "$tmp/tini-static"
         run "$lib" SOCKOPT_USER_TIMEOUT=auto -- "$tmp/tini-static"
         expect "one that starts others is not judged" 5 "" -
@@ -397,12 +397,12 @@ cdi_cases() {
     cdi "cdi.sh: what is in LD_PRELOAD already is kept" 0 '*LD_PRELOAD=/opt/sockopt/libsockopt.so:/a.so:/b.so"*' \
         --library "$fake" --behind /a.so:/b.so
     cdi "cdi.sh: a variable with quotation marks" 0 '*, "SOCKOPT_TO=a\\"b\\\\c"*' --library "$fake" --set 'SOCKOPT_TO=a"b\c'
-    cdi "cdi.sh: a variable of another's" 2 "*SOCKOPT_NAME=VALUE is meant" --library "$fake" --set PATH=/x
-    cdi "cdi.sh: no library" 2 "*$tmp/none.so is not there" --library "$tmp/none.so"
+    cdi "cdi.sh: a variable of another's" 2 "*write --set SOCKOPT_NAME=VALUE" --library "$fake" --set PATH=/x
+    cdi "cdi.sh: no library" 2 "*$tmp/none.so does not exist" --library "$tmp/none.so"
     cdi "cdi.sh: a relative path" 2 "*'fake/libsockopt.so' is not an absolute path" --library fake/libsockopt.so
     cdi "cdi.sh: an unknown option" 2 "*there is no option --other" --other x
     echo /opt/other.so >"$tmp/ld.so.preload"
-    cdi "cdi.sh: a wrong ld.so.preload" 2 "*the one line in it has to be /opt/sockopt/libsockopt.so" \
+    cdi "cdi.sh: a wrong ld.so.preload" 2 "*its only line must be /opt/sockopt/libsockopt.so" \
         --library "$fake" --preload-file "$tmp/ld.so.preload"
     echo /opt/sockopt/libsockopt.so >"$tmp/ld.so.preload"
     cdi "cdi.sh: the second device" 0 '*"glibc"*"env": \[\]*"containerPath": "/etc/ld.so.preload"*' \

@@ -42,7 +42,7 @@ trap '[ -z "$scratch" ] || rm -rf "$scratch"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# Debian's JMeter 2.13 reads no plan without a stand-in for one class; why is told there.
+# Debian's JMeter 2.13 cannot read any plan without a replacement for one class; see README.md.
 if [ "$(command -v "$jmeter")" = /usr/bin/jmeter ]; then
     # shellcheck disable=SC2016 # dpkg-query's own variable
     case $(dpkg-query -W -f '${Version}' jmeter 2>/dev/null) in

@@ -233,7 +233,7 @@ fn setuid_programs_are_reached() {
     let lab = Lab::with_users();
     let group = Group::with(KEEPALIVE);
     let program = Path::new("/tmp").join(format!("sockopt-setuid-{}", std::process::id()));
-    fs::copy(static_probe("calls"), &program).expect("a copy");
+    crate::command::copy(static_probe("calls"), &program);
     fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).expect("its mode");
     let calls = ["socket s inet stream", "connect s 127.0.0.1:7000", "get s 6/4"];
     let mut command = group.command(&lab, Place::Here, "setpriv");

@@ -153,8 +153,8 @@ pub(crate) fn script(folder: &Path, name: &str, content: &str) -> PathBuf {
     path
 }
 
-pub(crate) fn copy(from: &Path, to: &Path) {
-    install("755", from, to);
+pub(crate) fn copy(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    install("755", from.as_ref(), to.as_ref());
 }
 
 /// Compiles a program that says `built` and ends with 3, and that would connect if it were told to.
@@ -672,7 +672,7 @@ fn run_dry() {
 /// Seen to fail with --library below SOCKOPT_LIBRARY, and with a path that is left relative.
 fn run_takes_the_library_named() {
     let folder = scratch("run-named");
-    copy(&library(), &folder.join("other.so"));
+    copy(library(), folder.join("other.so"));
     let mut command = run();
     command.current_dir(&folder).args(["--library", "other.so", "--nodelay=true", "env"]);
     let (code, stdout, stderr) = outcome(&mut command);
@@ -867,7 +867,7 @@ fn run_finds_the_library_beside_itself() {
     }
     // The last place first: each next one comes before it.
     for place in places.iter().rev() {
-        copy(&library(), place);
+        copy(library(), place);
         assert_eq!(found(), (Some(0), place.display().to_string(), String::new()));
     }
     // By a symbolic link, as /usr/local/bin has them.
@@ -891,7 +891,7 @@ fn run_takes_the_library_for_this_machine() {
     assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
     let name = if cfg!(target_arch = "aarch64") { "x86-64" } else { "AArch64" };
     assert!(stderr.contains(&format!("the library for {name}: the loader cannot load it")), "{stderr}");
-    copy(&library(), &own);
+    copy(library(), &own);
     let (code, stdout, stderr) = run();
     assert_eq!((code, variables(&stdout).get("LD_PRELOAD").map(PathBuf::from)), (Some(0), Some(own)), "{stderr}");
 }
@@ -922,8 +922,8 @@ fn run_never_looks_in_the_current_directory() {
 
 fn run_refuses_a_library_that_cannot_be_named() {
     let folder = scratch("run-library");
-    copy(&library(), &folder.join("a folder/libsockopt.so"));
-    copy(&library(), &folder.join("libsockopt.so"));
+    copy(library(), folder.join("a folder/libsockopt.so"));
+    copy(library(), folder.join("libsockopt.so"));
     for (name, why) in [
         ("libsockopt.so".to_owned(), "SOCKOPT_LIBRARY: libsockopt.so is not an absolute path"),
         ("./libsockopt.so".to_owned(), "SOCKOPT_LIBRARY: ./libsockopt.so is not an absolute path"),

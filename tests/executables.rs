@@ -372,15 +372,15 @@ fn elevation_as_measured() {
     fs::create_dir(&folder).expect("a folder of our own");
     let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
     open(&folder, 0o755);
-    copy(sockopt(), &folder.join("sockopt"));
-    copy(&library(), &folder.join("libsockopt.so"));
+    copy(sockopt(), folder.join("sockopt"));
+    copy(library(), folder.join("libsockopt.so"));
     let program = build(&folder, "plain", PROGRAM, &[]);
     let (is_root, nobody) = (rustix::process::geteuid().is_root(), 65_534);
     let mut files = vec!["plain"];
     for (name, mode, owner) in
         [("setuid", 0o4755, 0), ("setgid", 0o2755, 0), ("locking", 0o2745, 0), ("nobody", 0o4755, nobody)]
     {
-        copy(&program, &folder.join(name));
+        copy(&program, folder.join(name));
         if is_root {
             std::os::unix::fs::chown(folder.join(name), Some(owner), Some(owner)).expect("root may");
         }
@@ -391,7 +391,7 @@ fn elevation_as_measured() {
     for (name, sets) in
         [("effective", ["1", "8192", "0"]), ("permitted", ["0", "8192", "0"]), ("inheritable", ["0", "0", "8192"])]
     {
-        copy(&program, &folder.join(name));
+        copy(&program, folder.join(name));
         // Only root may give them.
         let (code, _, stderr) = outcome(plain("python3").args(["-c", GIVE]).arg(folder.join(name)).args(sets));
         assert!(code == Some(0) || !is_root, "{stderr}");
@@ -443,8 +443,8 @@ fn unreadable() {
     let folder = env::temp_dir().join(format!("sockopt-unreadable-{}", std::process::id()));
     fs::create_dir(&folder).expect("a folder of our own");
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("it is ours");
-    copy(sockopt(), &folder.join("sockopt"));
-    copy(&library(), &folder.join("libsockopt.so"));
+    copy(sockopt(), folder.join("sockopt"));
+    copy(library(), folder.join("libsockopt.so"));
     install("0111", &compile(&folder, "program", &["-static"]), &folder.join("closed"));
     let is_root = rustix::process::geteuid().is_root();
     let mut command = plain(if is_root { "setpriv" } else { "env" });
@@ -643,8 +643,8 @@ impl Open {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir(&folder).expect("a folder of our own");
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("it is ours");
-        copy(sockopt(), &folder.join("sockopt"));
-        copy(&library(), &folder.join("libsockopt.so"));
+        copy(sockopt(), folder.join("sockopt"));
+        copy(library(), folder.join("libsockopt.so"));
         build(&folder, "dynamic", HAS_LIBRARY, &[]);
         build(&folder, "static", HAS_LIBRARY, &["-static"]);
         Self(folder)
@@ -745,7 +745,7 @@ fn wrappers() {
         assert_eq!(code, Some(1), "{stderr}");
         assert!(stderr.contains("starts a program in the root /proc, which has no "), "{stderr}");
         let below = open.0.join("root").join(open.0.strip_prefix("/").expect("absolute"));
-        copy(&library(), &below.join("libsockopt.so"));
+        copy(library(), below.join("libsockopt.so"));
         let (code, _, stderr) = open.run("--dry-run", "unshare -Ur -R ./root /x", "dynamic");
         assert_eq!(code, Some(0), "{stderr}");
         assert!(
@@ -806,7 +806,7 @@ fn wrappers_of_containers() {
     assert!(stderr.contains("sudo sockopt run"), "{stderr}");
     assert_eq!(open.run("--force", "sudo %", "dynamic").1, "nothing\n");
     // As another user, a program's own rights count anew.
-    copy(&open.0.join("dynamic"), &open.0.join("setuid"));
+    copy(open.0.join("dynamic"), open.0.join("setuid"));
     fs::set_permissions(open.0.join("setuid"), fs::Permissions::from_mode(0o4755)).expect("it is ours");
     let (code, _, stderr) = open.run("--dry-run", "gosu nobody %", "setuid");
     assert_eq!(code, Some(0), "{stderr}");
@@ -858,7 +858,7 @@ fn wrappers_by_name() {
         script(&open.0, name, "#!/bin/sh\n");
     }
     for name in ["gdb", "ip", "bwrap", "perf", "start-stop-daemon"] {
-        copy(Path::new("/bin/true"), &open.0.join(name));
+        copy(Path::new("/bin/true"), open.0.join(name));
     }
     for line in [
         "./valgrind -q --leak-check=full %",

@@ -8,7 +8,6 @@ mod table;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::thread;
@@ -665,9 +664,7 @@ fn under_run() -> Vec<Trial> {
             test_with(&needed, format!("programs::run_{name}"), move || {
                 let name = format!("run-{name}");
                 if !script.is_empty() {
-                    let path = scratch(&format!("programs-script-{name}")).join("script");
-                    fs::write(&path, script).expect("a script");
-                    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("an executable script");
+                    let path = crate::command::script(&scratch(&format!("programs-script-{name}")), "script", script);
                     command.push(path.display().to_string());
                 }
                 let library = format!("SOCKOPT_LIBRARY={}", library().display());

@@ -48,14 +48,14 @@ fn an_image_without_libc() {
         "-o",
     ]);
     assert!(cc.arg(image.join("bin/program")).arg(image.join("program.c")).status().expect("cc runs").success());
-    fs::copy(loader, image.join("lib64/ld-linux-x86-64.so.2")).expect("a loader");
-    fs::copy(busybox, image.join("bin/busybox")).expect("a shell");
+    crate::command::copy(loader, image.join("lib64/ld-linux-x86-64.so.2"));
+    crate::command::copy(busybox, image.join("bin/busybox"));
     for applet in ["sh", "dd", "readlink", "printf"] {
         std::os::unix::fs::symlink("busybox", image.join("bin").join(applet)).expect("a link");
     }
-    fs::copy(library(), image.join("usr/local/lib/libsockopt.so")).expect("the library");
+    crate::command::copy(library(), image.join("usr/local/lib/libsockopt.so"));
     let wrapper = "examples/container/sockopt-entrypoint";
-    fs::copy(root().join(wrapper), image.join("usr/local/bin/sockopt-entrypoint")).expect("the wrapper");
+    crate::command::copy(root().join(wrapper), image.join("usr/local/bin/sockopt-entrypoint"));
     let within = |line: &str| {
         let mount = "mount --bind /dev/null \"$0/dev/null\" && exec chroot \"$0\" /bin/sh -c \"$1\"";
         let mut command = plain("unshare");
@@ -184,7 +184,7 @@ fn main() {
     write(&folder, "Cargo.toml", MANIFEST);
     write(&folder, "src/main.rs", PROGRAM);
     // The versions that this project has: they are there.
-    fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock")).expect("a lock file");
+    crate::command::copy(root().join("Cargo.lock"), folder.join("Cargo.lock"));
     let target = folder.join("target");
     let mut cargo = plain("cargo");
     cargo.current_dir(&folder).args(["build", "--quiet", "--offline", "--target-dir"]).arg(&target);

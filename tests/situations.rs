@@ -556,8 +556,8 @@ fn setuid() {
     let folder = env::temp_dir().join(format!("sockopt-setuid-{}", process::id()));
     fs::create_dir_all(&folder).expect("a folder");
     let (program, library) = (folder.join("situation"), folder.join("libsockopt.so"));
-    fs::copy(probe(), &program).expect("a copy");
-    fs::copy(support::library(), &library).expect("a copy");
+    crate::command::copy(probe(), &program);
+    crate::command::copy(support::library(), &library);
     let run = |mode: u32, is_preloaded: bool| {
         fs::set_permissions(&program, Permissions::from_mode(mode)).expect("its own file");
         let mut command = support::plain(&program);

@@ -135,8 +135,9 @@ fn follows_a_unit() {
     let slice = Group::new();
     let name = format!("sockopt-agent-{}.service", std::process::id());
     let unit = slice.0.join(&name);
-    let folder = scratch("agent-unit");
-    let (socket, log) = (folder.join("notify"), folder.join("log"));
+    let log = scratch("agent-unit").join("log");
+    // The kernel takes no socket whose path has more than 107 bytes.
+    let socket = std::env::temp_dir().join(format!("sockopt-notify-{}", std::process::id()));
     let manager = UnixDatagram::bind(&socket).expect("a socket");
     manager.set_read_timeout(Some(Duration::from_secs(60))).expect("a time");
     let mut command = plain(sockopt());
@@ -152,6 +153,7 @@ fn follows_a_unit() {
     let length = manager.recv(&mut told).expect("it is told");
     assert_eq!(told.get(..length), Some(&b"READY=1"[..]));
     let _ = plain(sockopt()).arg("detach").arg(&slice.0).output();
+    let _ = fs::remove_file(socket);
 }
 
 fn leaves_all_in_force() {

@@ -84,7 +84,7 @@ fn as_root_the_options_are_tried() {
 /// Seen to fail: with what is not root's tried all the same, it says why the kernel refused instead.
 fn without_root_they_are_not() {
     let copy = std::env::temp_dir().join(format!("sockopt-asked-{}", std::process::id()));
-    fs::copy(sockopt(), &copy).expect("a copy");
+    crate::command::copy(sockopt(), &copy);
     let mut command = if is_root() {
         let mut command = plain("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&copy);

@@ -1,7 +1,6 @@
 //! Rules with `process`, by the name of the executable that each program in the group has.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use libtest_mimic::Trial;
@@ -27,8 +26,7 @@ const POLICY: &str = "[defaults]\nuser_timeout = \"5s\"\n\
 /// The probe that makes calls, under another name.
 fn executable(folder: &Path, name: &str) -> PathBuf {
     let path = folder.join(name);
-    fs::copy(static_probe("calls"), &path).expect("a copy");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+    crate::command::copy(static_probe("calls"), &path);
     path
 }
 

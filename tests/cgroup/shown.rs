@@ -93,7 +93,7 @@ fn a_container() {
     let folder = scratch("container");
     let root = folder.join("rootfs");
     fs::create_dir_all(root.join("proc")).expect("a folder");
-    fs::copy(static_probe("calls"), root.join("calls")).expect("a copy");
+    crate::command::copy(static_probe("calls"), root.join("calls"));
     // The container is attached to before it is told to go on.
     let calls = ["poll 0 60000", "socket s inet stream", "connect s 127.0.0.1:7000", "get s 6/4"];
     let words: Vec<String> = calls.iter().map(|call| format!("{call:?}")).collect();

@@ -275,7 +275,7 @@ fn root_file_system(folder: &Path) {
     for (from, name) in
         [(sockopt().to_owned(), "sockopt"), (program(), "program"), (find("busybox").expect("busybox"), "busybox")]
     {
-        fs::copy(from, root.join("bin").join(name)).expect("a copy");
+        crate::command::copy(from, root.join("bin").join(name));
     }
     std::os::unix::fs::symlink("busybox", root.join("bin/sh")).expect("a link");
     // The command is linked with this system's libc.
@@ -283,7 +283,7 @@ fn root_file_system(folder: &Path) {
     for file in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
         let to = root.join(file.trim_start_matches('/'));
         fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
-        fs::copy(file, to).expect("a copy");
+        crate::command::copy(file, to);
     }
     fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).expect("it is ours");
 }

@@ -426,7 +426,7 @@ fn rules_by_process() {
     let port = port();
     let folder = crate::support::scratch("supervise-process");
     let other = folder.join("other");
-    fs::copy(program(), &other).expect("a copy");
+    crate::command::copy(program(), &other);
     let toml = "[[rule]]\nprocess = [\"other\"]\nuser_timeout = \"9s\"\n[[rule]]\nprocess = [\"supervised-static\"]\nuser_timeout = \"8s\"\n";
     let line = format!("{} dial {port}; {} dial {port}", program().display(), other.display());
     let mut command = run();

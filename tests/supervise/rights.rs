@@ -40,7 +40,7 @@ impl Copies {
         fs::create_dir_all(&folder).expect("a folder");
         let copy = |from: &Path, name: &str| {
             let to = folder.join(name);
-            fs::copy(from, &to).expect("a copy");
+            crate::command::copy(from, &to);
             to
         };
         Self { sockopt: copy(sockopt(), "sockopt"), program: copy(&program(), "program"), folder }
@@ -99,7 +99,7 @@ fn without_privilege() {
 fn hidden_where_sockets_are_made() {
     let copies = Copies::new("hidden");
     let refuse = copies.folder.join("refuse");
-    fs::copy(probe("refuse"), &refuse).expect("a copy");
+    crate::command::copy(probe("refuse"), &refuse);
     let mut command = if is_root() { as_user(NOBODY) } else { plain("env") };
     command.arg(refuse).args([&docker(), "1"]).arg(&copies.sockopt).args(["run", RULE]).arg(&copies.program);
     let found = outcome(command.args(["hidden", &port()]));

@@ -14,7 +14,7 @@ pub(crate) const NO_ADDRESS: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 /// The configuration has errors, EX_CONFIG.
 pub(crate) const CONFIGURATION: u8 = 78;
-pub(crate) use launch::program::{CANNOT_START, NOT_FOUND};
+pub(crate) use launch::find::{CANNOT_START, NOT_FOUND};
 
 /// Every code, for the help of the command as a whole: each subcommand lists its own.
 pub(crate) const ALL: [(u8, &str); 6] = [

@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use clap::ArgMatches;
-use launch::{Backend, Library, Outlook, Program, Verdict, named, neighbours, privilege, program};
+use launch::{Backend, Library, Outlook, Program, Verdict, find, named, neighbours, privilege, program};
 use policy::error::digest;
 use policy::{Phases, Process, Rules, compile};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -249,7 +249,7 @@ fn foretell(words: &[OsString]) -> u8 {
     program::resolve(words).map_or_else(|failure| refuse(&failure), |_| exit::OK)
 }
 
-fn refuse(failure: &program::Failure) -> u8 {
+fn refuse(failure: &find::Failure) -> u8 {
     output::error(&failure.why, failure.help.as_deref());
     failure.code
 }

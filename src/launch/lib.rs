@@ -3,7 +3,9 @@
 //! Nothing is started here, and nothing is written. Files are read as far as their headers and tables go.
 
 pub mod executable;
+pub mod find;
 pub mod imports;
+mod judge;
 pub mod library;
 pub mod named;
 pub mod neighbours;

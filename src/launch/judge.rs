@@ -1,0 +1,260 @@
+//! What becomes of the library in a program, and what the supervisor can do with it.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use object::ReadCache;
+
+use crate::executable::{self, Image, Libc, Outlook, TAKES_EFFECT, Verdict};
+use crate::imports::{self, Reach};
+use crate::library::Library;
+use crate::privilege::{self, Caller, Elevation, Rights, elevation};
+use crate::program::{End, Program, is_shell, program_at};
+
+/// What is started in another root, where all paths mean other files.
+fn in_root(name: &str, root: &Path, library: &Library) -> Verdict {
+    let there = root.join(library.path.strip_prefix("/").unwrap_or(&library.path));
+    let root = root.display();
+    if there.is_file() {
+        return Verdict::unknown(format!(
+            "{name} starts a program in the root {root}, where sockopt does not judge it"
+        ));
+    }
+    Verdict::cannot(
+        format!(
+            "{name} starts a program in the root {root}, which has no {}: the loader does not find the library",
+            library.path.display()
+        ),
+        "put the library at the same place below that root",
+    )
+}
+
+impl Program {
+    /// What keeps the supervisor from it, if anything does.
+    pub fn supervised(&self) -> Verdict {
+        let name = self.name();
+        match &self.end {
+            End::WithoutLibrary(why, instead) => return Verdict::cannot((*why).to_owned(), *instead),
+            End::Program(image) if !image.is_for_this_machine() => {
+                return Verdict::cannot(
+                    format!(
+                        "{name} is for {}: the supervisor sees only calls of this machine's own programs",
+                        image.architecture
+                    ),
+                    "use a build of it for this machine",
+                );
+            }
+            _ => {}
+        }
+        let elevated = || {
+            self.wrappers
+                .iter()
+                .find_map(|wrapper| Program::new(wrapper.clone(), &[]).elevated(""))
+                .or_else(|| self.elevated(""))
+        };
+        if !Caller::this().may_filter_with_rights()
+            && elevated().is_some_and(|verdict| verdict.outlook == Outlook::Cannot)
+        {
+            return Verdict::cannot(
+                format!(
+                    "{name} gets rights from its file (setuid, setgid or capabilities): under a supervisor without CAP_SYS_ADMIN it would not get them"
+                ),
+                "start sockopt as the user that the program is to run as, or as root",
+            );
+        }
+        Verdict::works(format!("{name}: the supervisor sees its calls and sets the options"))
+    }
+
+    /// What becomes of the library in it.
+    pub fn verdict(&self, library: &Library) -> Verdict {
+        let name = self.name();
+        if let Some((who, how)) = &self.cleared {
+            return Verdict::cannot(
+                format!("{who} {how}: {name} is started without the library"),
+                format!("put sockopt run behind {who}: {who} ... sockopt run ... -- PROGRAM"),
+            )
+            .for_supervisor();
+        }
+        if let Some(verdict) = self.wrappers.iter().find_map(|wrapper| self.stopped_by(wrapper, library)) {
+            return verdict;
+        }
+        let is_its_own_reason = matches!(self.end, End::WithoutLibrary(..));
+        if let Some(verdict) = self.elevated(&name).filter(|_| !is_its_own_reason) {
+            return verdict;
+        }
+        let unknown =
+            |what: &str| Verdict::unknown(format!("{name} {what}: whether the library takes effect is not known"));
+        let image = match &self.end {
+            End::Program(image) => image,
+            End::Foreign => return unknown("is neither an ELF file nor a script"),
+            End::Unreadable => return unknown("cannot be read"),
+            End::Unclear => {
+                return Verdict::unknown(format!(
+                    "{name} is called in a way that sockopt does not know: what it starts is not judged"
+                ));
+            }
+            End::Missing(program) => {
+                return Verdict::unknown(format!("{}, which {name} is to start, is not found", program.display()));
+            }
+            End::InRoot(root) => return in_root(&name, root, library),
+            End::WithoutLibrary(why, instead) => return Verdict::cannot((*why).to_owned(), *instead),
+        };
+        let calls_sockets = || {
+            let Ok(file) = File::open(&self.file) else { return false };
+            let cache = ReadCache::new(file);
+            let calls = executable::symbols(&cache, false).unwrap_or_default();
+            ["connect", "listen", "accept", "accept4"].iter().any(|call| calls.contains(*call))
+        };
+        let verdict = image.verdict(&name, library.image.architecture, calls_sockets);
+        match verdict {
+            Some(verdict)
+                if is_shell(&self.words) && image.is_static() && image.architecture == library.image.architecture =>
+            {
+                Verdict::partly(
+                    format!("{}; dynamically linked programs that it starts have the library", verdict.why),
+                    "if its own connections matter, use a dynamically linked shell",
+                )
+                .for_supervisor()
+            }
+            Some(verdict) => verdict,
+            None => self.unreadable(&name, library).unwrap_or_else(|| {
+                let verdict = self.beside_libc(&name, image, library);
+                let ends = verdict.outlook == Outlook::Cannot;
+                self.within_reach(&name, image, if ends { verdict.for_supervisor() } else { verdict })
+            }),
+        }
+    }
+
+    /// What of the program the library sees, where it is loaded into it.
+    fn within_reach(&self, name: &str, image: &Image, verdict: Verdict) -> Verdict {
+        const SEEN: &str = "the functions that the library sees (connect, listen, accept, sendto, ...)";
+        const INSTEAD: &str =
+            "use what the program itself has for that, or the sysctls net.ipv4.tcp_keepalive_* and tcp_retries2";
+        let Some(linked) = verdict.why.strip_suffix(TAKES_EFFECT).filter(|_| verdict.outlook == Outlook::Works) else {
+            return verdict;
+        };
+        let environment = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+        let first: Vec<PathBuf> = environment
+            .as_bytes()
+            .split(|byte| b":;".contains(byte))
+            .filter(|folder| !folder.is_empty())
+            .map(|folder| OsStr::from_bytes(folder).into())
+            .collect();
+        let what_it_starts =
+            |starts: bool| if starts { "; dynamically linked programs that it starts have the library" } else { "" };
+        match imports::reach(&self.file, image, &first) {
+            Reach::Calls => verdict,
+            Reach::Loads => Verdict::works(format!(
+                "{linked}, and loads code while it runs: the library takes effect in the code that calls {SEEN}"
+            )),
+            Reach::LoadsOrMakes => Verdict::unknown(format!(
+                "{name} calls none of {SEEN}, has system calls of its own, and loads code while it runs: whether the library sees its connections is not known"
+            )),
+            Reach::Nothing { starts } => Verdict::works(format!(
+                "{linked}, and calls none of {SEEN}: nothing is set in it{}",
+                what_it_starts(starts)
+            )),
+            Reach::Makes { starts } => Verdict::partly(
+                format!(
+                    "{name} calls none of {SEEN}, and has system calls of its own: it connects past every preloaded library{}",
+                    what_it_starts(starts)
+                ),
+                INSTEAD,
+            )
+            .for_supervisor(),
+            Reach::Unknown(file) => Verdict::unknown(format!(
+                "{linked}, and needs {file}, which is not found or cannot be read: whether the library takes effect is not known"
+            )),
+        }
+    }
+
+    /// What keeps the library from all that a wrapper starts: its own rights, or a loader that ends it.
+    fn stopped_by(&self, wrapper: &Path, library: &Library) -> Option<Verdict> {
+        let own = Program::new(wrapper.to_owned(), &[]);
+        let name = wrapper.display().to_string();
+        let ended = || match program_at(wrapper) {
+            Ok(End::Program(image)) if image.loader.is_some() && image.architecture == library.image.architecture => {
+                Some(own.beside_libc(&name, &image, library))
+            }
+            _ => None,
+        };
+        own.elevated(&name).or_else(ended).filter(|verdict| verdict.outlook == Outlook::Cannot)
+    }
+
+    /// Whether the user that a wrapper starts it as cannot be expected to get at the library.
+    fn unreadable(&self, name: &str, library: &Library) -> Option<Verdict> {
+        let user = self.user.as_deref()?;
+        if privilege::may_read(user, &library.path) {
+            return None;
+        }
+        let (user, path) = (user.display(), library.path.display());
+        Some(Verdict::partly(
+            format!(
+                "{name} is started as user {user}, who may not read {path}: the loader starts it without the library"
+            ),
+            "move the library where everybody may read it, /usr/local/lib for example",
+        ))
+    }
+
+    fn elevated(&self, name: &str) -> Option<Verdict> {
+        let rights = Rights::of(&self.file)?;
+        if self.has_other_rights {
+            return rights.may_elevate().then(|| {
+                Verdict::unknown(format!(
+                    "{name} has rights of its own, and starts with other rights than yours: whether the library takes effect is not known"
+                ))
+            });
+        }
+        let mut caller = Caller::this();
+        caller.no_new_privileges |= self.no_new_privileges;
+        let elevation = elevation(caller, rights)?;
+        let why = match elevation {
+            Elevation::User(user) => {
+                format!("{name} is setuid: it runs as user {user}, so the loader ignores LD_PRELOAD")
+            }
+            Elevation::Group(group) => {
+                format!("{name} is setgid: it runs as group {group}, so the loader ignores LD_PRELOAD")
+            }
+            Elevation::Capabilities => format!("{name} has file capabilities, so the loader ignores LD_PRELOAD"),
+            Elevation::Caller => {
+                format!("the effective user or group is not the real one, so the loader of {name} ignores LD_PRELOAD")
+            }
+        };
+        let instead = match elevation {
+            Elevation::User(0) => "become root first: sudo sockopt run ... -- PROGRAM",
+            Elevation::User(_) => "become that user first: sudo -u USER sockopt run ... -- PROGRAM",
+            Elevation::Group(_) => "take that group first: sg GROUP -c \"sockopt run ... -- PROGRAM\"",
+            Elevation::Capabilities => {
+                "give it ambient capabilities instead of the file's: AmbientCapabilities= of systemd, setpriv --ambient-caps"
+            }
+            Elevation::Caller => "start sockopt as the user that the program is to run as",
+        };
+        Some(Verdict::cannot(why, instead))
+    }
+
+    /// Holds what the library needs against the libc that the program's loader belongs to.
+    fn beside_libc(&self, name: &str, image: &Image, library: &Library) -> Verdict {
+        let loader = PathBuf::from(OsString::from_vec(image.loader.clone().unwrap_or_default()));
+        match image.libc() {
+            Some(Libc::Glibc) => library.beside_glibc(name, self.folders(image).as_deref(), &loader),
+            Some(Libc::Musl) => library.beside_musl(name, &loader),
+            None => Verdict::unknown(format!(
+                "{name} has the loader {}, which is neither glibc's nor musl's: whether it takes the library is not known",
+                loader.display()
+            )),
+        }
+    }
+
+    /// Folders where the loader looks for libraries before its own; None if that cannot be told.
+    fn folders(&self, image: &Image) -> Option<Vec<PathBuf>> {
+        let origin = self.file.canonicalize().ok()?.parent()?.display().to_string();
+        let named = image.search.as_ref()?.replace("${ORIGIN}", &origin).replace("$ORIGIN", &origin);
+        let environment = env::var_os("LD_LIBRARY_PATH").unwrap_or_default().into_string().ok()?.replace(';', ":");
+        let folders = named.split(':').chain(environment.split(':')).filter(|folder| !folder.is_empty());
+        let folders: Vec<PathBuf> = folders.map(PathBuf::from).collect();
+        folders.iter().all(|folder| !folder.as_os_str().as_bytes().contains(&b'$')).then_some(folders)
+    }
+}

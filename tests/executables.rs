@@ -42,6 +42,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test_with(&["cc"], "executables::wrappers_that_are_not_followed", wrappers_that_are_not_followed),
         test_with(&["cc"], "executables::wrappers_by_name", wrappers_by_name),
         test_with(&["cc"], "executables::programs_among_the_arguments", programs_among_the_arguments),
+        test_with(&["cc", "bash"], "executables::programs_in_a_script", programs_in_a_script),
         test("executables::missing_interpreters", missing_interpreters),
         test_with(&["python3"], "executables::python", python),
     ]
@@ -923,6 +924,63 @@ fn programs_among_the_arguments() {
         let (code, _, stderr) = open.run("--log=warn", line, "static");
         assert_eq!((code, stderr.as_str()), (Some(0), ""), "{line}");
     }
+}
+
+/// What a shell's text starts is seen too, where it stands there in plain words. Seen to fail: nothing was said; and where a line that is
+/// continued began a word of its own.
+
+fn programs_in_a_script() {
+    let open = Open::new("script");
+    let run = |text: &str, line: &str, program: &str| {
+        script(&open.0, "script", &text.replace('%', program));
+        // The name alone is found in the folder too.
+        let mut command = plain(open.0.join("sockopt"));
+        let path = format!("{}:{}", open.0.display(), crate::support::search_path());
+        command.current_dir(&open.0).env("PATH", path).args(["run", "--by=library", "--nodelay=true"]);
+        outcome(command.args(line.split(' ').map(|word| word.replace('~', " ").replace('%', program))))
+    };
+    let named = |who: &str, how: &str| {
+        let folder = open.0.display();
+        format!(
+            "note: {who} names a program that the library would not reach: {how}static is statically linked: there is no loader that could \
+             preload a library; --by supervisor reaches it too\n"
+        )
+        .replace("FOLDER", &folder.to_string())
+    };
+    for (text, how) in [
+        ("#!/bin/sh\n./%\n", "./"),
+        ("#!/bin/bash -e\n%\n", "FOLDER/"),
+        ("#!/usr/bin/env bash\nif true; then exec timeout 9 ./%; fi\n", "./"),
+        ("#!/bin/sh\nx=1 \\\n  ./% && true\n", "./"),
+        ("./% a\n", "./"),
+        ("#!/bin/sh\nx=$(./%); echo $x; exit 5\n", "./"),
+    ] {
+        let (code, printed, stderr) = run(text, "./script", "static");
+        assert_eq!((code, &*printed, stderr), (Some(5), "nothing\n", named("./script", how)), "{text}");
+        let found = run(text, "./script", "dynamic");
+        assert_eq!(found, (Some(5), "library\n".to_owned(), String::new()), "{text}");
+    }
+    for line in ["sh -e script", "bash -euo pipefail script"] {
+        let (_, _, stderr) = run("./%\n", line, "static");
+        assert_eq!(stderr, named("script", "./"), "{line}");
+    }
+    // As much is read as stands in front of it.
+    for line in ["sh -c %;true", "bash -o errexit -c true~&&~%", "sh -c A=1~%~#"] {
+        let (_, _, stderr) = run("", line, "static");
+        assert_eq!(stderr, named("the shell's text", "FOLDER/"), "{line}");
+    }
+    for text in [
+        "#!/bin/sh\n# ./%\necho ./% x; x=./%\n",
+        "#!/bin/sh\ncat >/dev/null <<E\n./%\nE\ncase $1 in %|./%) ;; esac\n",
+        "#!/bin/sh\n\"$1\" || sockopt --version >/dev/null; false && $x ./%\n",
+        "#!/bin/echo\n./%\n",
+    ] {
+        let (_, _, stderr) = run(text, "./script true", "static");
+        assert_eq!(stderr, "", "{text}");
+    }
+    // What comes far behind is not read.
+    let text = format!("#!/bin/sh\n{}./%\n", "true\n".repeat(20_000));
+    assert_eq!(run(&text, "./script", "static"), (Some(5), "nothing\n".to_owned(), String::new()));
 }
 
 fn missing_interpreters() {

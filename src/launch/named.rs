@@ -1,18 +1,81 @@
 //! Programs that a command line names among the arguments of another, which may start them: an entry point's script, a wrapper
-//! that is not known. Nothing is known of what is done with them, but what would be said of them is.
+//! that is not known. And those that a shell's text names. Nothing is known of what is done with them, but what would be said of them is.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
-use crate::executable::{Backend, Outlook};
+use crate::executable::{Backend, Outlook, Verdict};
 use crate::library::Library;
-use crate::program::{self, Program};
+use crate::program::{self, Program, is_shell};
+use crate::shell_text;
+use crate::wrapper::{self, ShellText};
 
 /// As many words as are looked at.
 const MOST: usize = 32;
 
+/// As many commands of a shell's text as are looked at.
+const MOST_COMMANDS: usize = 500;
+
+/// As much of a script as is read.
+const LONGEST_SCRIPT: u64 = 65_536;
+
 /// What is to be said of the first of them that the library does not reach.
 pub fn beyond_reach(program: &Program, library: &Library) -> Option<String> {
+    among_arguments(program, library).or_else(|| in_text(program, library))
+}
+
+/// Says so; the supervisor may reach it.
+fn said(who: &str, verdict: Verdict) -> String {
+    let help = if verdict.backend == Backend::Supervisor { "; --by supervisor reaches it too" } else { "" };
+    format!("{who} a program that the library would not reach: {}{help}", verdict.why)
+}
+
+/// What a shell's text starts, if that is a program which makes its system calls itself. All else is not looked into: what is dynamic has
+/// the library, or is a wrapper that says so itself.
+fn in_text(program: &Program, library: &Library) -> Option<String> {
+    if !is_shell(&program.words) {
+        return None;
+    }
+    let mut text = Vec::new();
+    let who = match wrapper::text_of_shell(&program.words)? {
+        ShellText::Words(words) => {
+            text.extend_from_slice(words.as_bytes());
+            "the shell's text names".to_owned()
+        }
+        ShellText::File(file) => {
+            let script = Path::new(file);
+            if !script.is_file() {
+                return None;
+            }
+            File::open(script).ok()?.take(LONGEST_SCRIPT).read_to_end(&mut text).ok()?;
+            format!("{} names", script.display())
+        }
+    };
+    let mut known = BTreeSet::new();
+    let commands = shell_text::commands(&text, MOST_COMMANDS).into_iter();
+    let new = commands.filter(|command| command.first().is_some_and(|word| known.insert(word.clone())));
+    let is_own = |word: &OsStr| word.to_str().is_some_and(wrapper::is_done_by_shell);
+    let programs = new.filter(|command| command.first().is_some_and(|word| !is_own(word)));
+    // sockopt itself says what it starts; ldconfig is static, and connects to nobody.
+    let is_none = |program: &Program| {
+        matches!(
+            program.file.file_name().and_then(OsStr::to_str),
+            None | Some("sockopt" | "ldconfig" | "ldconfig.real")
+        )
+    };
+    let programs = programs.take(MOST).filter_map(|command| program::resolve(&command).ok());
+    let beyond = programs.filter(|program| program.is_past_every_library() && !is_none(program));
+    let verdict =
+        beyond.map(|program| program.verdict(library)).find(|verdict| verdict.backend == Backend::Supervisor)?;
+    Some(said(&who, verdict))
+}
+
+/// Programs among the arguments.
+fn among_arguments(program: &Program, library: &Library) -> Option<String> {
     let is_known =
         |word: &OsStr| word == program.file || program.script.as_deref().is_some_and(|script| word == script);
     let words = program.words.get(1..)?;
@@ -26,11 +89,7 @@ pub fn beyond_reach(program: &Program, library: &Library) -> Option<String> {
         let verdicts = commands.iter().filter_map(|command| Some(program::resolve(command).ok()?.verdict(library)));
         let is_beyond = |outlook| matches!(outlook, Outlook::Cannot | Outlook::Partly);
         if let Some(verdict) = verdicts.into_iter().find(|verdict| is_beyond(verdict.outlook)) {
-            let help = if verdict.backend == Backend::Supervisor { "; --by supervisor reaches it too" } else { "" };
-            return Some(format!(
-                "an argument names a program that the library would not reach: {}{help}",
-                verdict.why
-            ));
+            return Some(said("an argument names", verdict));
         }
     }
     None

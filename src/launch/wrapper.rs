@@ -400,21 +400,62 @@ fn setarch(name: &str, arguments: &[OsString]) -> Option<Call> {
     options.read(arguments.get(usize::from(has_machine)..)?)
 }
 
+/// What a shell does itself.
+const DONE_BY_SHELL: &[&str] = &[
+    ".", ":", "[", "alias", "bg", "break", "case", "cd", "command", "continue", "do", "done", "echo", "elif", "else",
+    "esac", "eval", "exit", "export", "false", "fc", "fg", "fi", "for", "function", "getopts", "hash", "if", "in",
+    "jobs", "kill", "let", "local", "printf", "pwd", "read", "readonly", "return", "set", "shift", "source", "test",
+    "then", "time", "times", "trap", "true", "type", "typeset", "ulimit", "umask", "unalias", "unset", "until", "wait",
+    "while",
+];
+
+/// Whether a shell does what this word says, and starts nothing by that name.
+pub(crate) fn is_done_by_shell(word: &str) -> bool {
+    DONE_BY_SHELL.contains(&word)
+}
+
+/// What a shell is given to do.
+pub(crate) enum ShellText<'a> {
+    /// Behind `-c`.
+    Words(&'a OsStr),
+    /// A script.
+    File(&'a OsStr),
+}
+
+/// The arguments of a shell, without the name of an applet.
+fn arguments_of_shell(words: &[OsString]) -> Option<&[OsString]> {
+    let (first, arguments) = words.split_first()?;
+    let is_box = Path::new(first).file_name().is_some_and(|name| name == "busybox" || name == "toybox");
+    if is_box { arguments.get(1..) } else { Some(arguments) }
+}
+
+/// What a shell is given to do, if that is in its command line.
+pub(crate) fn text_of_shell(words: &[OsString]) -> Option<ShellText<'_>> {
+    let mut arguments = arguments_of_shell(words)?.iter();
+    let mut is_text = false;
+    while let Some(word) = arguments.next() {
+        match word.as_bytes() {
+            b"--" => {}
+            b"--rcfile" | b"--init-file" => drop(arguments.next()),
+            [b'-', b'-', ..] => {}
+            [b'-' | b'+', letters @ ..] if !letters.is_empty() => {
+                is_text |= letters.contains(&b'c');
+                // The name of an option follows: `-euo pipefail`.
+                if letters.iter().any(|letter| b"oO".contains(letter)) {
+                    arguments.next();
+                }
+            }
+            _ if is_text => return Some(ShellText::Words(word)),
+            _ => return Some(ShellText::File(word)),
+        }
+    }
+    None
+}
+
 /// What a shell starts in the end, if its text is one plain command: `sh -c "exec program argument"`.
 pub fn of_shell(words: &[OsString]) -> Option<Vec<OsString>> {
     const OPTIONS: &[u8] = b"ceux";
-    /// What a shell does itself.
-    const OWN: &[&str] = &[
-        ".", ":", "[", "alias", "bg", "break", "case", "cd", "command", "continue", "do", "done", "echo", "elif",
-        "else", "esac", "eval", "exit", "export", "false", "fc", "fg", "fi", "for", "function", "getopts", "hash",
-        "if", "in", "jobs", "kill", "let", "local", "printf", "pwd", "read", "readonly", "return", "set", "shift",
-        "source", "test", "then", "time", "times", "trap", "true", "type", "typeset", "ulimit", "umask", "unalias",
-        "unset", "until", "wait", "while",
-    ];
-    let (first, arguments) = words.split_first()?;
-    let is_box = Path::new(first).file_name().is_some_and(|name| name == "busybox" || name == "toybox");
-    let arguments = if is_box { arguments.get(1..)? } else { arguments };
-    let (option, rest) = arguments.split_first()?;
+    let (option, rest) = arguments_of_shell(words)?.split_first()?;
     let letters = option.as_bytes().strip_prefix(b"-")?;
     if !letters.contains(&b'c') || !letters.iter().all(|letter| OPTIONS.contains(letter)) {
         return None;
@@ -429,6 +470,6 @@ pub fn of_shell(words: &[OsString]) -> Option<Vec<OsString>> {
         command.remove(0);
     }
     let first = command.first()?;
-    let is_own = OWN.contains(first) || first.contains('=') || first.starts_with('-');
+    let is_own = is_done_by_shell(first) || first.contains('=') || first.starts_with('-');
     (!is_own).then(|| command.into_iter().map(OsString::from).collect())
 }

@@ -170,6 +170,35 @@ static int kept(int port, const char *by) {
     return 0;
 }
 
+/* A process ends while its connect waits, and another one gets its number; it has another socket under the same descriptor, with which it
+   does nothing. Before that the first one connects so many times. */
+static int takes_its_number(int port, int times) {
+    struct sockaddr_in to = local(port);
+    int fd = socket(AF_INET, SOCK_STREAM, 0), first = fork();
+    if (first == 0) {
+        for (int i = 0; i < times; i++) close(dial(port));
+        dup2(socket(AF_INET, SOCK_STREAM, 0), fd);
+        connect(fd, (void *)&to, sizeof to);
+        _exit(0);
+    }
+    /* By then the supervisor has read the address, and goes on 1.5 s after it has. */
+    usleep(500000 + 1500000 * times);
+    kill(first, SIGKILL);
+    int status = 0;
+    waitpid(first, &status, 0);
+    FILE *last = fopen("/proc/sys/kernel/ns_last_pid", "w");
+    if (!last || fprintf(last, "%d", first - 1) < 0 || fclose(last)) return perror("ns_last_pid"), 1;
+    int second = fork();
+    if (second == 0) {
+        usleep(2000000);
+        show(fd);
+        _exit(0);
+    }
+    waitpid(second, NULL, 0);
+    printf("killed %d same %d\n", WTERMSIG(status), first == second);
+    return 0;
+}
+
 int main(int count, char **words) {
     const char *what = count > 1 ? words[1] : "";
     int port = count > 2 ? atoi(words[2]) : 0, number = count > 3 ? atoi(words[3]) : 0;
@@ -315,6 +344,17 @@ int main(int count, char **words) {
             if (id && child != id) return printf("%d is not %d\n", child, id), 1;
             id = child;
         }
+    } else if (!strcmp(what, "takes-its-number")) {
+        return takes_its_number(port, number);
+    } else if (!strcmp(what, "kill-all")) {
+        /* kill-all PORT [USER]: ends every other process that it may end; as another user, if one is named. */
+        if (number && (setgid(number) || setuid(number))) return perror("setuid"), 1;
+        show(dial(port));
+        kill(-1, SIGKILL);
+        usleep(200000);
+        int fd = dial(port);
+        if (fd < 0) printf("%s\n", strerror(errno));
+        else show(fd);
     } else if (!strcmp(what, "leave")) {
         /* leave PORT: into a network namespace of its own; whether its sockets are there, and whether it reaches the old one. */
         if (unshare(CLONE_NEWNET) && unshare(CLONE_NEWUSER | CLONE_NEWNET)) return perror("unshare"), 1;

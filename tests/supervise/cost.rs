@@ -14,6 +14,11 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         test_with(&["strace"], "supervise::cost::calls_of_the_worker", calls_of_the_worker),
         test_with(&["namespaces", "unshare"], "supervise::cost::a_number_again", a_number_again),
+        test_with(
+            &["namespaces", "unshare", "strace"],
+            "supervise::cost::a_number_again_at_once",
+            a_number_again_at_once,
+        ),
     ]
 }
 
@@ -73,4 +78,27 @@ fn a_number_again() {
     command.args(["run", "--dead-peer-timeout=15s"]).arg(static_probe("supervised")).args(["same-number", &port()]);
     let three = "keepalive 1 5 user_timeout 14000\n".repeat(3);
     assert_eq!(outcome(&mut command), (Some(0), three, String::new()));
+}
+
+/// A process ends while its call waits, and another one gets its number before the supervisor has taken hold of it: that one's socket gets no
+/// options. Once for a process that the supervisor did not know before, once for one that it knew. Seen to fail: "keepalive 1 5", when the kernel
+/// was not asked whether the call still waits (`Tasks::copy_of_new`).
+fn a_number_again_at_once() {
+    for times in ["0", "1"] {
+        let log = scratch("supervise-number").join("strace");
+        let mut command = plain("timeout");
+        command.args(["60", "unshare", "-Urpf", "--kill-child", "--mount-proc", "strace", "-f", "-qq", "-o"]).arg(&log);
+        command.args(["-e", "trace=process_vm_readv,pidfd_open,ioctl", "-e"]);
+        command
+            .arg("inject=process_vm_readv:delay_exit=1500000")
+            .arg(sockopt())
+            .args(["run", "--dead-peer-timeout=15s"]);
+        let found = outcome(command.arg(static_probe("supervised")).args(["takes-its-number", &port(), times]));
+        let wanted = "keepalive 0 7200 user_timeout 0\nkilled 9 same 1\n";
+        assert_eq!(found, (Some(0), wanted.to_owned(), String::new()), "{times}");
+        // It came to the point.
+        let text = fs::read_to_string(log).expect("what strace wrote");
+        let asked = text.lines().filter(|line| line.contains("NOTIF_ID_VALID"));
+        assert!(asked.last().is_some_and(|line| line.contains("ENOENT")), "{text}");
+    }
 }

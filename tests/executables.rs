@@ -928,7 +928,6 @@ fn programs_among_the_arguments() {
 
 /// What a shell's text starts is seen too, where it stands there in plain words. Seen to fail: nothing was said; and where a line that is
 /// continued began a word of its own.
-
 fn programs_in_a_script() {
     let open = Open::new("script");
     let run = |text: &str, line: &str, program: &str| {

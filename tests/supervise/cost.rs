@@ -98,7 +98,7 @@ fn a_number_again_at_once() {
         assert_eq!(found, (Some(0), wanted.to_owned(), String::new()), "{times}");
         // It came to the point.
         let text = fs::read_to_string(log).expect("what strace wrote");
-        let asked = text.lines().filter(|line| line.contains("NOTIF_ID_VALID"));
-        assert!(asked.last().is_some_and(|line| line.contains("ENOENT")), "{text}");
+        let mut asked = text.lines().filter(|line| line.contains("NOTIF_ID_VALID"));
+        assert!(asked.next_back().is_some_and(|line| line.contains("ENOENT")), "{text}");
     }
 }

@@ -38,6 +38,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         in_kernel(&["namespaces", "setpriv"], "cgroup::setuid_programs_are_reached", setuid_programs_are_reached),
         in_kernel(&["namespaces"], "cgroup::calls_answer_as_without", calls_answer_as_without),
         in_kernel(&["namespaces"], "cgroup::listeners_and_what_they_accept", listeners_and_what_they_accept),
+        in_kernel(&["namespaces"], "cgroup::what_is_excluded_and_udps_ports", what_is_excluded_and_udps_ports),
         in_kernel(&["namespaces", "python3"], "cgroup::a_reload_leaves_no_gap", a_reload_leaves_no_gap),
         in_kernel(&["namespaces"], "cgroup::what_was_set_before_a_reload_stays_enforced", stays_enforced),
         in_kernel(&["namespaces", "go", "ip"], "cgroup::a_real_cut", a_real_cut),
@@ -282,6 +283,48 @@ fn calls_answer_as_without() {
     group.attach(KEEPALIVE);
     let attached = group.calls(&lab, &calls);
     assert_eq!(attached, plain);
+}
+
+/// What a list excludes is for the next rule, in `to`, `listen` and `from`; a rule for UDP's port is none for TCP's.
+///
+/// Seen to fail: with exclusions that are read and left out; with rules of UDP among those for listeners.
+fn what_is_excluded_and_udps_ports() {
+    let lab = Lab::new();
+    let group = Group::new();
+    let keepalive = |seconds: u32| format!("keepalive = {{ time = \"{seconds}s\", interval = \"3s\", probes = 3 }}\n");
+    let configuration = [
+        "[[rule]]\nto = [\"127.0.0.0/8:7000\", \"!127.0.0.2\", \"!127.0.0.3:7000\"]\n".to_owned() + &keepalive(77),
+        "[[rule]]\nto = [\"127.0.0.2\"]\n".to_owned() + &keepalive(22),
+        "[[rule]]\nlisten = [\":7001\"]\nprotocol = \"udp\"\npriority = 3\n".to_owned(),
+        "[[rule]]\nlisten = [\":7001\", \"!127.0.0.4\"]\nfrom = [\"127.0.0.0/8\", \"!127.0.0.5\"]\n".to_owned()
+            + &keepalive(9),
+        "[[rule]]\nlisten = [\"!:7002\"]\nprotocol = \"tcp\"\n".to_owned() + &keepalive(33),
+    ];
+    let output = group.try_attach(&configuration.concat(), &["--partial"]);
+    let (stdout, stderr) = text(&output);
+    assert!(stdout.contains("attached to") && stderr.contains("left out: rule \"rule 3\""), "{stdout}{stderr}");
+    let mut calls: Vec<String> = Vec::new();
+    let connected = [
+        ("inet", "127.0.0.1:7000"),
+        ("inet", "127.0.0.2:7000"),
+        ("inet", "127.0.0.3:7000"),
+        ("inet6", "[::ffff:127.0.0.1]:7000"),
+        ("inet6", "[::ffff:127.0.0.2]:7000"),
+    ];
+    for (family, address) in connected {
+        calls.extend([format!("socket s {family} stream"), format!("connect s {address}"), "get s 6/4".to_owned()]);
+    }
+    for (listener, address) in [("l", "127.0.0.1:7001"), ("m", "127.0.0.4:7001"), ("n", "127.0.0.1:7002")] {
+        calls.extend([format!("socket {listener} inet stream"), format!("bind {listener} {address}")]);
+        calls.push(format!("listen {listener} 5"));
+        for client in ["127.0.0.1", "127.0.0.5"] {
+            calls.extend(["socket c inet stream".to_owned(), format!("bind c {client}:0")]);
+            calls.extend([format!("connect c {address}"), format!("accept a {listener}"), "get a 6/4".to_owned()]);
+        }
+    }
+    let printed = group.calls(&lab, &calls.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(answers(&printed, "get s 6/4"), ["77", "22", "7200", "77", "22"], "{printed}");
+    assert_eq!(answers(&printed, "get a 6/4"), ["9", "33", "33", "33", "7200", "7200"], "{printed}");
 }
 
 /// A rule with `listen`, and one for some clients: what is inherited, and what is set on each.

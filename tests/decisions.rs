@@ -179,7 +179,8 @@ fn situation(verb: &str, rest: &str) -> (Connection, Phases) {
     };
     let connection = match verb {
         "connect" | "connected" | "udp" => Connection::Outbound { peer: endpoint(rest) },
-        "bind" | "udp-bind" => Connection::Binding { local: endpoint(rest) },
+        "bind" => Connection::Binding { local: endpoint(rest) },
+        "udp-bind" => Connection::BindingUdp { local: endpoint(rest) },
         "listen" => Connection::Listening { local: endpoint(rest) },
         _ => {
             let (local, peer) = rest.split_once(" from ").expect("accept LOCAL from PEER");

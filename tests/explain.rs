@@ -503,11 +503,12 @@ fn exit_codes() {
     }
 }
 
-/// What a UDP server gets, and what two options do not do. Seen to fail: without each of the three.
+/// What a UDP server gets, by TCP's rule and by one of its own, and what two options do not do. Seen to fail: without each of them.
 fn udp_servers_linger_and_interface() {
     let file = scratch("explain-notes").join("sockopt.toml");
     let rules = "[[rule]]\nlisten = [\":4001\"]\nreceive_buffer = \"64KiB\"\nraw = [{ level = \"SOL_IP\", name = \"IP_FREEBIND\", value = 1 }]\n\
-                 [[rule]]\nto = [\"10.1.2.3\"]\nlinger = \"10s\"\ninterface = \"lo\"\n";
+                 [[rule]]\nto = [\"10.1.2.3\"]\nlinger = \"10s\"\ninterface = \"lo\"\n\
+                 [[rule]]\nname = \"quic\"\nlisten = [\":4002\"]\nprotocol = \"udp\"\nreceive_buffer = \"64KiB\"\nreuse_port = true\n";
     std::fs::write(&file, rules).expect("a file");
     let explain = |words: &[&str]| {
         let output = plain(sockopt()).args(["explain", "--json", "--config"]).arg(&file).args(words).output();
@@ -532,6 +533,14 @@ fn udp_servers_linger_and_interface() {
             ("before bind, a UDP socket", names(&["SO_RCVBUF"])),
         ]
     );
+    // A rule of UDP's own, and none of TCP's.
+    let udp = explain(&["--listen", "127.0.0.1:4002"]);
+    let steps = udp["steps"].as_array().expect("steps");
+    let found: Vec<(&str, Vec<String>)> =
+        steps.iter().map(|step| (step["when"].as_str().unwrap_or_default(), calls(step))).collect();
+    assert_eq!(found, [("before bind, a UDP socket", names(&["SO_RCVBUF", "SO_REUSEPORT"]))]);
+    assert_eq!(udp["rule"], Value::Null, "{udp}");
+    assert!(udp["notes"].to_string().contains("for a UDP socket another rule counts: rule \\\"quic\\\""), "{udp}");
     let notes = explain(&["10.1.2.3:80"])["notes"].to_string();
     assert!(
         notes.contains("close waits up to 10 s") && notes.contains("interface is not for name look-ups"),

@@ -17,7 +17,7 @@ use policy::timers::{End, State, Sysctls, Timers};
 use policy::units::{self, DisplayBytes, DisplayNumber};
 use policy::{
     CATALOG, Conditions, Configuration, Connection, Decision, Direction, Endpoint, Entry, HostSet, Key, Origin, Phase,
-    Phases, Process, Rules, Setting, Source, Value, compile, promise,
+    Phases, Process, Protocol, Rules, Setting, Source, Value, compile, promise,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -207,6 +207,7 @@ struct RuleMeant {
     to: Option<Vec<Meant>>,
     listen: Option<Vec<Meant>>,
     from: Option<Vec<Meant>>,
+    protocol: Option<&'static str>,
     process: Option<Vec<&'static str>>,
     sets: bool,
 }
@@ -214,11 +215,14 @@ struct RuleMeant {
 fn rule() -> impl Strategy<Value = RuleMeant> {
     let globs = vec!["java", "j*", "?ava", "*", "python*", "javaw", "?", "*av*", "j?v"];
     let process = proptest::option::weighted(0.3, proptest::collection::vec(select(globs), 1..3));
-    (list(), list(), list(), process, any::<bool>(), any::<bool>()).prop_map(
-        |(to, listen, from, process, outbound, sets)| {
+    let protocol = proptest::option::weighted(0.3, select(vec!["tcp", "udp"]));
+    (list(), list(), list(), protocol, process, any::<bool>(), any::<bool>()).prop_map(
+        |(to, listen, from, protocol, process, outbound, sets)| {
             let to = to.filter(|_| outbound || listen.is_none() && from.is_none());
             let inbound = to.is_none();
-            RuleMeant { to, listen: listen.filter(|_| inbound), from: from.filter(|_| inbound), process, sets }
+            let (listen, from) = (listen.filter(|_| inbound), from.filter(|_| inbound));
+            let protocol = protocol.filter(|protocol| listen.is_some() && (from.is_none() || *protocol == "tcp"));
+            RuleMeant { to, listen, from, protocol, process, sets: sets && protocol != Some("udp") }
         },
     )
 }
@@ -246,13 +250,16 @@ impl RuleMeant {
                 toml += &format!("{key} = [{}]\n", texts.join(", "));
             }
         }
+        if let Some(protocol) = self.protocol {
+            toml += &format!("protocol = \"{protocol}\"\n");
+        }
         if let Some(globs) = &self.process {
             toml += &format!("process = [\"{}\"]\n", globs.join("\", \""));
         }
         toml + &if self.sets { format!("user_timeout = \"{}ms\"\n", number + 1) } else { String::new() }
     }
 
-    fn matches(&self, is_outbound: bool, (local, peer): Ends, process: &str) -> bool {
+    fn matches(&self, is_outbound: bool, (local, peer): Ends, protocol: &str, process: &str) -> bool {
         let any = |list: &Option<Vec<Meant>>, end: Option<(IpAddr, u16)>| match (list, end) {
             (None, _) => true,
             (Some(list), Some((ip, port))) if is_outbound => any_of(list, |meant| meant.reaches(ip, port)),
@@ -263,7 +270,8 @@ impl RuleMeant {
         let direction = if is_outbound { self.listen.is_none() && self.from.is_none() } else { self.to.is_none() };
         let for_process = |globs: &Vec<&str>| globs.iter().any(|glob| is_glob(glob.as_bytes(), process.as_bytes()));
         let ends = if is_outbound { any(&self.to, peer) } else { any(&self.listen, local) && any(&self.from, peer) };
-        direction && ends && self.process.as_ref().is_none_or(for_process)
+        let is_protocol = self.protocol.is_none_or(|own| own == protocol);
+        direction && ends && is_protocol && self.process.as_ref().is_none_or(for_process)
     }
 }
 
@@ -313,10 +321,13 @@ fn rules_match_as_a_walk_along_the_list_does() {
                     Some(Phase::Connect),
                 ),
                 (Connection::Binding { local }, false, (Some(one), None), None),
+                (Connection::BindingUdp { local }, false, (Some(one), None), None),
                 (Connection::Listening { local }, false, (Some(one), None), Some(Phase::Listen)),
                 (Connection::Inbound { local, peer }, false, (Some(one), Some(other)), Some(Phase::Accept)),
             ] {
-                let found = rules.iter().position(|rule| rule.matches(is_outbound, known, &process.names[0]));
+                let protocol = if matches!(connection, Connection::BindingUdp { .. }) { "udp" } else { "tcp" };
+                let is_it = |rule: &RuleMeant| rule.matches(is_outbound, known, protocol, &process.names[0]);
+                let found = rules.iter().position(is_it);
                 let own = found.filter(|&number| rules[number].sets).map(|number| number as i32 + 1);
                 let is_in_scope = shortcut.as_ref().is_some_and(|to| match to {
                     None => true,
@@ -372,8 +383,14 @@ fn read<'a>(rules: &'a Rules, connection: &Connection, process: &str) -> Plan<'a
                 Connection::Binding { local } | Connection::Listening { local } => {
                     matches!(direction, Direction::Listeners | Direction::Both) && any(conditions.listen(), local)
                 }
+                Connection::BindingUdp { local } => {
+                    let is_for_udp = !matches!(direction, Direction::Outbound | Direction::Accepted);
+                    is_for_udp && conditions.protocol() != Some(Protocol::Tcp) && any(conditions.listen(), local)
+                }
                 Connection::Inbound { local, peer } => {
-                    direction != Direction::Outbound && any(conditions.listen(), local) && any(conditions.from(), peer)
+                    !matches!(direction, Direction::Outbound | Direction::UdpServers)
+                        && any(conditions.listen(), local)
+                        && any(conditions.from(), peer)
                 }
             }
     };
@@ -388,6 +405,10 @@ fn read<'a>(rules: &'a Rules, connection: &Connection, process: &str) -> Plan<'a
     match *connection {
         Connection::Outbound { peer } => Plan::of(decision, Phases::OUTBOUND, family(peer)),
         Connection::Binding { local } => Plan::of(decision, Phases::of(&[Phase::Bind]), family(local)),
+        Connection::BindingUdp { local } => {
+            let is_any = local.ip().is_ipv6() && local.ip().is_unspecified();
+            Plan::of(decision, Phases::of(&[Phase::BindDatagram]), if is_any { Family::Any } else { family(local) })
+        }
         Connection::Inbound { peer, .. } => Plan::of(decision, Phases::ACCEPTED, family(peer)),
         Connection::Listening { local } => {
             let is_any = local.ip().is_ipv6() && local.ip().is_unspecified();
@@ -433,6 +454,7 @@ fn rules_are_read_as_they_decide() {
                 for connection in [
                     Connection::Outbound { peer: peer.as_destination_of_any() },
                     Connection::Binding { local },
+                    Connection::BindingUdp { local },
                     Connection::Listening { local },
                     Connection::Inbound { local, peer },
                 ] {

@@ -62,6 +62,9 @@ pub fn why_not_rule(rule: &Rule, refused: &Refused) -> Option<String> {
     if conditions.command().is_some() {
         return Some("the kernel does not know command lines (command)".to_owned());
     }
+    if conditions.direction() == Direction::UdpServers {
+        return Some("programs in the kernel do not see UDP sockets that are bound (protocol = \"udp\")".to_owned());
+    }
     let why = refused.process.as_ref().filter(|_| conditions.process().is_some())?;
     Some(format!("process: {why}"))
 }
@@ -126,6 +129,7 @@ pub fn hooks(setting: &Setting, direction: Direction, is_for_each_peer: bool) ->
     let (connects, inbound) = match direction {
         Direction::Outbound => (true, false),
         Direction::Listeners | Direction::Accepted => (false, true),
+        Direction::UdpServers => (false, false),
         Direction::Both => (true, true),
     };
     let outgoing = Phases::of(&[Phase::Connect, Phase::Datagram]);

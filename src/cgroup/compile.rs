@@ -388,7 +388,9 @@ struct Accepting {
 
 /// The listeners that rules are for.
 fn listening<'a>(live: &[Numbered<'a>]) -> impl Iterator<Item = (u32, &'a Pattern)> {
-    let inbound = live.iter().filter(|(_, rule)| rule.conditions().direction() != Direction::Outbound);
+    let is_for_tcp =
+        |rule: &Rule| !matches!(rule.conditions().direction(), Direction::Outbound | Direction::UdpServers);
+    let inbound = live.iter().filter(move |(_, rule)| is_for_tcp(rule));
     inbound.flat_map(|&(number, rule)| {
         patterns_or_any(rule.conditions().listen()).iter().map(move |pattern| (number, pattern))
     })

@@ -79,8 +79,10 @@ impl Context<'_> {
         let listed = if self.all { &candidates[..] } else { &[] };
         let is_set = !steps.is_empty();
         // Where no rule matched, a decision is called after its layers.
-        let otherwise = if is_set {
+        let otherwise = if steps.iter().any(|step| step.when != UDP_SERVER) {
             format!("{} only", output::decision(&decision.to_string()))
+        } else if is_set {
+            "nothing is set on a TCP socket".to_owned()
         } else {
             "nothing is set".to_owned()
         };
@@ -169,7 +171,8 @@ impl Context<'_> {
     fn outbound(&self, peer: Endpoint) -> (Vec<Step>, Option<Vec<&Setting>>) {
         const CONNECT: Phases = Phases::of(&[Phase::Connect]);
         let any: IpAddr = if peer.ip().is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let binding = self.binding(Endpoint::new(any, 0), "before a bind", Phase::Bind);
+        let binding = Connection::Binding { local: Endpoint::new(any, 0) };
+        let binding = self.binding(&binding, "before a bind", Phase::Bind);
         let connection = Connection::Outbound { peer };
         let plan = self.rules.plan(connection, CONNECT, &self.hosts);
         let connected = plan.at(Phases::of(&[Phase::Connected]));
@@ -178,10 +181,21 @@ impl Context<'_> {
         (steps, Some(plan.in_order().chain(connected.in_order()).collect()))
     }
 
-    fn binding(&self, local: Endpoint, when: &'static str, phase: Phase) -> Step {
-        let connection = Connection::Binding { local };
-        let plan = self.rules.plan(connection, Phases::of(&[phase]), &HostSet::NONE);
-        self.step(when, &connection, &plan)
+    fn binding(&self, connection: &Connection, when: &'static str, phase: Phase) -> Step {
+        let plan = self.rules.plan(*connection, Phases::of(&[phase]), &HostSet::NONE);
+        self.step(when, connection, &plan)
+    }
+
+    /// What a UDP socket that is bound there gets, and that another rule is for it, if so.
+    fn udp_server(&self, local: Endpoint, notes: &mut Vec<String>) -> Step {
+        let (udp, tcp) = (Connection::BindingUdp { local }, Connection::Binding { local });
+        let rule = |connection| self.rules.decide(connection).rule();
+        let step = self.binding(&udp, UDP_SERVER, Phase::BindDatagram);
+        if rule(&udp) != rule(&tcp) && !step.calls.is_empty() {
+            let name = self.rules.decide(&udp).to_string();
+            notes.push(format!("for a UDP socket another rule counts: {}", output::plain(&name)));
+        }
+        step
     }
 
     /// Around bind, listen and accept; and what an accepted socket has in the end, if that is the same for every client.
@@ -207,10 +221,12 @@ impl Context<'_> {
             }
             None => Some((listening, on_listener.at(inheritance.phases()))),
         };
-        let mut steps =
-            vec![self.binding(local, "before bind", Phase::Bind), self.step(LISTENING, &listening, &on_listener)];
+        let mut steps = vec![
+            self.binding(&Connection::Binding { local }, "before bind", Phase::Bind),
+            self.step(LISTENING, &listening, &on_listener),
+        ];
         if peer.is_none() {
-            steps.push(self.binding(local, "before bind, a UDP socket", Phase::BindDatagram));
+            steps.push(self.udp_server(local, notes));
         }
         let Some((connection, own)) = accepted else { return (steps, None) };
         steps.push(self.step(ACCEPTED, &connection, &own));
@@ -308,6 +324,7 @@ const CONNECTING: &str = "before connect";
 const CONNECTED: &str = "once connected";
 const LISTENING: &str = "before listen";
 const ACCEPTED: &str = "after accept";
+const UDP_SERVER: &str = "before bind, a UDP socket";
 
 fn shown(endpoint: Endpoint) -> String {
     if endpoint.port() == 0 { endpoint.ip().to_string() } else { endpoint.to_string() }

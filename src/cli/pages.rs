@@ -82,8 +82,10 @@ fn configuration(roff: &mut Roff) {
         ),
         (
             "listen",
-            "Local addresses and ports of listening sockets, such as \":8080\". What they accept inherits the options.",
+            "Local addresses and ports of listening sockets, such as \":8080\". What they accept inherits the options. UDP sockets that are \
+                bound there are meant too.",
         ),
+        ("protocol", "\"tcp\" or \"udp\", beside listen: whose ports it means. Both if it is left out."),
         ("from", "Clients of accepted connections, such as \"10.0.0.0/8\". This is decided at each accept."),
         (
             "process",

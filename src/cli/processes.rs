@@ -341,7 +341,7 @@ pub(crate) fn direction(connection: &Connection) -> Option<&'static str> {
         Connection::Outbound { .. } => Some("outbound"),
         Connection::Inbound { .. } => Some("inbound"),
         Connection::Listening { .. } => Some("listening"),
-        Connection::Binding { .. } => None,
+        Connection::Binding { .. } | Connection::BindingUdp { .. } => None,
     }
 }
 

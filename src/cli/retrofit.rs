@@ -185,6 +185,7 @@ impl Subject<'_> {
     fn phases(&self, connection: &Connection) -> Phases {
         match connection {
             Connection::Listening { .. } | Connection::Binding { .. } => Phases::of(&[Phase::Listen]),
+            Connection::BindingUdp { .. } => Phases::of(&[Phase::BindDatagram]),
             Connection::Inbound { .. } => Phases::ACCEPTED,
             Connection::Outbound { .. } if self.state.is_some() => Phases::OUTBOUND,
             Connection::Outbound { .. } => Phases::of(&[Phase::Datagram]),

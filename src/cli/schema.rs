@@ -5,7 +5,7 @@
 
 use clap::Command;
 use policy::catalog::{Accepts, DSCP_NAMES};
-use policy::{CATALOG, Entry, Key, constants};
+use policy::{CATALOG, Entry, Key, Protocol, constants};
 use serde_json::{Map, Value, json};
 
 use crate::{args, exit, output};
@@ -39,6 +39,11 @@ fn schema() -> Value {
         ),
         ("from", "Clients of accepted sockets; the options are set on each accepted socket.", reference("addresses")),
         (
+            "protocol",
+            "Whose ports listen means, TCP's or UDP's; both if it is left out.",
+            json!({ "enum": Protocol::ALL.map(Protocol::name) }),
+        ),
+        (
             "process",
             "The executable's base name, the name that it was started by, or the base name of the script that it runs; * and ? are wildcards.",
             list(&json!({ "type": "string", "pattern": "^[^/]+$" })),
@@ -55,7 +60,9 @@ fn schema() -> Value {
     });
     let both = |one: &str, other: &str| json!({ "required": [one, other] });
     let doubled = [both("dead_peer_timeout", "keepalive"), both("dead_peer_timeout", "user_timeout")];
-    let opposed = [both("to", "listen"), both("to", "from")];
+    let udp_clients = json!({ "required": ["from", "protocol"], "properties": { "protocol": { "const": "udp" } } });
+    let protocol_alone = json!({ "required": ["protocol"], "not": { "required": ["listen"] } });
+    let opposed = [both("to", "listen"), both("to", "from"), udp_clients, protocol_alone];
     let table = |description: &str, properties: Map<String, Value>, never: Vec<Value>| {
         json!({
             "description": description,

@@ -4,7 +4,7 @@ use crate::catalog::{
     EXCLUSIVE, KernelOption, Key, SO_KEEPALIVE, TCP_FASTOPEN, TCP_FASTOPEN_CONNECT, TCP_KEEPCNT, TCP_KEEPIDLE,
     TCP_KEEPINTVL, TCP_USER_TIMEOUT,
 };
-use crate::conditions::{Conditions, Direction};
+use crate::conditions::{Conditions, Direction, Protocol};
 use crate::constants;
 use crate::document::{Document, Given, Layer, LineCounter, RuleForm};
 use crate::enforce::{Enforce, Probing};
@@ -12,6 +12,7 @@ use crate::error::{Listed, Problems, Source};
 use crate::fault::{Fault, Never};
 use crate::options::{Family, Phase, Phases, Setting, Value};
 use crate::process::Process;
+use crate::raw::RawOption;
 use crate::rules::{Profile, Profiles, Rule, Rules};
 use crate::values::{Choice, Keepalive};
 use crate::variables::Shortcuts;
@@ -178,7 +179,9 @@ impl Compiler<'_> {
         let keepalive_refused =
             effective.get(&Key::Keepalive).is_some_and(|(_, given)| given.choice == Choice::Refused);
         let mut enforce = Enforce::default();
-        let mut settings = Settings { list: Vec::new(), allowed: allowed(direction), next_id: &mut self.next_id };
+        let is_for_tcp = form.is_some_and(|form| form.conditions.protocol() == Some(Protocol::Tcp));
+        let allowed = if is_for_tcp { allowed(direction).without(Phase::BindDatagram) } else { allowed(direction) };
+        let mut settings = Settings { list: Vec::new(), allowed, next_id: &mut self.next_id };
         let connect_timeout = match effective.get(&Key::ConnectTimeout).map(|(_, given)| &given.choice) {
             // A millisecond less says that it is ours (Rules::is_time_for_connecting).
             Some(Choice::Value(Value::Int(milliseconds))) => Some(Value::Int(milliseconds - 1)),
@@ -232,7 +235,7 @@ impl Compiler<'_> {
                             constants::SOL_IPV6 => Family::V6,
                             _ => Family::Any,
                         };
-                        settings.add(key, kernel, option.value.clone(), option.phases, family);
+                        settings.add(key, kernel, option.value.clone(), raw_phases(option, direction), family);
                     }
                 }
                 Choice::Value(value) => match key.entry().kernel {
@@ -270,7 +273,9 @@ impl Compiler<'_> {
                 Choice::Enforce(_) | Choice::System | Choice::Refused => continue,
                 // Each by itself is to be set at some time.
                 Choice::Raw(ref options) => {
-                    for never in options.iter().filter(|option| !option.phases.intersects(allowed(direction))) {
+                    let is_never_set =
+                        |option: &&RawOption| !raw_phases(option, direction).intersects(allowed(direction));
+                    for never in options.iter().filter(is_never_set) {
                         let option = Never::Raw(never.level, never.name);
                         self.problems.add(given.source, given.span.clone(), &Fault::NeverSet { option, direction });
                     }
@@ -278,7 +283,7 @@ impl Compiler<'_> {
                 }
                 Choice::FastopenConnect(_) => Phases::of(&[Phase::Connect]),
                 Choice::FastopenQueue(_) => Phases::of(&[Phase::Listen]),
-                _ => given.key.entry().phases,
+                _ => entry_phases(given.key, direction),
             };
             if !phases.intersects(allowed(direction)) {
                 let option = Never::Key(given.key);
@@ -294,6 +299,7 @@ fn allowed(direction: Direction) -> Phases {
     match direction {
         Direction::Outbound => Phases::of(&[Connect, Connected, Datagram]),
         Direction::Listeners => Phases::of(&[Bind, BindDatagram, Listen, Accept, AcceptAlways]),
+        Direction::UdpServers => Phases::of(&[BindDatagram]),
         Direction::Accepted => Phases::of(&[Accept, AcceptAlways]),
         Direction::Both => Phases::of(&[Connect, Connected, Datagram, Bind, Listen, Accept, AcceptAlways]),
     }
@@ -302,9 +308,30 @@ fn allowed(direction: Direction) -> Phases {
 /// The phases at which a rule of this direction sets what a key stands for. Accepted sockets have a linger only from rules that
 /// are for them alone.
 fn phases_of(key: Key, direction: Direction) -> Phases {
-    let phases = key.entry().phases.and(allowed(direction));
+    let phases = entry_phases(key, direction).and(allowed(direction));
     let is_for_accepted = matches!(direction, Direction::Listeners | Direction::Accepted);
     if key == Key::Linger && !is_for_accepted { phases.and(Phases::of(&[Phase::Connect])) } else { phases }
+}
+
+/// When a key can be set. What lets several sockets share a port is nothing that a rule for TCP's port says of UDP's by the way.
+fn entry_phases(key: Key, direction: Direction) -> Phases {
+    match (key, direction) {
+        (Key::ReuseAddress | Key::ReusePort, Direction::UdpServers) => Phases::of(&[Phase::BindDatagram]),
+        _ => key.entry().phases,
+    }
+}
+
+/// When an entry of `raw` is set. UDP sockets get one from a rule that is for them alone, before bind.
+fn raw_phases(option: &RawOption, direction: Direction) -> Phases {
+    let is_at_any_call = option.phases.contains(Phase::Connect) && option.phases.contains(Phase::Listen);
+    let is_before_bind = is_at_any_call || option.phases.contains(Phase::Bind);
+    match direction {
+        Direction::UdpServers if is_before_bind && option.level != constants::SOL_TCP => {
+            Phases::of(&[Phase::BindDatagram])
+        }
+        Direction::UdpServers => Phases::NONE,
+        _ => option.phases,
+    }
 }
 
 /// When a key's options are set, in words for people: by every rule, and by rules for accepted sockets alone.

@@ -1,4 +1,4 @@
-//! What a rule asks of a socket and of its process: `to`, `listen`, `from`, `process`, `command`.
+//! What a rule asks of a socket and of its process: `to`, `listen`, `from`, `protocol`, `process`, `command`.
 //!
 //! One type for the file as it is written, the compiled rule and the environment's SOCKOPT_TO and SOCKOPT_PROCESS, and the one
 //! place that says what it takes to match. The tables of [`Rules`](crate::Rules) find the first rule faster; a property test
@@ -16,12 +16,41 @@ use crate::process::Process;
 pub enum Direction {
     /// Those that connect: it has `to`.
     Outbound,
-    /// Those that listen, and what they accept: it has `listen` and not `from`.
+    /// Those that listen, and what they accept: it has `listen` and not `from`. UDP servers too, unless it has `protocol = "tcp"`.
     Listeners,
+    /// UDP servers alone: it has `listen` and `protocol = "udp"`.
+    UdpServers,
     /// Those that are accepted, of some clients: it has `from`.
     Accepted,
     /// All of them: it has none of these.
     Both,
+}
+
+/// Whose ports `listen` means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP's.
+    Tcp,
+    /// UDP's.
+    Udp,
+}
+
+impl Protocol {
+    /// Every protocol.
+    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+
+    /// As it is written.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|protocol| protocol.name() == name)
+    }
 }
 
 /// The conditions of a rule. Each that is there has to match, by any entry of its list; one that is not there always does.
@@ -32,6 +61,7 @@ pub struct Conditions {
     pub(crate) to: Option<Box<[Pattern]>>,
     pub(crate) listen: Option<Box<[Pattern]>>,
     pub(crate) from: Option<Box<[Pattern]>>,
+    pub(crate) protocol: Option<Protocol>,
     /// Apart, as few rules have any.
     pub(crate) processes: Option<Box<Processes>>,
 }
@@ -54,6 +84,8 @@ pub enum Mismatch<'a> {
     NoClient,
     /// None of its addresses under this key is meant.
     Address(&'static str, &'a [Pattern]),
+    /// It is for sockets of this protocol alone.
+    Protocol(Protocol),
     /// Its `process` does not mean this one.
     Process(&'a [Glob]),
     /// Its `command` does not mean this one.
@@ -67,6 +99,7 @@ impl Conditions {
         match (&self.to, &self.listen, &self.from) {
             (Some(_), ..) => Direction::Outbound,
             (None, _, Some(_)) => Direction::Accepted,
+            (None, Some(_), None) if self.protocol == Some(Protocol::Udp) => Direction::UdpServers,
             (None, Some(_), None) => Direction::Listeners,
             (None, None, None) => Direction::Both,
         }
@@ -89,6 +122,22 @@ impl Conditions {
     #[must_use]
     pub fn from(&self) -> Option<&[Pattern]> {
         self.from.as_deref()
+    }
+
+    /// `protocol`: `listen` means the ports of this protocol alone.
+    #[must_use]
+    pub fn protocol(&self) -> Option<Protocol> {
+        self.protocol
+    }
+
+    /// Whether the rule is for UDP sockets that are bound.
+    #[must_use]
+    pub fn is_for_udp_servers(&self) -> bool {
+        match self.direction() {
+            Direction::UdpServers | Direction::Both => true,
+            Direction::Listeners => self.protocol.is_none(),
+            Direction::Outbound | Direction::Accepted => false,
+        }
     }
 
     /// `process`: one of them has to match one of the process's names ([`Process::names`]). None in rules that were compiled for
@@ -140,9 +189,17 @@ impl Conditions {
             (!is_met).then_some(Mismatch::Address(key, patterns))
         };
         match (*connection, self.direction()) {
-            (Connection::Outbound { .. }, Direction::Listeners | Direction::Accepted) => Some(Mismatch::Accepts),
+            (Connection::Outbound { .. }, Direction::Listeners | Direction::UdpServers | Direction::Accepted) => {
+                Some(Mismatch::Accepts)
+            }
             (Connection::Outbound { peer }, _) => address("to", self.to(), peer),
             (_, Direction::Outbound) => Some(Mismatch::Connects),
+            (Connection::BindingUdp { local }, direction) => match (direction, self.protocol) {
+                (Direction::Accepted, _) => Some(Mismatch::NoClient),
+                (_, Some(protocol @ Protocol::Tcp)) => Some(Mismatch::Protocol(protocol)),
+                _ => address("listen", self.listen(), local),
+            },
+            (_, Direction::UdpServers) => Some(Mismatch::Protocol(Protocol::Udp)),
             (Connection::Binding { local } | Connection::Listening { local }, direction) => {
                 // Who will connect is not known here, so a rule with `from` cannot be meant.
                 let no_client = || (direction == Direction::Accepted).then_some(Mismatch::NoClient);
@@ -168,7 +225,7 @@ impl Conditions {
 }
 
 /// The keys of a rule that `[defaults]` cannot have.
-pub(crate) const OF_RULES: [&str; 6] = ["name", "to", "listen", "from", "process", "command"];
+pub(crate) const OF_RULES: [&str; 7] = ["name", "to", "listen", "from", "protocol", "process", "command"];
 
 /// How many entries of a list are shown.
 const SHOWN: usize = 4;
@@ -193,6 +250,8 @@ impl fmt::Display for Mismatch<'_> {
                 write!(f, "another address than {key}: ")?;
                 list(f, patterns)
             }
+            Self::Protocol(Protocol::Tcp) => f.write_str("it is for TCP sockets (protocol)"),
+            Self::Protocol(Protocol::Udp) => f.write_str("it is for UDP sockets that are bound (protocol)"),
             Self::Process(globs) => {
                 f.write_str("another process than: ")?;
                 list(f, globs)

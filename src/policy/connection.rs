@@ -74,8 +74,13 @@ pub enum Connection {
         /// The destination.
         peer: Endpoint,
     },
-    /// bind(2) to `local`; what follows, connect or listen, is not known yet.
+    /// bind(2) of a TCP socket to `local`; what follows, connect or listen, is not known yet.
     Binding {
+        /// The address asked for.
+        local: Endpoint,
+    },
+    /// bind(2) of a UDP socket to `local`: a UDP server needs no listen(2).
+    BindingUdp {
         /// The address asked for.
         local: Endpoint,
     },

@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::catalog::{Accepts, EXCLUSIVE, Key};
-use crate::conditions::{Conditions, OF_RULES};
+use crate::conditions::{Conditions, OF_RULES, Protocol};
 use crate::error::Title;
 use crate::exclusion::List;
 use crate::fault::Fault;
@@ -172,6 +172,12 @@ fn rule(reader: &mut Reader<'_>, number: usize, span: Range<usize>, table: &DeTa
             key @ "to" => form.conditions.to = Some(patterns(reader, key, value)),
             key @ "listen" => form.conditions.listen = Some(patterns(reader, key, value)),
             key @ "from" => form.conditions.from = Some(patterns(reader, key, value)),
+            "protocol" => match value.get_ref() {
+                DeValue::String(text) if let Some(protocol) = Protocol::from_name(text) => {
+                    form.conditions.protocol = Some(protocol);
+                }
+                other => reader.fault(value.span(), &Fault::NoProtocol(Form::Toml(other))),
+            },
             key @ "process" => form.conditions.processes_mut().process = Some(globs(reader, key, value)),
             key @ "command" => form.conditions.processes_mut().command = Some(globs(reader, key, value)),
             key => option(reader, &mut form.layer, name.span(), key, value),
@@ -182,6 +188,13 @@ fn rule(reader: &mut Reader<'_>, number: usize, span: Range<usize>, table: &DeTa
     {
         let later = if to.start > other.start { to } else { other };
         reader.fault(later, &Fault::BothDirections);
+    }
+    if let Some(span) = key_span(table, "protocol") {
+        match form.conditions {
+            Conditions { listen: None, .. } => reader.fault(span, &Fault::ProtocolAlone),
+            Conditions { from: Some(_), protocol: Some(Protocol::Udp), .. } => reader.fault(span, &Fault::NoUdpClients),
+            _ => {}
+        }
     }
     exclude_duplicates(reader, table);
     form.layer.0.shrink_to_fit();

@@ -42,6 +42,12 @@ pub(crate) enum Fault<'a> {
     MisplacedCondition(&'a str),
     /// `to` beside `listen` or `from`.
     BothDirections,
+    /// A `protocol` that is none.
+    NoProtocol(Form<'a>),
+    /// `protocol` without `listen`.
+    ProtocolAlone,
+    /// `protocol = "udp"` beside `from`.
+    NoUdpClients,
     /// A key, or a variable, that says the same as another; why.
     Conflict { one: &'a str, with: &'a str, why: &'static str },
 
@@ -234,6 +240,9 @@ impl fmt::Display for Fault<'_> {
             Self::BothDirections => f.write_str(
                 "a rule has \"to\", for sockets that connect, or \"listen\" and \"from\", for those that accept, not both",
             ),
+            Self::NoProtocol(form) => write!(f, "protocol is \"tcp\" or \"udp\", not {form}"),
+            Self::ProtocolAlone => f.write_str("\"protocol\" says whose ports \"listen\" means, and there is no \"listen\""),
+            Self::NoUdpClients => f.write_str("a UDP socket accepts no connections, so a rule with \"from\" is never for it"),
             Self::Conflict { one, with, why } => write!(f, "{one} conflicts with {with}, {why}"),
 
             Self::NoText { key, form } => write!(f, "{key} takes a list of texts, not {form}"),
@@ -280,12 +289,13 @@ impl fmt::Display for Fault<'_> {
                         None => write!(f, "raw: level {level} option {name}")?,
                     },
                 }
-                let key = match direction {
-                    Direction::Outbound | Direction::Both => "to",
-                    Direction::Listeners => "listen",
-                    Direction::Accepted => "from",
+                let with = match direction {
+                    Direction::Outbound | Direction::Both => "\"to\"",
+                    Direction::Listeners => "\"listen\"",
+                    Direction::UdpServers => "protocol = \"udp\"",
+                    Direction::Accepted => "\"from\"",
                 };
-                write!(f, " is never set by a rule with \"{key}\"")
+                write!(f, " is never set by a rule with {with}")
             }
             Self::NoAuto { rule, .. } => {
                 f.write_str("user_timeout = \"auto\" cannot be computed")?;
@@ -308,6 +318,7 @@ impl Words for Fault<'_> {
             Self::UnknownTable(_) | Self::UnknownKey(_) | Self::UnknownPart { .. } => Code::UnknownKey,
             Self::MisplacedCondition(_) => Code::MisplacedCondition,
             Self::BothDirections => Code::BothDirections,
+            Self::ProtocolAlone | Self::NoUdpClients => Code::MisplacedCondition,
             Self::Conflict { .. } => Code::ConflictingKeys,
             Self::EmptyList(_) | Self::EmptyGlob(_) => Code::EmptyCondition,
             Self::Path(_) | Self::LongGlob { .. } => Code::BadPattern,
@@ -317,6 +328,7 @@ impl Words for Fault<'_> {
             | Self::SingleRule
             | Self::NoRule(_)
             | Self::NoName(_)
+            | Self::NoProtocol(_)
             | Self::NoText { .. }
             | Self::WrongType { .. }
             | Self::Structure { .. }
@@ -359,6 +371,9 @@ impl Words for Fault<'_> {
             Self::UnknownPart { of, name } => meant_part(*of, name),
             Self::MisplacedCondition(_) => "move it to a [[rule]]".to_owned(),
             Self::BothDirections => "make two rules".to_owned(),
+            Self::NoProtocol(_) => "leave it out if both are meant".to_owned(),
+            Self::ProtocolAlone => "add \"listen\", or leave it out: rules with \"to\" are for TCP and UDP".to_owned(),
+            Self::NoUdpClients => "leave out \"from\", or \"protocol\"".to_owned(),
             Self::Conflict { .. } => "remove one of them".to_owned(),
 
             Self::NoText { .. } => "texts stand in quotes".to_owned(),
@@ -421,6 +436,7 @@ impl Words for Fault<'_> {
                     "it is set on listening sockets or at bind, before the destination is known: use a rule with \"listen\", or [defaults]"
                 }
                 Direction::Listeners => "it is set on sockets that connect: use a rule with \"to\", or [defaults]",
+                Direction::UdpServers => "a UDP socket that is bound has no such option: make a rule for TCP of it",
                 Direction::Accepted => {
                     "the client is known only after accept, too late for this option: use a rule with \"listen\" or \"to\", or [defaults]"
                 }

@@ -52,7 +52,7 @@ pub mod variables;
 pub use catalog::{CATALOG, Entry, Key};
 pub use code::{Code, Severity};
 pub use compile::{Compiled, Configuration, Origin, set_at};
-pub use conditions::{Conditions, Direction};
+pub use conditions::{Conditions, Direction, Protocol};
 pub use connection::{Connection, Endpoint};
 pub use enforce::Enforce;
 pub use error::{Listed, Problem, Remedy, Source};

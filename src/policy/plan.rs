@@ -168,10 +168,12 @@ impl Family {
     fn of(connection: &Connection) -> Self {
         let end = match *connection {
             // A listener on `::` takes IPv4 as well, unless told otherwise, and IPv4's options do no harm then.
-            Connection::Binding { local } | Connection::Listening { local } => match local.ip() {
-                IpAddr::V6(ip) if ip.is_unspecified() => return Self::Any,
-                _ => local,
-            },
+            Connection::Binding { local } | Connection::BindingUdp { local } | Connection::Listening { local } => {
+                match local.ip() {
+                    IpAddr::V6(ip) if ip.is_unspecified() => return Self::Any,
+                    _ => local,
+                }
+            }
             Connection::Outbound { peer } | Connection::Inbound { peer, .. } => peer,
         };
         if end.ip().is_ipv4() { Self::V4 } else { Self::V6 }

@@ -261,6 +261,8 @@ pub struct Rules {
     outbound: Index,
     /// `listen` of the rules for listeners.
     listeners: Index,
+    /// The same for UDP sockets that are bound; none where that is no other, as no rule has `protocol`.
+    udp_servers: Option<Box<Index>>,
     /// `listen` and `from` of the rules for accepted sockets, but for those with too many of both.
     accepted: PairIndex,
     /// The numbers of these.
@@ -305,6 +307,11 @@ impl Rules {
         };
         let outbound = index([Direction::Outbound, Direction::Both], Conditions::to);
         let listeners = index([Direction::Listeners, Direction::Both], Conditions::listen);
+        let udp_servers = conditions().any(|(_, rule)| rule.protocol().is_some()).then(|| {
+            let rules = conditions().filter(|(_, rule)| rule.is_for_udp_servers());
+            let patterns = rules.flat_map(|(number, rule)| or_any(rule.listen()).iter().map(move |one| (number, one)));
+            Box::new(Index::new(patterns))
+        });
         let per_peer = index([Direction::Accepted; 2], Conditions::listen);
         let accepted = || conditions().filter(|(_, rule)| rule.direction() == Direction::Accepted);
         let is_walked = |rule: &Conditions| or_any(rule.listen()).len() * or_any(rule.from()).len() > MOST_PAIRS;
@@ -346,6 +353,7 @@ impl Rules {
         Self {
             outbound,
             listeners,
+            udp_servers,
             accepted,
             walked,
             per_peer,
@@ -392,6 +400,7 @@ impl Rules {
                 (by_address, by_name) => by_address.or(by_name),
             },
             Connection::Binding { local } | Connection::Listening { local } => self.listeners.first(local),
+            Connection::BindingUdp { local } => self.udp_servers.as_deref().unwrap_or(&self.listeners).first(local),
             Connection::Inbound { local, peer } => {
                 let is_it =
                     |number: &u32| self.rules.get(*number as usize).is_some_and(|rule| rule.matches(connection));

@@ -16,8 +16,10 @@ use crate::matcher::Pattern;
 enum Side {
     /// Destinations of sockets that connect.
     Outbound,
-    /// Addresses that are listened on, or bound to.
+    /// Addresses that TCP sockets listen on, or are bound to.
     Listening,
+    /// Addresses that UDP sockets are bound to. Looked at only where some rule has `protocol`: else it is as with TCP.
+    UdpServers,
     /// Addresses that are listened on, and the clients.
     Inbound,
 }
@@ -59,7 +61,7 @@ pub(crate) enum Reach {
 /// Takes what it compares off `left`, and says no where nothing is left.
 pub(crate) fn may_meet(one: &Conditions, other: &Conditions, left: &mut usize) -> bool {
     let may_be_one_process = || one.let_pass_every_process_of(other) || other.let_pass_every_process_of(one);
-    let sides = matched_sides(one.direction()).iter().filter(|side| matched_sides(other.direction()).contains(side));
+    let sides = matched_sides(one, false).iter().filter(|side| matched_sides(other, false).contains(side));
     *left > 0
         && may_be_one_process()
         && sides.into_iter().any(|&side| {
@@ -79,13 +81,30 @@ pub(crate) fn may_meet(one: &Conditions, other: &Conditions, left: &mut usize) -
         })
 }
 
-/// The sides on which a rule is the one that counts.
-fn matched_sides(direction: Direction) -> &'static [Side] {
-    match direction {
-        Direction::Outbound => &[Side::Outbound],
-        Direction::Listeners => &[Side::Listening, Side::Inbound],
-        Direction::Accepted => &[Side::Inbound],
-        Direction::Both => &[Side::Outbound, Side::Listening, Side::Inbound],
+/// The sides on which a rule is the one that counts; UDP's only where it is told from TCP's.
+fn matched_sides(rule: &Conditions, tells_udp: bool) -> &'static [Side] {
+    let has_udp = tells_udp && rule.is_for_udp_servers();
+    match (rule.direction(), has_udp) {
+        (Direction::Outbound, _) => &[Side::Outbound],
+        (Direction::Listeners, false) => &[Side::Listening, Side::Inbound],
+        (Direction::Listeners, true) => &[Side::Listening, Side::UdpServers, Side::Inbound],
+        (Direction::UdpServers, _) => &[Side::UdpServers],
+        (Direction::Accepted, _) => &[Side::Inbound],
+        (Direction::Both, false) => &[Side::Outbound, Side::Listening, Side::Inbound],
+        (Direction::Both, true) => &[Side::Outbound, Side::Listening, Side::UdpServers, Side::Inbound],
+    }
+}
+
+/// The sides on which a rule has to be reached to be of use. Whoever listens is not asked who will connect, so a rule for
+/// listeners is dead only where none can listen.
+fn needed_sides(rule: &Conditions, tells_udp: bool) -> &'static [Side] {
+    let has_udp = tells_udp && rule.is_for_udp_servers();
+    match (rule.direction(), has_udp) {
+        (Direction::Listeners, false) => &[Side::Listening],
+        (Direction::Listeners, true) => &[Side::Listening, Side::UdpServers],
+        (Direction::Both, false) => &[Side::Outbound, Side::Listening],
+        (Direction::Both, true) => &[Side::Outbound, Side::Listening, Side::UdpServers],
+        _ => matched_sides(rule, tells_udp),
     }
 }
 
@@ -97,14 +116,9 @@ pub(crate) fn judge(rules: &[RuleForm]) -> Vec<Reach> {
 fn judge_within(rules: &[RuleForm], comparisons: usize) -> Vec<Reach> {
     let mut search = Search { rules, taken: Vec::new(), named: Vec::new(), left: comparisons };
     let mut verdicts = Vec::with_capacity(rules.len());
+    let tells_udp = rules.iter().any(|rule| rule.conditions.protocol().is_some());
     for (index, rule) in rules.iter().enumerate() {
-        // Whoever listens is not asked who will connect, so a rule for listeners is dead only where none can listen.
-        let sides: &[Side] = match rule.conditions.direction() {
-            Direction::Outbound => &[Side::Outbound],
-            Direction::Listeners => &[Side::Listening],
-            Direction::Accepted => &[Side::Inbound],
-            Direction::Both => &[Side::Outbound, Side::Listening],
-        };
+        let sides = needed_sides(&rule.conditions, tells_udp);
         let mut used = BTreeSet::new();
         let covered = sides.iter().all(|&side| {
             let areas = areas(&rule.conditions, side);
@@ -123,7 +137,7 @@ fn judge_within(rules: &[RuleForm], comparisons: usize) -> Vec<Reach> {
         if search.left == 0 {
             break;
         }
-        for &side in matched_sides(rule.conditions.direction()) {
+        for &side in matched_sides(&rule.conditions, tells_udp) {
             for (area, host) in areas(&rule.conditions, side) {
                 match host {
                     None => search.taken.push(Taken { rule: index, side, area }),
@@ -245,7 +259,7 @@ fn meet(own: Span, other: Span) -> bool {
 fn areas(rule: &Conditions, side: Side) -> Vec<(Area, Option<&str>)> {
     let (own, from) = match side {
         Side::Outbound => (&rule.to, &None),
-        Side::Listening => (&rule.listen, &None),
+        Side::Listening | Side::UdpServers => (&rule.listen, &None),
         Side::Inbound => (&rule.listen, &rule.from),
     };
     let (own, peers) = (all_spans(own), all_spans(from));
@@ -334,6 +348,16 @@ mod tests {
             ("{ to = '*.a.b' }, { to = ['x.a.b', '*y.a.b'] }, { to = ['a.b', 'x.a.b'] }", &[(1, &[0])]),
             ("{ to = ':6' }, { to = 'redis:6' }, { to = ['redis:5', '10.1.2.3:6'] }", &[(1, &[0])]),
             ("{ to = '10.0.0.0/8' }, { to = 'redis:6' }, { process = 'a', to = 'b' }, { to = 'b' }", &[]),
+            // Protocols.
+            (
+                "{ listen = ':1', protocol = 'udp' }, { listen = ':1' }, { listen = ':1', protocol = 'tcp' }",
+                &[(2, &[1])],
+            ),
+            (
+                "{ listen = ':1', protocol = 'tcp' }, { listen = '*', protocol = 'udp' }, { listen = ':1' }, { name = 'both' }",
+                &[(2, &[0, 1])],
+            ),
+            ("{ listen = ':1', protocol = 'udp' }, { listen = ':1', from = '10.0.0.0/8' }", &[]),
             // Processes.
             ("{ process = 'java', to = '*' }, { to = ':1' }", &[]),
             ("{ to = '*' }, { process = 'java', to = ':1' }", &[(1, &[0])]),

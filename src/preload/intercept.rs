@@ -35,15 +35,16 @@ pub(crate) fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) {
         let Some(Ok(local)) = near.address(address, length).map(|address| address.endpoint()) else {
             return say_if_blind();
         };
-        let plan = runtime.plan(Connection::Binding { local }, BIND | UDP);
-        if plan.bypass().is_some() {
+        let of_tcp = runtime.plan(Connection::Binding { local }, BIND);
+        let of_udp = runtime.plan(Connection::BindingUdp { local }, UDP);
+        if of_tcp.bypass().is_some() && of_udp.bypass().is_some() {
             return;
         }
-        let plan = plan.at(match kind(fd) {
-            Ok(Kind::Tcp | Kind::Mptcp) => BIND,
-            Ok(Kind::Udp) => UDP,
+        let plan = match kind(fd) {
+            Ok(Kind::Tcp | Kind::Mptcp) => of_tcp,
+            Ok(Kind::Udp) => of_udp,
             _ => return,
-        });
+        };
         if plan.bypass().is_none() {
             apply_settings(runtime, fd, &plan.decision(), None, plan.settings(), "bind", local);
         }

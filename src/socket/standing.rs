@@ -20,7 +20,7 @@ pub fn of(
         const UDP: Phases = Phases::of(&[Phase::BindDatagram]);
         if rules.phases().intersects(UDP) && kind_of(fd) == Some(Kind::Udp) {
             let local = local_endpoint(fd).filter(|local| local.port() != 0)?;
-            return Some((Connection::Binding { local }, UDP));
+            return Some((Connection::BindingUdp { local }, UDP));
         }
         let may_listen = rules.phases().intersects(Phases::INBOUND);
         let listening = may_listen && ffi::get_int(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|yes| yes != 0);

@@ -378,19 +378,20 @@ impl Worker {
         const BIND: Phases = Phases::of(&[Phase::Bind]);
         const UDP: Phases = Phases::of(&[Phase::BindDatagram]);
         let local = address.endpoint().ok()?;
-        let plan = runtime.plan(Connection::Binding { local }, BIND | UDP);
-        if plan.bypass().is_some() {
+        let of_tcp = runtime.plan(Connection::Binding { local }, BIND);
+        let of_udp = runtime.plan(Connection::BindingUdp { local }, UDP);
+        if of_tcp.bypass().is_some() && of_udp.bypass().is_some() {
             return None;
         }
         let copy = self.copy(waiting)?;
-        let plan = plan.at(match kind(copy.as_raw_fd()) {
-            Ok(Kind::Tcp | Kind::Mptcp) => BIND,
-            Ok(Kind::Udp) => UDP,
+        let plan = match kind(copy.as_raw_fd()) {
+            Ok(Kind::Tcp | Kind::Mptcp) => of_tcp,
+            Ok(Kind::Udp) => of_udp,
             _ => return None,
-        });
+        };
         self.make(runtime, waiting, copy.as_fd(), (&plan.decision(), None), plan.settings(), local);
         if plan.phases() == UDP {
-            self.settle(copy.as_fd(), Connection::Binding { local }, UDP);
+            self.settle(copy.as_fd(), Connection::BindingUdp { local }, UDP);
         }
         None
     }

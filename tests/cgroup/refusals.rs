@@ -70,9 +70,11 @@ fn what_is_no_control_group() {
 fn what_the_kernel_cannot_do() {
     let group = Group::new();
     let text = "[[rule]]\nname = \"java\"\ncommand = [\"java *\"]\nnodelay = true\n\
+                [[rule]]\nname = \"quic\"\nlisten = [\":443\"]\nprotocol = \"udp\"\npriority = 3\n\
                 [[rule]]\nname = \"short\"\nto = [\"10.0.0.1\"]\nlinger = \"reset\"\nnodelay = true\n";
     let output = group.try_attach(text, &[]);
     refused(&output, 78, "rule \"java\": the kernel does not know command lines");
+    refused(&output, 78, "rule \"quic\": programs in the kernel do not see UDP sockets that are bound");
     refused(&output, 78, "rule \"short\": linger: programs in the kernel cannot set SO_LINGER");
     assert!(!is_pinned(&group));
     let output = group.try_attach(text, &["--partial"]);

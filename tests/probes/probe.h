@@ -68,6 +68,7 @@ UNUSED static socklen_t address(const char *text, struct sockaddr_storage *to) {
 #define O(level, name) { #name, level, name }
 UNUSED static const struct { const char *name; int level, number; } OPTIONS[] = {
     O(SOL_SOCKET, SO_KEEPALIVE), O(SOL_SOCKET, SO_LINGER), O(SOL_SOCKET, SO_REUSEADDR), O(SOL_SOCKET, SO_REUSEPORT),
+    O(SOL_SOCKET, SO_RXQ_OVFL),
     O(SOL_SOCKET, SO_RCVTIMEO), O(SOL_SOCKET, SO_SNDTIMEO), O(SOL_SOCKET, SO_RCVBUF), O(SOL_SOCKET, SO_SNDBUF),
     O(SOL_SOCKET, SO_RCVLOWAT), O(SOL_SOCKET, SO_PRIORITY), O(SOL_SOCKET, SO_MARK), O(SOL_SOCKET, SO_BINDTODEVICE),
     O(SOL_SOCKET, SO_MAX_PACING_RATE), O(SOL_TCP, TCP_NODELAY), O(SOL_TCP, TCP_MAXSEG), O(SOL_TCP, TCP_KEEPIDLE),

@@ -86,6 +86,7 @@ fn hold(rules: &Rules) {
         for connection in [
             Connection::Outbound { peer: one },
             Connection::Binding { local: one },
+            Connection::BindingUdp { local: one },
             Connection::Listening { local: one },
             Connection::Inbound { local: one, peer: other },
         ] {

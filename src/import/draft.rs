@@ -83,22 +83,9 @@ impl Options {
         keepalive.into_iter().chain(self.keys.keys().copied())
     }
 
-    /// Leaves out what UDP sockets do not have: it would be set on a TCP listener of the same port.
-    pub(crate) fn only_datagram(&mut self, notes: &mut Notes) {
-        let mut leave =
-            |place: &Place| notes.add(Kind::NotAnOption, place, "left out: UDP sockets have no such option", "");
-        let keepalive = std::mem::take(&mut self.keepalive);
-        let places = keepalive.parts().into_iter().filter_map(|(.., part)| part.map(|part| &part.place));
-        places.chain(keepalive.on.as_ref().map(|(_, place)| place)).take(1).for_each(&mut leave);
-        self.keys.retain(|key, given| {
-            let has = key.entry().phases.contains(Phase::BindDatagram);
-            if !has {
-                leave(&given.place);
-            }
-            has
-        });
-        self.raw.values().for_each(|given| leave(&given.place));
-        self.raw.clear();
+    /// Whether some of it would be set on a UDP socket of the same port as well.
+    pub(crate) fn has_datagram(&self) -> bool {
+        self.keys.keys().any(|key| key.entry().phases.contains(Phase::BindDatagram))
     }
 
     /// Sets an option by level and name: the kernel's names where it has some.
@@ -195,7 +182,8 @@ impl Options {
             let value = if unit.is_empty() { part.value.to_string() } else { format!("\"{}{unit}\"", part.value) };
             let written = format!("{name} = {value}");
             let alone = Given { toml: format!("{{ {written} }}"), place: part.place.clone() };
-            if oracle::accepts(side, Key::Keepalive, &alone, notes) {
+            // Once is enough to say that UDP has none.
+            if side == Side::Udp || oracle::accepts(side, Key::Keepalive, &alone, notes) {
                 parts.push(written);
             }
         }

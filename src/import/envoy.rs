@@ -107,20 +107,20 @@ fn place_of(value: Value<'_>, document: &Document<'_>) -> Place {
 /// A listener with its address.
 pub(crate) fn listener(value: Value<'_>, document: &Document<'_>, context: &mut Context<'_>) {
     let name = name_of(value, "listener");
-    let mut draft = Draft::new(place_of(value, document), format!("Listener {name}"), name, Side::Listen);
-    listener_options(&mut draft.options, value, document, &mut context.notes);
-    if draft.options.is_empty() {
-        return;
-    }
     let more =
         value.get("additional_addresses").into_iter().flat_map(Value::items).filter_map(|more| more.get("address"));
     let addresses: Vec<Value<'_>> = value.get("address").into_iter().chain(more).collect();
-    if addresses.iter().any(|address| address.at("socket_address.protocol").and_then(Value::text) == Some("UDP")) {
-        draft.title.push_str(", UDP");
-        draft.options.only_datagram(&mut context.notes);
+    let is_udp =
+        addresses.iter().any(|address| address.at("socket_address.protocol").and_then(Value::text) == Some("UDP"));
+    let side = if is_udp { Side::Udp } else { Side::Listen };
+    let title = format!("Listener {name}{}", if is_udp { ", UDP" } else { "" });
+    let mut draft = Draft::new(place_of(value, document), title, name, side);
+    listener_options(&mut draft.options, value, side, document, &mut context.notes);
+    if draft.options.is_empty() {
+        return;
     }
     for address in &addresses {
-        if let Some(pattern) = pattern(*address, Side::Listen, document, &mut context.notes) {
+        if let Some(pattern) = pattern(*address, side, document, &mut context.notes) {
             draft.target(&pattern, &document.place(*address), &mut context.notes);
         }
     }
@@ -131,7 +131,13 @@ pub(crate) fn listener(value: Value<'_>, document: &Document<'_>, context: &mut 
 }
 
 /// What a listener asks of its socket.
-pub(crate) fn listener_options(options: &mut Options, value: Value<'_>, document: &Document<'_>, notes: &mut Notes) {
+pub(crate) fn listener_options(
+    options: &mut Options,
+    value: Value<'_>,
+    side: Side,
+    document: &Document<'_>,
+    notes: &mut Notes,
+) {
     if let Some(queue) = value.get("tcp_fast_open_queue_length")
         && let Some(number) = document.integer(queue, notes)
     {
@@ -142,7 +148,7 @@ pub(crate) fn listener_options(options: &mut Options, value: Value<'_>, document
         options.set(Key::ReusePort, "true", &document.place(reuse));
     }
     if let Some(list) = value.get("socket_options") {
-        socket_options::read(options, list, document, notes);
+        socket_options::read(options, list, side, document, notes);
     }
     if let Some(keepalive) = value.get("tcp_keepalive") {
         keepalive_of(options, keepalive, document, notes);
@@ -224,7 +230,7 @@ pub(crate) fn cluster_options(
     if let Some(bind) = value.get("upstream_bind_config").or(base) {
         binding(options, bind, document);
         if let Some(list) = bind.get("socket_options") {
-            socket_options::read(options, list, document, notes);
+            socket_options::read(options, list, Side::To, document, notes);
         }
     }
     if let Some(timeout) = value.get("connect_timeout") {
@@ -272,7 +278,7 @@ fn pattern(address: Value<'_>, side: Side, document: &Document<'_>, notes: &mut 
         notes.add(Kind::NoMatch, &place, message, "");
         return None;
     }
-    let is_any = side == Side::Listen && matches!(host, "0.0.0.0" | "::" | "");
+    let is_any = side.is_server() && matches!(host, "0.0.0.0" | "::" | "");
     Some(match host {
         _ if is_any => format!(":{port}"),
         host if host.contains(':') => format!("[{host}]:{port}"),

@@ -38,7 +38,7 @@ fn draft(patch: Value<'_>, document: &Document<'_>, side: Side) -> Draft {
 
 fn listener(patch: Value<'_>, value: Value<'_>, document: &Document<'_>, context: &mut Context<'_>) {
     let mut draft = draft(patch, document, Side::Listen);
-    envoy::listener_options(&mut draft.options, value, document, &mut context.notes);
+    envoy::listener_options(&mut draft.options, value, Side::Listen, document, &mut context.notes);
     if draft.options.is_empty() {
         return;
     }

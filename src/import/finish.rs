@@ -100,12 +100,17 @@ fn rule(draft: &Draft, sources: &[Source], notes: &mut Notes) -> String {
     if !draft.name.trim().is_empty() {
         body.push_str(&format!("name = {}\n", quoted(&draft.name)));
     }
-    let side = if draft.side == Side::Listen { "listen" } else { "to" };
+    let side = if draft.side.is_server() { "listen" } else { "to" };
     let targets: Vec<String> = draft.targets.iter().map(|target| quoted(target)).collect();
     match (&draft.parked, targets.as_slice()) {
         (Some(_), []) => body.push_str(&format!("{side} = [] # to be filled in\n")),
         (_, few) if few.len() <= 4 => body.push_str(&format!("{side} = [{}]\n", few.join(", "))),
         (_, many) => body.push_str(&format!("{side} = [\n  {},\n]\n", many.join(",\n  "))),
+    }
+    match draft.side {
+        Side::Udp => body.push_str("protocol = \"udp\"\n"),
+        Side::Listen if draft.options.has_datagram() => body.push_str("protocol = \"tcp\"\n"),
+        _ => {}
     }
     body.push_str(&lines.join("\n"));
     body.push('\n');

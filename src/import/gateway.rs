@@ -1,6 +1,17 @@
-//! Policies of gateways: Envoy Gateway's BackendTrafficPolicy and ClientTrafficPolicy (gateway.envoyproxy.io, "Extension types"), kgateway's
-//! BackendConfigPolicy, Gloo's Upstream, Emissary's Mapping. A policy names its target, which stands in another document: a Gateway
-//! has ports, a route has services (gateway-api.sigs.k8s.io). Where that document is given too, the rule has its target.
+//! Policies of gateways. A policy names its target, which stands in another document: a Gateway has ports, a route has services. Where
+//! that document is given too, the rule has its target. The names are those of the APIs' own sources:
+//!
+//! - Envoy Gateway's BackendTrafficPolicy and ClientTrafficPolicy: envoyproxy/gateway, api/v1alpha1, keepalive_types.go (`probes`,
+//!   `idleTime`, `interval`), timeout_types.go (`tcp.connectTimeout`), policy_helpers.go (`targetRef`, `targetRefs`). It cuts off fractions of
+//!   a second, and its own Envoy listens on another port than the Gateway's below 1024 (internal/gatewayapi, translator.go, listener.go).
+//! - kgateway's BackendConfigPolicy: kgateway-dev/kgateway, api/v1alpha1/backend_config_policy_types.go (`connectTimeout`, `tcpKeepalive` with
+//!   `keepAliveTime`, ...); its targets are a Service, or a Backend, backend_types.go (`static.hosts`).
+//! - Gloo's Upstream: solo-io/gloo, projects/gloo/api/v1, connection.proto (`connectionConfig`, `tcpKeepalive` with `keepaliveTime`, ...),
+//!   options/static/static.proto (`hosts`), options/kubernetes/kubernetes.proto (`serviceName`, ...).
+//! - Emissary's Mapping: emissary-ingress/emissary, charts/emissary-crds/templates/mappings.yaml (`keepalive` with `idle_time`, `interval`,
+//!   `probes`, integers; `connect_timeout_ms`); python/ambassador, v3cluster.py reads `time` in place of `idle_time`.
+
+use policy::Key;
 
 use crate::context::{Context, Document};
 use crate::draft::{Draft, Part};
@@ -8,6 +19,7 @@ use crate::envoy;
 use crate::istio;
 use crate::note::Kind;
 use crate::oracle::Side;
+use crate::time;
 use crate::yaml::Value;
 
 /// Kinds that are read here.
@@ -26,6 +38,13 @@ pub(crate) fn read(document: &Document<'_>, all: &[Document<'_>], context: &mut 
     let timeouts = [connection.get("connectTimeout"), spec.at("timeout.tcp.connectTimeout")];
     for timeout in timeouts.into_iter().flatten().filter(|_| side == Side::To) {
         envoy::connect_timeout(&mut draft.options, timeout, document, &mut context.notes);
+    }
+    if let Some(timeout) = spec.get("connect_timeout_ms").filter(|_| document.kind() == "Mapping")
+        && let Some(number) = document.integer(timeout, &mut context.notes)
+        && let Ok(number @ 1..) = u64::try_from(number)
+    {
+        let value = format!("\"{}\"", time::duration(number.saturating_mul(1_000_000)));
+        draft.options.set(Key::ConnectTimeout, value, &document.place(timeout));
     }
     if draft.options.is_empty() {
         return;
@@ -63,7 +82,7 @@ pub(crate) fn read(document: &Document<'_>, all: &[Document<'_>], context: &mut 
     context.add(draft);
 }
 
-/// `probes`, `idleTime`, `interval` of Envoy Gateway; `keepAlive...` of kgateway, `keepalive...` of Gloo; `time` of Emissary.
+/// `probes`, `idleTime`, `interval` of Envoy Gateway; `keepAlive...` of kgateway, `keepalive...` of Gloo; `time` or `idle_time` of Emissary.
 fn keepalive(draft: &mut Draft, value: Value<'_>, document: &Document<'_>, context: &mut Context<'_>) {
     let keepalive = &mut draft.options.keepalive;
     let notes = &mut context.notes;
@@ -72,7 +91,7 @@ fn keepalive(draft: &mut Draft, value: Value<'_>, document: &Document<'_>, conte
     // A number alone is seconds.
     let seconds = |given: Value<'_>, notes: &mut _| match given.integer() {
         Some(number) => u64::try_from(number).ok().map(|value| Part { value, place: document.place(given) }),
-        None => istio::whole_seconds(given, document, notes, "Envoy"),
+        None => istio::whole_seconds(given, document, notes, "the gateway"),
     };
     if let Some(given) = of(&["idleTime", "keepAliveTime", "keepaliveTime", "time", "idle_time"]) {
         keepalive.time = seconds(given, notes);
@@ -163,12 +182,21 @@ fn resolve(
     };
     for found in all.iter().filter(is_it).take(1) {
         match (kind, draft.side) {
-            ("Gateway", Side::Listen) => {
+            ("Gateway" | "ListenerSet" | "XListenerSet", Side::Listen) => {
                 for listener in found.root.at("spec.listeners").into_iter().flat_map(Value::items) {
                     let is_meant = section.is_none_or(|section| listener.text_of("name") == Some(section));
                     if let Some(port) = listener.get("port").filter(|_| is_meant) {
                         let number = found.integer(port, &mut context.notes).unwrap_or_default();
-                        draft.target(&format!(":{number}"), &found.place(port), &mut context.notes);
+                        let place = found.place(port);
+                        draft.target(&format!(":{number}"), &place, &mut context.notes);
+                        if (1..1024).contains(&number) {
+                            let shifted = number + 10_000;
+                            let message =
+                                format!("Envoy Gateway's own Envoy listens on port {shifted} for port {number}");
+                            let help = "not with useListenerPortAsContainerPort; the rule has both ports";
+                            context.notes.add(Kind::Changed, &place, message, help);
+                            draft.target(&format!(":{shifted}"), &place, &mut context.notes);
+                        }
                     }
                 }
             }
@@ -188,6 +216,11 @@ fn resolve(
                         let text = host.text().unwrap_or_default();
                         service_or_host(draft, text, port.and_then(Value::integer), found, host, context);
                     }
+                }
+                for host in found.root.at("spec.static.hosts").into_iter().flat_map(Value::items) {
+                    let Some(name) = host.get("host").filter(|name| name.text().is_some()) else { continue };
+                    let port = host.get("port").and_then(Value::integer);
+                    service_or_host(draft, name.text().unwrap_or_default(), port, found, name, context);
                 }
             }
             _ => backends(draft, found, context),

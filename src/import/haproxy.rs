@@ -1,5 +1,6 @@
-//! HAProxy's configuration: docs.haproxy.org, "Configuration Manual", sections 2.2 (quoting), 2.5 (time format), 4.2 (`option tcpka`,
-//! `clitcpka`, `srvtcpka`, `clitcpka-idle` and the like, in seconds; `option nolinger`), 5.1 and 5.2 (`tcp-ut`, in milliseconds).
+//! HAProxy's configuration: docs.haproxy.org, "Configuration Manual", sections 2.2 (quoting), 2.5 (time format), 2.9 (addresses), 4.2
+//! (`option tcpka`, `clitcpka`, `srvtcpka`, `clitcpka-idle` and the like, in seconds; `option nolinger`; `timeout connect`), 5.1 and 5.2
+//! (`tcp-ut`, in milliseconds).
 
 use std::collections::BTreeMap;
 
@@ -40,9 +41,16 @@ pub(crate) fn read(source: usize, context: &mut Context<'_>) {
     let content = context.text(source);
     let mut defaults: BTreeMap<String, Section> = BTreeMap::new();
     let (mut last_defaults, mut section) = (Section::default(), Section::default());
+    let mut is_timer_told = false;
     for (start, line) in text::lines(content) {
         let words = text::words(line, start);
         let Some(first) = words.first() else { continue };
+        if let [timeout, connect, ..] = words.as_slice()
+            && (timeout.text.as_str(), connect.text.as_str()) == ("timeout", "connect")
+            && !std::mem::replace(&mut is_timer_told, true)
+        {
+            text::own_connect_timer("HAProxy", "timeout connect", &at(source, connect), &mut context.notes);
+        }
         match first.text.as_str() {
             kind @ ("global" | "defaults" | "frontend" | "backend" | "listen" | "resolvers" | "peers" | "mailers"
             | "userlist" | "cache" | "program" | "http-errors" | "ring" | "log-forward" | "log-profile"
@@ -255,7 +263,12 @@ fn finish(section: Section, context: &mut Context<'_>) {
 fn aim(draft: &mut Draft, address: &str, place: &Place, notes: &mut Notes) {
     let (family, address) = address.split_once('@').unwrap_or(("", address));
     match family {
-        "" | "ipv4" | "ipv6" | "tcp" | "tcp4" | "tcp6" => {}
+        "" | "ip" | "ipv4" | "ipv6" | "tcp" | "tcp4" | "tcp6" | "mptcp" | "mptcp4" | "mptcp6" => {}
+        // tcp-ut is ignored there, as keepalive is.
+        "quic4" | "quic6" | "udp" | "udp4" | "udp6" => {
+            notes.add(Kind::NoMatch, place, format!("left out: {family}@ is UDP, which has no such options"), "");
+            return;
+        }
         _ => {
             notes.add(Kind::NoMatch, place, format!("left out: {family}@ is no TCP address"), "");
             return;

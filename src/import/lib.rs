@@ -23,6 +23,7 @@ mod shims;
 mod socket_options;
 mod sysctl;
 mod systemd;
+mod systemd_units;
 mod text;
 mod time;
 mod yaml;
@@ -56,7 +57,7 @@ pub fn import(sources: &[Source], formats: &[Format], request: &Request) -> Outc
         numbered.filter(|(_, own)| **own == format).map(|(source, _)| source).collect()
     };
     kubernetes::read(&of(Format::Yaml), &mut context);
-    of(Format::Systemd).into_iter().for_each(|source| systemd::read(source, &mut context));
+    systemd_units::units(&of(Format::Systemd), &context).iter().for_each(|unit| systemd::read(unit, &mut context));
     of(Format::Haproxy).into_iter().for_each(|source| haproxy::read(source, &mut context));
     of(Format::Nginx).into_iter().for_each(|source| nginx::read(source, &mut context));
     of(Format::Sysctl).into_iter().for_each(|source| sysctl::read(source, &mut context));

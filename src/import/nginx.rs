@@ -1,5 +1,6 @@
 //! nginx's configuration: nginx.org/en/docs, "listen" of ngx_http_core_module and ngx_stream_core_module (`so_keepalive`, `rcvbuf`,
-//! `sndbuf`, `fastopen`, `deferred`, `reuseport`, `ipv6only`), `proxy_socket_keepalive` and its like, and "Configuration file measurement units".
+//! `sndbuf`, `fastopen`, `deferred`, `reuseport`, `ipv6only`, `udp`, `quic`), `proxy_socket_keepalive`, `proxy_connect_timeout` and their
+//! like, and "Configuration file measurement units".
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -44,8 +45,13 @@ pub(crate) fn read(source: usize, context: &mut Context<'_>) {
             upstreams.entry(name.text.as_str()).or_default().push(address);
         }
     }
+    let mut is_timer_told = false;
     for Directive { words, block } in &directives {
         let [name, address, rest @ ..] = words.as_slice() else { continue };
+        let is_timer = |module| name.text.strip_suffix("_connect_timeout") == Some(module);
+        if MODULES.into_iter().any(is_timer) && !std::mem::replace(&mut is_timer_told, true) {
+            text::own_connect_timer("nginx", &name.text, &at(name), &mut context.notes);
+        }
         if name.text == "listen" {
             listen(address, rest, source, context);
             continue;
@@ -125,6 +131,10 @@ fn listen(address: &Word, parameters: &[Word], source: usize, context: &mut Cont
         &format!("listen {}", address.text),
         Side::Listen,
     );
+    if parameters.iter().any(|parameter| matches!(parameter.text.as_str(), "udp" | "quic")) {
+        draft.title.push_str(", UDP");
+        draft.side = Side::Udp;
+    }
     let options = &mut draft.options;
     let notes = &mut context.notes;
     for parameter in parameters {
@@ -162,10 +172,6 @@ fn listen(address: &Word, parameters: &[Word], source: usize, context: &mut Cont
     }
     if draft.options.is_empty() {
         return;
-    }
-    if parameters.iter().any(|parameter| matches!(parameter.text.as_str(), "udp" | "quic")) {
-        draft.title.push_str(", UDP");
-        draft.options.only_datagram(notes);
     }
     // An address alone is port 80's.
     let is_alone = !address.text.contains(':') && address.text.contains('.')

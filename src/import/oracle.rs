@@ -10,6 +10,8 @@ use crate::note::{Kind, Notes, Place};
 pub(crate) enum Side {
     /// Those that connect: `to`.
     To,
+    /// UDP sockets that are bound: `listen` with `protocol = "udp"`. Before those of TCP, which may be for both.
+    Udp,
     /// Those that listen, and what they accept: `listen`.
     Listen,
     /// All: `[defaults]`.
@@ -17,10 +19,16 @@ pub(crate) enum Side {
 }
 
 impl Side {
+    /// Whether it is about sockets that are bound, by their own address.
+    pub(crate) fn is_server(self) -> bool {
+        matches!(self, Self::Listen | Self::Udp)
+    }
+
     fn header(self) -> &'static str {
         match self {
             Self::To => "[[rule]]\nto = [\"*\"]\n",
             Self::Listen => "[[rule]]\nlisten = [\"*\"]\n",
+            Self::Udp => "[[rule]]\nlisten = [\"*\"]\nprotocol = \"udp\"\n",
             Self::Every => "[defaults]\n",
         }
     }
@@ -42,6 +50,10 @@ pub(crate) fn accepts(side: Side, key: Key, given: &Given, notes: &mut Notes) ->
     let first = errors.problems.into_iter().next();
     let (code, message, help) =
         first.map_or((Code::OutOfRange, String::new(), None), |problem| (problem.code, problem.message, problem.help));
+    if (side, code) == (Side::Udp, Code::NotHere) {
+        notes.add(Kind::NotAnOption, &given.place, "left out: UDP sockets have no such option", "");
+        return false;
+    }
     let kind = if code == Code::NotHere { Kind::NotHere } else { Kind::OutOfRange };
     notes.add(kind, &given.place, format!("left out: {message}"), help);
     false
@@ -50,7 +62,7 @@ pub(crate) fn accepts(side: Side, key: Key, given: &Given, notes: &mut Notes) ->
 /// A target as a pattern of `to` or `listen`.
 pub(crate) fn target(side: Side, text: &str) -> Result<String, (String, String)> {
     match Pattern::parse(text) {
-        Ok(pattern) if side == Side::Listen && pattern.host().is_some() => {
+        Ok(pattern) if side.is_server() && pattern.host().is_some() => {
             Err((format!("\"{text}\" is a host's name; a listening socket has an address"), "write its address".into()))
         }
         Ok(pattern) => Ok(pattern.to_string()),

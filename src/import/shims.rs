@@ -1,7 +1,9 @@
-//! The variables of older shims, in the units in which these read them:
-//! libkeepalive (README: KEEPALIVE, KEEPIDLE, KEEPINTVL, KEEPCNT, seconds), libdontdie (README: DD_..., seconds), msantos' libkeepalive
-//! (README: TCP_..., TCP_USER_TIMEOUT in milliseconds), tcp-user-timeout-wrapper (README: TCP_USER_TIMEOUT_MS), libsetsockopt
-//! (SETSOCKOPT_..., seconds) and Linkerd's proxy (LINKERD2_PROXY_..., with units).
+//! The variables of older shims, in the units in which these read them, as their sources have it:
+//! libkeepalive (sengaya/libkeepalive, src/libkeepalive.c: KEEPALIVE, KEEPIDLE, KEEPINTVL, KEEPCNT, seconds), libdontdie
+//! (flonatel/libdontdie, src/libdontdie.c: DD_..., seconds), msantos' libkeepalive (msantos/libkeepalive, README.md and libkeepalive.c: TCP_...,
+//! TCP_USER_TIMEOUT in milliseconds), tcp-user-timeout-wrapper (tsaarni/tcp-user-timeout-wrapper, socket_wrapper.c: TCP_USER_TIMEOUT_MS),
+//! libsetsockopt (freshworks/libsetsockopt, libsetsockopt.c: SETSOCKOPT_..., seconds) and Linkerd's proxy (linkerd/linkerd2-proxy,
+//! linkerd/app/src/env.rs: LINKERD2_PROXY_..., with a unit).
 
 use std::collections::BTreeMap;
 
@@ -138,8 +140,11 @@ fn keepalive(shim: &str, variables: &Variables, names: [&str; 3], switch: &str, 
     let mut options = Options::default();
     let given = variables.get(switch);
     let is_off = match (shim, given.map(|variable| variable.value.as_str())) {
-        ("libkeepalive", value) => value == Some("off"),
-        ("libdontdie", value) => value.is_some_and(|value| value != "1"),
+        // "skip" sets the times and leaves SO_KEEPALIVE alone.
+        ("libkeepalive", value) => {
+            value.is_some_and(|value| ["off", "skip"].iter().any(|off| value.eq_ignore_ascii_case(off)))
+        }
+        ("libdontdie", value) => value.is_some_and(|value| value.starts_with('0')),
         // It does nothing unless its switch is set.
         (_, value) => value.is_none_or(|value| value.starts_with('-')),
     };
@@ -208,9 +213,11 @@ fn msantos(variables: &Variables, context: &mut Context<'_>) {
         Some((number @ 0.., variable)) => milliseconds(&mut options, number, &variable.place),
         // Derived from the other three.
         _ => {
+            // One that is 0, the system's, counts as 0 here.
             let times = [&options.keepalive.time, &options.keepalive.interval, &options.keepalive.probes];
-            if let [Some(time), Some(interval), Some(probes)] = times {
-                let all = interval.value.saturating_mul(probes.value).saturating_add(time.value);
+            let [time, interval, probes] = times.map(|part| part.as_ref().map_or(0, |part| part.value));
+            let all = interval.saturating_mul(probes).saturating_add(time);
+            if all > 0 {
                 options.set(Key::UserTimeout, format!("\"{all}s\""), &place);
             }
         }
@@ -259,14 +266,25 @@ fn linkerd(variables: &Variables, context: &mut Context<'_>) {
             if !is_ours || is_local {
                 continue;
             }
-            let Some(all) = time::nanoseconds(&given.value, time::GO, None).filter(|all| *all > 0) else { continue };
+            let Some(all) = time::linkerd(&given.value) else {
+                context.notes.add(
+                    Kind::Unreadable,
+                    &given.place,
+                    format!("\"{}\" is no time", given.value),
+                    "for example 10s",
+                );
+                continue;
+            };
+            if all == 0 {
+                continue;
+            }
             first.get_or_insert_with(|| given.place.clone());
             if variable.ends_with("USER_TIMEOUT") {
                 options.set(Key::UserTimeout, format!("\"{}\"", time::duration(all)), &given.place);
             } else {
                 options.keepalive.on = Some((true, given.place.clone()));
                 options.keepalive.time =
-                    text::seconds(&given.value, time::GO, &given.place, "the kernel", &mut context.notes);
+                    text::seconds(&given.value, time::LINKERD, &given.place, "Linkerd", &mut context.notes);
             }
         }
         let Some(place) = first else { continue };

@@ -8,6 +8,7 @@ use policy::units::DisplayBytes;
 use crate::context::Document;
 use crate::draft::{Options, Part, quoted};
 use crate::note::{Kind, Notes, Place};
+use crate::oracle::Side;
 use crate::time;
 use crate::yaml::Value;
 
@@ -18,7 +19,7 @@ enum Given {
 }
 
 /// Takes a list of `socket_options`.
-pub(crate) fn read(options: &mut Options, list: Value<'_>, document: &Document<'_>, notes: &mut Notes) {
+pub(crate) fn read(options: &mut Options, list: Value<'_>, side: Side, document: &Document<'_>, notes: &mut Notes) {
     for item in list.items() {
         let place = document.place(item);
         // protobuf leaves out what is zero.
@@ -27,8 +28,10 @@ pub(crate) fn read(options: &mut Options, list: Value<'_>, document: &Document<'
             None => Some(0),
         };
         let (Some(level), Some(name)) = (number("level", notes), number("name", notes)) else { continue };
-        if item.at("type.datagram").is_some() {
-            notes.add(Kind::NoMatch, &place, "left out: an option of UDP sockets alone", "");
+        // An option of the other kind of sockets is one that Envoy does not set here either.
+        let (other, name_of_other) = if side == Side::Udp { ("stream", "TCP") } else { ("datagram", "UDP") };
+        if item.get("type").is_some_and(|of| of.entries().any(|(kind, ..)| kind == other)) {
+            notes.add(Kind::NoMatch, &place, format!("left out: an option of {name_of_other} sockets alone"), "");
             continue;
         }
         let value = match (item.get("int_value"), item.get("buf_value")) {

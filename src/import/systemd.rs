@@ -1,4 +1,4 @@
-//! systemd's socket units: systemd.socket(5), systemd.syntax(7), systemd.time(7).
+//! systemd's socket units: systemd.socket(5), systemd.syntax(7), systemd.time(7), as of systemd 252.
 
 use policy::Key;
 use policy::constants::{SOL_IP, SOL_IPV6, option_number};
@@ -8,6 +8,7 @@ use crate::context::Context;
 use crate::draft::{Draft, Options, Part, quoted};
 use crate::note::{Kind, Notes, Place};
 use crate::oracle::Side;
+use crate::systemd_units::Unit;
 use crate::{socket_options, text, time};
 
 /// An address of a unit.
@@ -17,14 +18,50 @@ struct Listen {
     is_udp: bool,
 }
 
-/// Reads a unit.
-pub(crate) fn read(source: usize, context: &mut Context<'_>) {
+/// What the files of one unit say, later ones over earlier ones.
+#[derive(Default)]
+struct Socket {
+    options: Options,
+    listens: Vec<Listen>,
+    header: Option<Place>,
+}
+
+/// Reads a unit with its drop-ins.
+pub(crate) fn read(unit: &Unit, context: &mut Context<'_>) {
+    let mut socket = Socket::default();
+    unit.sources.iter().for_each(|source| file(*source, &mut socket, context));
+    let Socket { options, listens, header } = socket;
+    let name = &unit.name;
+    let Some(header) = header else { return };
+    if options.is_empty() {
+        return;
+    }
+    if listens.is_empty() {
+        context.notes.add(
+            Kind::NoMatch,
+            &header,
+            if unit.is_whole { "left out: the unit listens nowhere" } else { "left out: a drop-in without its unit" },
+            format!("import it together with {}", if unit.is_whole { "the file that has ListenStream=" } else { name }),
+        );
+    }
+    for is_udp in [false, true] {
+        let side = if is_udp { Side::Udp } else { Side::Listen };
+        let mut draft = Draft::new(header.clone(), format!("{name}{}", if is_udp { ", UDP" } else { "" }), name, side);
+        draft.options = options.clone();
+        let own: Vec<&Listen> = listens.iter().filter(|listen| listen.is_udp == is_udp).collect();
+        if own.is_empty() {
+            continue;
+        }
+        for listen in own {
+            aim(&mut draft, listen, &mut context.notes);
+        }
+        context.add(draft);
+    }
+}
+
+fn file(source: usize, socket: &mut Socket, context: &mut Context<'_>) {
     let content = context.text(source);
-    let name = context.sources.get(source).map_or("", |source| source.name.as_str());
-    let name = name.rsplit('/').next().unwrap_or(name).to_owned();
-    let (mut options, mut listens) = (Options::default(), Vec::new());
-    let (mut is_socket, mut header) = (false, None);
-    let mut is_continued = false;
+    let (mut is_socket, mut is_continued) = (false, false);
     for (start, line) in text::lines(content) {
         let trimmed = line.trim();
         if std::mem::replace(&mut is_continued, trimmed.ends_with('\\')) {
@@ -36,7 +73,7 @@ pub(crate) fn read(source: usize, context: &mut Context<'_>) {
         } else if trimmed.starts_with('[') {
             is_socket = trimmed == "[Socket]";
             if is_socket {
-                header.get_or_insert_with(|| Place { source, span: text::within(line, start, trimmed) });
+                socket.header.get_or_insert_with(|| Place { source, span: text::within(line, start, trimmed) });
             }
         } else if let (true, Some((key, value))) = (is_socket, trimmed.split_once('=')) {
             let value = value.trim();
@@ -45,9 +82,9 @@ pub(crate) fn read(source: usize, context: &mut Context<'_>) {
                 key @ ("ListenStream" | "ListenDatagram") => {
                     let is_udp = key == "ListenDatagram";
                     if value.is_empty() {
-                        listens.clear();
+                        socket.listens.clear();
                     } else {
-                        listens.push(Listen { address: value.to_owned(), place, is_udp });
+                        socket.listens.push(Listen { address: value.to_owned(), place, is_udp });
                     }
                 }
                 "ListenSequentialPacket" | "ListenFIFO" | "ListenSpecial" | "ListenNetlink" | "ListenMessageQueue"
@@ -55,37 +92,9 @@ pub(crate) fn read(source: usize, context: &mut Context<'_>) {
                 {
                     context.notes.add(Kind::NoMatch, &place, "left out: no TCP or UDP socket", "");
                 }
-                key => take(&mut options, key, value, &place, &mut context.notes),
+                key => take(&mut socket.options, key, value, &place, &mut context.notes),
             }
         }
-    }
-    let Some(header) = header else { return };
-    if options.is_empty() {
-        return;
-    }
-    if listens.is_empty() {
-        context.notes.add(
-            Kind::NoMatch,
-            &header,
-            "left out: the unit listens nowhere",
-            "import it together with the file that has ListenStream=",
-        );
-    }
-    for is_udp in [false, true] {
-        let mut draft =
-            Draft::new(header.clone(), format!("{name}{}", if is_udp { ", UDP" } else { "" }), &name, Side::Listen);
-        draft.options = options.clone();
-        let own: Vec<&Listen> = listens.iter().filter(|listen| listen.is_udp == is_udp).collect();
-        if own.is_empty() {
-            continue;
-        }
-        if is_udp {
-            draft.options.only_datagram(&mut context.notes);
-        }
-        for listen in own {
-            aim(&mut draft, listen, &mut context.notes);
-        }
-        context.add(draft);
     }
 }
 

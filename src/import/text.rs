@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use crate::draft::{Draft, Part};
 use crate::note::{Kind, Notes, Place};
-use crate::oracle::Side;
 use crate::time::{SECOND, Units, nanoseconds};
 
 /// The lines of a text with where they begin, without what ends them.
@@ -82,7 +81,7 @@ pub(crate) fn aim(draft: &mut Draft, address: &str, place: &Place, notes: &mut N
     let target = match port {
         Some(port) if is_any => format!(":{port}"),
         Some(_) => address.to_owned(),
-        None if is_any && draft.side == Side::Listen => "*".to_owned(),
+        None if is_any && draft.side.is_server() => "*".to_owned(),
         None => host.to_owned(),
     };
     draft.target(&target, place, notes);
@@ -100,6 +99,12 @@ pub(crate) fn seconds(text: &str, units: Units, place: &Place, who: &str, notes:
         notes.add(Kind::Fraction, place, message, "");
     }
     (all > 0).then(|| Part { value, place: place.clone() })
+}
+
+/// A proxy that gives up connecting by a timer of its own does so under any rules.
+pub(crate) fn own_connect_timer(who: &str, name: &str, place: &Place, notes: &mut Notes) {
+    let message = format!("{name} is a timer of {who}'s own, which counts as before: no connect_timeout is needed");
+    notes.add(Kind::Hint, place, message, "");
 }
 
 /// A whole number, or a note that it is none.

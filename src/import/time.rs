@@ -15,6 +15,8 @@ const DAY: u64 = 24 * HOUR;
 /// Go's time.ParseDuration, by which Kubernetes reads durations; protobuf's JSON mapping ("1.5s") is a part of it.
 pub(crate) const GO: Units =
     &[("ns", NS), ("us", US), ("µs", US), ("μs", US), ("ms", MS), ("s", SECOND), ("m", MINUTE), ("h", HOUR)];
+/// Linkerd's proxy, parse_duration of linkerd/app/src/env/types.rs.
+pub(crate) const LINKERD: Units = &[("ms", MS), ("s", SECOND), ("m", MINUTE), ("h", HOUR), ("d", DAY)];
 /// HAProxy's configuration manual, section "Time format".
 pub(crate) const HAPROXY: Units = &[("us", US), ("ms", MS), ("s", SECOND), ("m", MINUTE), ("h", HOUR), ("d", DAY)];
 /// nginx, "Configuration file measurement units".
@@ -99,6 +101,15 @@ pub(crate) fn nanoseconds(text: &str, units: Units, default: Option<u64>) -> Opt
     Some(total)
 }
 
+/// The nanoseconds of what Linkerd's proxy takes for a duration: one whole number with a unit; 0 needs none.
+pub(crate) fn linkerd(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let is_zero = is_number && digits.len() == text.len() && digits.bytes().all(|byte| byte == b'0');
+    if is_zero { Some(0) } else { nanoseconds(text, LINKERD, None).filter(|_| is_number) }
+}
+
 /// A duration as sockopt.toml has it.
 pub(crate) fn duration(nanoseconds: u64) -> String {
     match nanoseconds {
@@ -151,6 +162,23 @@ mod tests {
             ("60", SYSTEMD, Some(SECOND), Some(60 * SECOND)),
         ] {
             assert_eq!(nanoseconds(text, units, default), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_of_linkerd() {
+        for (text, expected) in [
+            ("10000ms", Some(10 * SECOND)),
+            (" 2d ", Some(2 * DAY)),
+            ("0", Some(0)),
+            ("5", None),
+            ("1h30m", None),
+            ("1.5s", None),
+            ("1us", None),
+            ("", None),
+            ("s", None),
+        ] {
+            assert_eq!(linkerd(text), expected, "{text}");
         }
     }
 

@@ -15,7 +15,7 @@ use crate::exclusion::List;
 use crate::fault::Fault;
 use crate::form::Form;
 use crate::glob::Glob;
-use crate::matcher::{Pattern, names_host};
+use crate::matcher::Pattern;
 use crate::reader::Reader;
 use crate::values::{Choice, Keepalive};
 
@@ -248,10 +248,10 @@ fn patterns(reader: &mut Reader<'_>, key: &str, value: &Spanned<DeValue<'_>>) ->
     let is_destination = key == "to";
     let mut list = List::default();
     for (span, text) in items(reader, key, value) {
-        if !is_destination && names_host(text) {
-            reader.fault(span, &Fault::HostName { key, text });
-        } else if let Err(refused) = list.add(text, is_destination) {
+        if let Err(refused) = list.add(text, is_destination) {
             reader.fault(span, &Fault::Address(refused));
+        } else if !is_destination && list.take_back_host() {
+            reader.fault(span, &Fault::HostName { key, text });
         }
     }
     list.into_patterns(&mut reader.room).unwrap_or_else(|refused| {

@@ -44,6 +44,11 @@ impl List {
         Ok(())
     }
 
+    /// Takes the newest entry back if it names a host; whether it did.
+    pub(crate) fn take_back_host(&mut self) -> bool {
+        self.meant.pop_if(|pattern| pattern.host().is_some()).is_some()
+    }
+
     /// The entries that are left. A list of exclusions alone means everything else. `room` is how many may be added yet
     /// ([`MOST_PIECES`]), and what is left of it.
     ///

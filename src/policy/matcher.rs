@@ -50,8 +50,9 @@ impl Pattern {
             let help = "leave out the % and what follows it";
             return refused(format!("\"{text}\" has a zone (%), which is not supported"), help);
         }
-        // "2001:db8::1" and "2001:db8::/32": an IPv6 address without brackets has no port.
-        if let Some(network) = network(text).transpose()? {
+        // "2001:db8::1" and "2001:db8::/32": an IPv6 address without brackets has no port. None has a single colon.
+        let may_be_whole = text.bytes().filter(|byte| *byte == b':').count() != 1;
+        if may_be_whole && let Some(network) = network(text).transpose()? {
             return Ok(Self { place: Place::Network(network), ports: ANY_PORT });
         }
         let (address, ports) = if let Some(inside) = text.strip_prefix('[') {
@@ -69,9 +70,12 @@ impl Pattern {
                 None => (text, None),
             }
         };
-        if let Some(refused) = slip(|text| Self::parse(text).is_ok(), text, address, ports) {
-            return Err(refused);
-        }
+        Self::of_parts(text, address, ports)
+            .map_err(|refused| slip(|text| Self::parse(text).is_ok(), text, address, ports).unwrap_or(refused))
+    }
+
+    /// Reads what is no network without a port.
+    fn of_parts(text: &str, address: &str, ports: Option<&str>) -> Result<Self, Refused> {
         let ports = ports.map_or(Ok(ANY_PORT), parse_ports)?;
         if matches!(address, "" | "*") && !text.starts_with('[') {
             return Ok(Self { place: Place::Any, ports });

@@ -19,8 +19,15 @@ impl Endpoint {
 
     /// An endpoint; an IPv4-mapped address becomes the IPv4 address that it stands for.
     #[must_use]
+    #[inline]
     pub fn new(ip: IpAddr, port: u16) -> Self {
-        Self { ip: ip.to_canonical(), port }
+        const MAPPED: u128 = 0xffff;
+        let ip = match ip {
+            // As to_canonical does, in fewer steps.
+            IpAddr::V6(ip) if ip.to_bits() >> 32 == MAPPED => IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() as u32)),
+            ip => ip,
+        };
+        Self { ip, port }
     }
 
     /// Where a socket bound to `local` comes to that connects here: to the kernel an unspecified address is this machine, by

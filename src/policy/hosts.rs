@@ -127,6 +127,9 @@ impl Hosts {
 
     /// The first rule that names the host for this port.
     pub(crate) fn first(&self, set: &HostSet, port: u16) -> Option<u32> {
+        if set.count == 0 {
+            return None;
+        }
         self.uses(set, port).filter_map(|one| one.rule).min()
     }
 

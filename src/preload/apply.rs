@@ -52,17 +52,26 @@ pub(crate) fn apply_settings<'a>(
     call: &str,
     endpoint: Endpoint,
 ) {
-    let is_new_to_report =
-        |setting: &Setting| runtime.warned.get(setting.id as usize).is_none_or(|warned| !warned.swap(true, Relaxed));
-    let hindered = |setting: &Setting, why: Hindrance| {
-        if is_new_to_report(setting) {
-            log::warn(format_args!("{call} fd {fd} {endpoint}: {decision}: {setting} {why}"));
-        }
-    };
+    let hindered = |setting: &Setting, why| report_once(runtime, setting, why, (call, fd, endpoint), decision);
     runtime.in_use.store(true, Relaxed);
     let each = settings.clone().inspect(|_| fault::point("apply"));
     let enacted = Enacted::make(fd, decision.profile().enforce(), first, each, &runtime.new, hindered);
     if log::enabled(Level::Debug) && !enacted.is_empty() {
         log::debug(format_args!("{call} fd {fd} {endpoint}: {decision}:{}", enacted.of(first, settings)));
+    }
+}
+
+/// Says what keeps a setting from being made, unless that was said.
+#[cold]
+#[inline(never)]
+fn report_once(
+    runtime: &Runtime,
+    setting: &Setting,
+    why: Hindrance,
+    (call, fd, endpoint): (&str, c_int, Endpoint),
+    decision: &Decision<'_>,
+) {
+    if runtime.warned.get(setting.id as usize).is_none_or(|warned| !warned.swap(true, Relaxed)) {
+        log::warn(format_args!("{call} fd {fd} {endpoint}: {decision}: {setting} {why}"));
     }
 }

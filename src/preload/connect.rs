@@ -37,7 +37,7 @@ pub(crate) fn before_connect(fd: c_int, address: *const sockaddr, length: sockle
     if own.is_some_and(|own| own.is_foreign()) && !log::enabled(policy::variables::Level::Debug) {
         return None;
     }
-    connect_to(runtime, fd, ("connect", false), || own.or_else(|| near.address(address, length)))
+    connect_to(runtime, fd, ("connect", false), move || own.or_else(|| near.address(address, length)))
 }
 
 /// Before a send that connects, and goes on to send in the same call.
@@ -50,7 +50,7 @@ pub(crate) fn before_send(
     let runtime = runtime().filter(|runtime| concerns(runtime, CONNECT))?;
     let place = Place::here();
     let near = place.page();
-    connect_to(runtime, fd, (call, flags & libc::MSG_DONTWAIT == 0), || address(near))
+    connect_to(runtime, fd, (call, flags & libc::MSG_DONTWAIT == 0), move || address(near))
 }
 
 #[inline]
@@ -60,7 +60,7 @@ fn connect_to(
     (call, may_send_on): (&str, bool),
     address: impl FnOnce() -> Option<Address> + Copy,
 ) -> Option<Connecting> {
-    guard::contained(|| {
+    guard::contained(move || {
         fault::point("connect");
         let peer = match address().ok_or(Bypass::BadAddress).and_then(|address| address.endpoint()) {
             Ok(peer) if peer.ip().is_unspecified() => {

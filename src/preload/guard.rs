@@ -16,15 +16,15 @@ use crate::{log, state};
 /// Asynchronous cancellation waits meanwhile: it must not unwind into the catch. This function and the hooks have no
 /// landing pads, so that it may strike in them; what has one is out of line. `Copy` says that there is nothing to
 /// drop, to builds without optimisation as well.
-pub(crate) fn contained<R: Copy + Default>(work: impl FnOnce() -> R + Copy) -> R {
+pub(crate) fn contained<R: Copy + Default>(work: impl Fn() -> R + Copy) -> R {
     let cancellation = ffi::defer_cancellation();
-    let result = caught(work);
+    let result = caught(&work);
     ffi::restore_cancellation(cancellation);
     result
 }
 
 #[inline(never)]
-fn caught<R: Copy + Default>(work: impl FnOnce() -> R) -> R {
+fn caught<R: Copy + Default>(work: &impl Fn() -> R) -> R {
     let errno = ffi::errno();
     let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         if state::give_up() {

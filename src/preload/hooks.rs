@@ -62,19 +62,19 @@ interpose! {
         after _done intercept::after_listen(fd, prepared);
     }
     fn accept(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int {
-        before (room, seen) = (Place::here().page().room_for_peer(address, length), descriptors::see(fd));
-        after accepted {
+        before waiting = intercept::before_accept(fd, || Place::here().page().room_for_peer(address, length));
+        after accepted if let Some((seen, room)) = waiting {
             let place = Place::here();
             let near = place.page();
-            intercept::accepted(fd, accepted, seen, || near.told_peer(address, length, room));
+            intercept::accepted(fd, accepted, seen, move || near.told_peer(address, length, room));
         };
     }
     fn accept4(fd: c_int, address: *mut sockaddr, length: *mut socklen_t, flags: c_int) -> c_int {
-        before (room, seen) = (Place::here().page().room_for_peer(address, length), descriptors::see(fd));
-        after accepted {
+        before waiting = intercept::before_accept(fd, || Place::here().page().room_for_peer(address, length));
+        after accepted if let Some((seen, room)) = waiting {
             let place = Place::here();
             let near = place.page();
-            intercept::accepted(fd, accepted, seen, || near.told_peer(address, length, room));
+            intercept::accepted(fd, accepted, seen, move || near.told_peer(address, length, room));
         };
     }
     // What the rule of this socket enforces is answered with success and not carried out.

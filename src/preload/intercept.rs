@@ -20,7 +20,7 @@ use socket::{Address, Kind, ffi};
 
 use crate::apply::{apply_settings, concerns, kind_of, say_if_blind};
 use crate::descriptors::{self, Known, Look, Seen};
-use crate::setup::{Runtime, runtime};
+use crate::setup::{Runtime, runtime, sets_nothing_at};
 use crate::{connect, fault, guard, log};
 
 /// Before bind: options that the kernel looks at there and never again.
@@ -162,13 +162,24 @@ fn with_queue(listener: c_int, known: Known) -> Known {
     }
 }
 
+/// Before an accept: what is known of the listener, and how many bytes the program has room for where it is told the peer. None
+/// where nothing is set on what is accepted. Nobody asks for the peer where the listener has its options.
+#[inline(always)]
+pub(crate) fn before_accept(listener: c_int, room: impl FnOnce() -> socklen_t) -> Option<(Seen, socklen_t)> {
+    if sets_nothing_at(Phases::INBOUND) {
+        return None;
+    }
+    let seen = descriptors::see(listener);
+    Some((seen, if seen.is_settled() { 0 } else { room() }))
+}
+
 /// After an accept that succeeded, and has maybe told who the peer is.
 #[inline]
 pub(crate) fn accepted(listener: c_int, fd: c_int, seen: Seen, told: impl FnOnce() -> Option<Address> + Copy) {
     let Some(runtime) = runtime().filter(|runtime| runtime.rules.phases().intersects(Phases::INBOUND)) else { return };
     let known = descriptors::on_accept(listener, seen);
     if known != Known::Settled {
-        guard::contained(|| accepted_with_work(runtime, listener, fd, (known, seen), told()));
+        guard::contained(move || accepted_with_work(runtime, listener, fd, (known, seen), told()));
     }
 }
 
@@ -253,7 +264,7 @@ pub(crate) fn enforce(fd: c_int, level: c_int, name: c_int, value: *const c_void
         Some(runtime) if runtime.in_use.load(Relaxed) && runtime.rules.enforces(level, name) => {
             let place = Place::here();
             let near = place.page();
-            guard::contained(|| enforce_here(runtime, fd, level, name, (value, length, near)))
+            guard::contained(move || enforce_here(runtime, fd, level, name, (value, length, near)))
         }
         _ => false,
     }

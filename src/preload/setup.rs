@@ -99,6 +99,15 @@ pub(crate) fn runtime() -> Option<&'static Runtime> {
     }
 }
 
+/// Whether nothing is set at some phases, as far as that is known without set-up.
+#[inline]
+pub(crate) fn sets_nothing_at(phases: Phases) -> bool {
+    match STATE.load(Ordering::Acquire) {
+        ON => RUNTIME.get().is_some_and(|runtime| !runtime.rules.phases().intersects(phases)),
+        state => state == OFF,
+    }
+}
+
 /// Reads the environment and the file, before the program can change its root, its user or its environment.
 pub(crate) fn on_load() {
     if STATE.load(Ordering::Acquire) != UNREAD {

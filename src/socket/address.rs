@@ -11,33 +11,42 @@ const SHORTEST_V6: usize = 24;
 /// `sizeof(struct sockaddr_in)`.
 const SHORTEST_V4: usize = 16;
 
-/// A copy of a socket address, as long as it is of interest.
+/// What a socket address says, read once.
 #[derive(Debug, Clone, Copy)]
-pub struct Address {
-    bytes: [u8; LONGEST],
-    length: usize,
-}
+pub struct Address(Result<Endpoint, Bypass>);
 
 impl Address {
-    /// A copy of the bytes; what is longer than [`LONGEST`] is cut off.
+    /// Of the bytes.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Self {
-        Self::of(bytes, bytes.len().min(LONGEST))
+        Self::of(bytes, bytes.len())
     }
 
-    /// A copy of the beginning of an address that is so long; what follows says nothing about where it is.
+    /// Of the beginning of an address that is so long; what follows says nothing about where it is.
     #[must_use]
-    pub(crate) fn of(bytes: &[u8], length: usize) -> Self {
-        let mut copy = [0; LONGEST];
-        copy.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-        Self { bytes: copy, length }
+    #[inline(always)] // the beginning has a length that is known
+    pub(crate) fn of(beginning: &[u8], length: usize) -> Self {
+        let family = beginning.first_chunk().map(|family| i32::from(u16::from_ne_bytes(*family)));
+        Self(match (family, beginning) {
+            (None, _) => Err(Bypass::BadAddress),
+            (Some(libc::AF_INET), &[_, _, high, low, a, b, c, d, ..]) if length >= SHORTEST_V4 => {
+                Ok(Endpoint::new(IpAddr::V4(Ipv4Addr::new(a, b, c, d)), u16::from_be_bytes([high, low])))
+            }
+            (Some(libc::AF_INET6), [_, _, high, low, _, _, _, _, rest @ ..]) if length >= SHORTEST_V6 => {
+                let at = |octets: &[u8; 16]| {
+                    Endpoint::new(IpAddr::V6(Ipv6Addr::from(*octets)), u16::from_be_bytes([*high, *low]))
+                };
+                rest.first_chunk().map(at).ok_or(Bypass::BadAddress)
+            }
+            (Some(libc::AF_INET | libc::AF_INET6), _) => Err(Bypass::BadAddress),
+            _ => Err(Bypass::NotInternet),
+        })
     }
 
     /// Whether it is of a family that this is not about.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
-        let [low, high, ..] = self.bytes;
-        !matches!(i32::from(u16::from_ne_bytes([low, high])), libc::AF_INET | libc::AF_INET6)
+        self.0 == Err(Bypass::NotInternet)
     }
 
     /// The address and port.
@@ -45,22 +54,7 @@ impl Address {
     /// # Errors
     /// [`Bypass::NotInternet`] for another family, [`Bypass::BadAddress`] for fewer bytes than the family needs.
     pub fn endpoint(&self) -> Result<Endpoint, Bypass> {
-        let [f0, f1, p0, p1, a, b, c, d, rest @ ..] = self.bytes;
-        if self.length < 2 {
-            return Err(Bypass::BadAddress);
-        }
-        let port = u16::from_be_bytes([p0, p1]);
-        match i32::from(u16::from_ne_bytes([f0, f1])) {
-            libc::AF_INET if self.length >= SHORTEST_V4 => {
-                Ok(Endpoint::new(IpAddr::V4(Ipv4Addr::new(a, b, c, d)), port))
-            }
-            libc::AF_INET6 if self.length >= SHORTEST_V6 => match rest.first_chunk::<16>() {
-                Some(octets) => Ok(Endpoint::new(IpAddr::V6(Ipv6Addr::from(*octets)), port)),
-                None => Err(Bypass::BadAddress),
-            },
-            libc::AF_INET | libc::AF_INET6 => Err(Bypass::BadAddress),
-            _ => Err(Bypass::NotInternet),
-        }
+        self.0
     }
 }
 

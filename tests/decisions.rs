@@ -211,7 +211,7 @@ fn endpoint(text: &str) -> Endpoint {
 }
 
 fn option_named(name: &str) -> (i32, i32) {
-    let found = constants::OPTIONS.iter().find(|(_, known, _)| *known == name);
+    let found = constants::OPTIONS.iter().find(|(_, known, _)| known == name);
     let &(level, _, number) = found.unwrap_or_else(|| panic!("no such option: {name}"));
     (level, number)
 }

@@ -260,7 +260,7 @@ fn pages_of_the_file_and_the_library() {
         let name = entry.key.name();
         let at = page.find(&format!(".TP\n\\fB{name}\\fR\n")).unwrap_or_else(|| panic!("no {name} in {page}"));
         let about = page[at..].split(".TP\n").nth(1).unwrap_or_default().to_lowercase();
-        let summary = entry.summary.to_lowercase();
+        let summary = entry.about().summary.to_lowercase();
         assert!(about.contains(&summary), "{name}: {about}");
     }
     let page = shown("libsockopt", "man7/libsockopt.7");

@@ -676,7 +676,7 @@ fn accepted(entry: &Entry) -> Option<BoxedStrategy<String>> {
         Accepts::Size { min, max } => bytes(min, max, &[]),
         Accepts::Rate => bytes(1, u64::from(u32::MAX) - 1, &["unlimited"]),
         Accepts::Dscp => {
-            let names = DSCP_NAMES.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+            let names = DSCP_NAMES.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>();
             word(within(0, 63).prop_map(|n| n.to_string()).boxed(), &names)
         }
         Accepts::Name { longest } => {

@@ -92,7 +92,7 @@ pub fn left_out(every: &Rules, refused: &Refused) -> Vec<usize> {
 pub fn why_not(setting: &Setting, enforce: Enforce, refused: &Refused) -> Option<String> {
     let name = option_name(setting.level, setting.name).unwrap_or(setting.key.name());
     // Of raw's, the option decides, and when it is set.
-    let column = match setting.key.entry().in_kernel {
+    let column = match setting.key.entry().about().in_kernel {
         InKernel::ByOption if !is_settable(setting.level, setting.name) => InKernel::NoOption,
         InKernel::ByOption if is_set_at_bind_alone(setting) => InKernel::AtBind,
         column => column,

@@ -105,7 +105,8 @@ fn capitalised(summary: &str) -> String {
 
 /// What an option does, without the particulars.
 fn brief(entry: &Entry) -> String {
-    let (value, rest) = entry.summary.split_at(value_of(entry.summary));
+    let summary = entry.about().summary;
+    let (value, rest) = summary.split_at(value_of(summary));
     let rest = rest.split([':', ';', ',']).next().unwrap_or_default();
     capitalised(&format!("{value}{rest}"))
 }
@@ -129,8 +130,9 @@ fn described(entry: &Entry, accepted: &str) -> String {
         none if none.is_empty() => String::new(),
         phases => format!(" Set at {phases}."),
     };
-    let kernel = if kernel.is_empty() { String::new() } else { format!(" {}, {}.", kernel.join(", "), entry.source) };
-    format!("{}.\nAccepted: {accepted}{system}.{set}{kernel}", capitalised(entry.summary))
+    let kernel =
+        if kernel.is_empty() { String::new() } else { format!(" {}, {}.", kernel.join(", "), entry.about().source) };
+    format!("{}.\nAccepted: {accepted}{system}.{set}{kernel}", capitalised(entry.about().summary))
 }
 
 /// The definition of `run`, most of whose options are above.

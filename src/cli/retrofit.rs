@@ -221,7 +221,7 @@ fn read_back(setting: &Setting, before: Option<&Value>) -> Value {
 /// Whether the kernel has said yes and changed nothing, as it does where a program that is attached to the socket's control group
 /// answers for it. Not of options whose value the kernel itself rounds or bounds.
 fn is_held(setting: &Setting, before: Option<&Value>, after: &Value) -> bool {
-    let is_taken_as_it_is = matches!(setting.key.entry().in_kernel, InKernel::Bpf { .. })
+    let is_taken_as_it_is = matches!(setting.key.entry().about().in_kernel, InKernel::Bpf { .. })
         && !matches!(setting.key, Key::ReceiveBuffer | Key::SendBuffer | Key::MaxSegment | Key::MaxPacingRate);
     is_taken_as_it_is && *after != read_back(setting, before)
 }

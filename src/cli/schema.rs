@@ -183,7 +183,7 @@ fn forms(entry: &Entry) -> (Vec<Value>, Vec<Value>) {
         Accepts::Raw => {
             let named = |names: Vec<&str>, kind: Value| json!({ "anyOf": [{ "enum": names }, kind] });
             let number = || integer(0, i64::from(i32::MAX));
-            let mut names: Vec<&str> = constants::OPTIONS.iter().map(|(_, name, _)| *name).collect();
+            let mut names: Vec<&str> = constants::OPTIONS.iter().map(|(_, name, _)| name.as_str()).collect();
             names.sort_unstable();
             let parts = json!({
                 "level": named(constants::level_names().collect(), number()),
@@ -209,7 +209,7 @@ fn forms(entry: &Entry) -> (Vec<Value>, Vec<Value>) {
         Accepts::Size { .. } => (vec![size()], texts(&["4MiB"])),
         Accepts::Rate => (vec![json!({ "const": "unlimited" }), size()], texts(&["10MiB", "unlimited"])),
         Accepts::Dscp => {
-            let names: Vec<&str> = DSCP_NAMES.iter().map(|(name, _)| *name).collect();
+            let names: Vec<&str> = DSCP_NAMES.iter().map(|(name, _)| name.as_str()).collect();
             // Names count in capitals, too.
             let either = |name: &&str| {
                 name.chars()

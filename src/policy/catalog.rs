@@ -4,12 +4,13 @@
 
 use crate::in_kernel::{self, InKernel};
 use crate::kernel::{ip, ipv6, socket, tcp};
+use crate::label::Label;
 use crate::options::{Phase, Phases};
 use crate::units::{DisplayBytes, DisplayNumber};
 
 pub use crate::kernel::{
-    KernelOption, SO_KEEPALIVE, TCP_FASTOPEN, TCP_FASTOPEN_CONNECT, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL,
-    TCP_USER_TIMEOUT,
+    KernelOption, KernelOptions, SO_KEEPALIVE, TCP_FASTOPEN, TCP_FASTOPEN_CONNECT, TCP_KEEPCNT, TCP_KEEPIDLE,
+    TCP_KEEPINTVL, TCP_USER_TIMEOUT,
 };
 pub use crate::key::Key;
 
@@ -122,11 +123,17 @@ pub struct Entry {
     /// The key.
     pub key: Key,
     /// The options of the kernel that it sets.
-    pub kernel: &'static [KernelOption],
+    pub kernel: KernelOptions,
     /// The values that it accepts.
     pub accepts: Accepts,
     /// When it can be set.
     pub phases: Phases,
+}
+
+/// The columns that the command alone needs. They are a table of their own, which the library does not have: the loader would
+/// have to write each address in it.
+#[derive(Debug, Clone, Copy)]
+pub struct About {
     /// What programs in the kernel (`sockopt attach`) do for it.
     pub in_kernel: InKernel,
     /// The kernel version that brought it.
@@ -137,20 +144,29 @@ pub struct Entry {
     pub summary: &'static str,
 }
 
+impl Entry {
+    /// What else is said of the key.
+    #[must_use]
+    pub fn about(&self) -> &'static About {
+        &ABOUT[self.key as usize]
+    }
+}
+
 use Phase::{Accept, AcceptAlways, Bind, BindDatagram, Connect, Connected, Datagram, Listen};
 
 #[expect(clippy::too_many_arguments, reason = "one for each column")]
 const fn row(
     key: Key,
-    kernel: &'static [KernelOption],
+    kernel: &[KernelOption],
     accepts: Accepts,
     phases: &[Phase],
     in_kernel: InKernel,
     since: &'static str,
     source: &'static str,
     summary: &'static str,
-) -> Entry {
-    Entry { key, kernel, accepts, phases: Phases::of(phases), in_kernel, since, source, summary }
+) -> (Entry, About) {
+    let entry = Entry { key, kernel: KernelOptions::of(kernel), accepts, phases: Phases::of(phases) };
+    (entry, About { in_kernel, since, source, summary })
 }
 
 /// Programs in the kernel set it, in every kernel that they are attached to.
@@ -179,7 +195,7 @@ pub(crate) const EXCLUSIVE: &[(Key, &[Key], &str)] = &[
 
 /// The table, in the order of [`Key::ALL`], which is the order in which options are set.
 #[rustfmt::skip] // a table reads by its columns
-pub static CATALOG: &[Entry] = &[
+const ROWS: [(Entry, About); Key::ALL.len()] = [
     row(Key::Keepalive, &[SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT], Accepts::Keepalive, TCP, BPF, "2.4", "tcp(7)",
         "probe an idle peer: after `time` without data, every `interval`, give up after `probes` without an answer"),
     row(Key::UserTimeout, &[tcp("TCP_USER_TIMEOUT")], Accepts::UserTimeout, TCP, BPF, "2.6.37", "tcp(7), RFC 5482",
@@ -249,31 +265,56 @@ pub static CATALOG: &[Entry] = &[
          and changes nothing; false: the program; fill: the program, and only what it has left at the system's default is set"),
 ];
 
+/// What every key means.
+pub static CATALOG: &[Entry] = &{
+    let mut entries = [ROWS[0].0; ROWS.len()];
+    let mut row = 0;
+    while row < ROWS.len() {
+        entries[row] = ROWS[row].0;
+        row += 1;
+    }
+    entries
+};
+
+static ABOUT: &[About] = &{
+    let mut about = [ROWS[0].1; ROWS.len()];
+    let mut row = 0;
+    while row < ROWS.len() {
+        about[row] = ROWS[row].1;
+        row += 1;
+    }
+    about
+};
+
+const fn dscp(name: &str, code_point: u8) -> (Label<4>, u8) {
+    (Label::new(name), code_point)
+}
+
 /// Code points by name: (name, DSCP).
-pub const DSCP_NAMES: &[(&str, u8)] = &[
-    ("cs0", 0),
-    ("le", 1),
-    ("cs1", 8),
-    ("af11", 10),
-    ("af12", 12),
-    ("af13", 14),
-    ("cs2", 16),
-    ("af21", 18),
-    ("af22", 20),
-    ("af23", 22),
-    ("cs3", 24),
-    ("af31", 26),
-    ("af32", 28),
-    ("af33", 30),
-    ("cs4", 32),
-    ("af41", 34),
-    ("af42", 36),
-    ("af43", 38),
-    ("cs5", 40),
-    ("va", 44),
-    ("ef", 46),
-    ("cs6", 48),
-    ("cs7", 56),
+pub const DSCP_NAMES: &[(Label<4>, u8)] = &[
+    dscp("cs0", 0),
+    dscp("le", 1),
+    dscp("cs1", 8),
+    dscp("af11", 10),
+    dscp("af12", 12),
+    dscp("af13", 14),
+    dscp("cs2", 16),
+    dscp("af21", 18),
+    dscp("af22", 20),
+    dscp("af23", 22),
+    dscp("cs3", 24),
+    dscp("af31", 26),
+    dscp("af32", 28),
+    dscp("af33", 30),
+    dscp("cs4", 32),
+    dscp("af41", 34),
+    dscp("af42", 36),
+    dscp("af43", 38),
+    dscp("cs5", 40),
+    dscp("va", 44),
+    dscp("ef", 46),
+    dscp("cs6", 48),
+    dscp("cs7", 56),
 ];
 
 #[cfg(test)]

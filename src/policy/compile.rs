@@ -238,7 +238,7 @@ impl Compiler<'_> {
                         settings.add(key, kernel, option.value.clone(), raw_phases(option, direction), family);
                     }
                 }
-                Choice::Value(value) => match key.entry().kernel {
+                Choice::Value(value) => match &*key.entry().kernel {
                     [v4, v6] => {
                         settings.add(key, *v4, value.clone(), phases, Family::V4);
                         settings.add(key, *v6, value.clone(), phases, Family::V6);

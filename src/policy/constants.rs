@@ -3,6 +3,8 @@
 //! The numbers are those of asm-generic (x86-64, aarch64, riscv64, ...) and of the protocols' headers, which are
 //! the same everywhere. `socket` checks at compile time that libc agrees on the machine that is built for.
 
+use crate::label::Label;
+
 /// setsockopt level of socket(7).
 pub const SOL_SOCKET: i32 = 1;
 /// setsockopt level of ip(7).
@@ -12,151 +14,154 @@ pub const SOL_TCP: i32 = 6;
 /// setsockopt level of ipv6(7).
 pub const SOL_IPV6: i32 = 41;
 
-const LEVELS: &[(&str, i32)] = &[
-    ("SOL_SOCKET", SOL_SOCKET),
-    ("SOL_IP", SOL_IP),
-    ("SOL_TCP", SOL_TCP),
-    ("SOL_IPV6", SOL_IPV6),
-    ("IPPROTO_IP", SOL_IP),
-    ("IPPROTO_TCP", SOL_TCP),
-    ("IPPROTO_IPV6", SOL_IPV6),
+const LEVELS: &[(Label<12>, i32)] = &[
+    (Label::new("SOL_SOCKET"), SOL_SOCKET),
+    (Label::new("SOL_IP"), SOL_IP),
+    (Label::new("SOL_TCP"), SOL_TCP),
+    (Label::new("SOL_IPV6"), SOL_IPV6),
+    (Label::new("IPPROTO_IP"), SOL_IP),
+    (Label::new("IPPROTO_TCP"), SOL_TCP),
+    (Label::new("IPPROTO_IPV6"), SOL_IPV6),
 ];
+
+const fn option(level: i32, name: &str, number: i32) -> (i32, Label<24>, i32) {
+    (level, Label::new(name), number)
+}
 
 /// Options that take an integer or a string, by level: (level, name, number).
 #[rustfmt::skip] // a table reads by its columns
-pub const OPTIONS: &[(i32, &str, i32)] = &[
-    (SOL_SOCKET, "SO_DEBUG", 1),
-    (SOL_SOCKET, "SO_REUSEADDR", 2),
-    (SOL_SOCKET, "SO_DONTROUTE", 5),
-    (SOL_SOCKET, "SO_BROADCAST", 6),
-    (SOL_SOCKET, "SO_SNDBUF", 7),
-    (SOL_SOCKET, "SO_RCVBUF", 8),
-    (SOL_SOCKET, "SO_KEEPALIVE", 9),
-    (SOL_SOCKET, "SO_OOBINLINE", 10),
-    (SOL_SOCKET, "SO_NO_CHECK", 11),
-    (SOL_SOCKET, "SO_PRIORITY", 12),
-    (SOL_SOCKET, "SO_LINGER", 13),
-    (SOL_SOCKET, "SO_REUSEPORT", 15),
-    (SOL_SOCKET, "SO_PASSCRED", 16),
-    (SOL_SOCKET, "SO_RCVLOWAT", 18),
-    (SOL_SOCKET, "SO_SNDLOWAT", 19),
-    (SOL_SOCKET, "SO_RCVTIMEO", 20),
-    (SOL_SOCKET, "SO_SNDTIMEO", 21),
-    (SOL_SOCKET, "SO_BINDTODEVICE", 25),
-    (SOL_SOCKET, "SO_TIMESTAMP", 29),
-    (SOL_SOCKET, "SO_SNDBUFFORCE", 32),
-    (SOL_SOCKET, "SO_RCVBUFFORCE", 33),
-    (SOL_SOCKET, "SO_MARK", 36),
-    (SOL_SOCKET, "SO_TIMESTAMPING", 37),
-    (SOL_SOCKET, "SO_RXQ_OVFL", 40),
-    (SOL_SOCKET, "SO_PEEK_OFF", 42),
-    (SOL_SOCKET, "SO_NOFCS", 43),
-    (SOL_SOCKET, "SO_LOCK_FILTER", 44),
-    (SOL_SOCKET, "SO_BUSY_POLL", 46),
-    (SOL_SOCKET, "SO_MAX_PACING_RATE", 47),
-    (SOL_SOCKET, "SO_INCOMING_CPU", 49),
-    (SOL_SOCKET, "SO_ZEROCOPY", 60),
-    (SOL_SOCKET, "SO_TXTIME", 61),
-    (SOL_SOCKET, "SO_BINDTOIFINDEX", 62),
-    (SOL_SOCKET, "SO_PREFER_BUSY_POLL", 69),
-    (SOL_SOCKET, "SO_BUSY_POLL_BUDGET", 70),
-    (SOL_SOCKET, "SO_BUF_LOCK", 72),
-    (SOL_SOCKET, "SO_RESERVE_MEM", 73),
-    (SOL_SOCKET, "SO_TXREHASH", 74),
-    (SOL_TCP, "TCP_NODELAY", 1),
-    (SOL_TCP, "TCP_MAXSEG", 2),
-    (SOL_TCP, "TCP_CORK", 3),
-    (SOL_TCP, "TCP_KEEPIDLE", 4),
-    (SOL_TCP, "TCP_KEEPINTVL", 5),
-    (SOL_TCP, "TCP_KEEPCNT", 6),
-    (SOL_TCP, "TCP_SYNCNT", 7),
-    (SOL_TCP, "TCP_LINGER2", 8),
-    (SOL_TCP, "TCP_DEFER_ACCEPT", 9),
-    (SOL_TCP, "TCP_WINDOW_CLAMP", 10),
-    (SOL_TCP, "TCP_QUICKACK", 12),
-    (SOL_TCP, "TCP_CONGESTION", 13),
-    (SOL_TCP, "TCP_THIN_LINEAR_TIMEOUTS", 16),
-    (SOL_TCP, "TCP_THIN_DUPACK", 17),
-    (SOL_TCP, "TCP_USER_TIMEOUT", 18),
-    (SOL_TCP, "TCP_FASTOPEN", 23),
-    (SOL_TCP, "TCP_TIMESTAMP", 24),
-    (SOL_TCP, "TCP_NOTSENT_LOWAT", 25),
-    (SOL_TCP, "TCP_SAVE_SYN", 27),
-    (SOL_TCP, "TCP_FASTOPEN_CONNECT", 30),
-    (SOL_TCP, "TCP_FASTOPEN_NO_COOKIE", 34),
-    (SOL_TCP, "TCP_INQ", 36),
-    (SOL_TCP, "TCP_TX_DELAY", 37),
-    (SOL_IP, "IP_TOS", 1),
-    (SOL_IP, "IP_TTL", 2),
-    (SOL_IP, "IP_OPTIONS", 4),
-    (SOL_IP, "IP_RECVTTL", 12),
-    (SOL_IP, "IP_MTU_DISCOVER", 10),
-    (SOL_IP, "IP_RECVERR", 11),
-    (SOL_IP, "IP_RECVTOS", 13),
-    (SOL_IP, "IP_FREEBIND", 15),
-    (SOL_IP, "IP_TRANSPARENT", 19),
-    (SOL_IP, "IP_MINTTL", 21),
-    (SOL_IP, "IP_NODEFRAG", 22),
-    (SOL_IP, "IP_BIND_ADDRESS_NO_PORT", 24),
-    (SOL_IP, "IP_UNICAST_IF", 50),
-    (SOL_IP, "IP_LOCAL_PORT_RANGE", 51),
-    (SOL_IPV6, "IPV6_UNICAST_HOPS", 16),
-    (SOL_IPV6, "IPV6_MTU_DISCOVER", 23),
-    (SOL_IPV6, "IPV6_MTU", 24),
-    (SOL_IPV6, "IPV6_RECVERR", 25),
-    (SOL_IPV6, "IPV6_V6ONLY", 26),
-    (SOL_IPV6, "IPV6_TCLASS", 67),
-    (SOL_IPV6, "IPV6_DONTFRAG", 62),
-    (SOL_IPV6, "IPV6_AUTOFLOWLABEL", 70),
-    (SOL_IPV6, "IPV6_ADDR_PREFERENCES", 72),
-    (SOL_IPV6, "IPV6_MINHOPCOUNT", 73),
-    (SOL_IPV6, "IPV6_FREEBIND", 78),
-    (SOL_IPV6, "IPV6_TRANSPARENT", 75),
-    (SOL_IPV6, "IPV6_UNICAST_IF", 76),
-    (SOL_TCP, "TCP_RTO_MAX_MS", 44),
-    (SOL_TCP, "TCP_RTO_MIN_US", 45),
-    (SOL_TCP, "TCP_DELACK_MAX_US", 46),
+pub const OPTIONS: &[(i32, Label<24>, i32)] = &[
+    option(SOL_SOCKET, "SO_DEBUG", 1),
+    option(SOL_SOCKET, "SO_REUSEADDR", 2),
+    option(SOL_SOCKET, "SO_DONTROUTE", 5),
+    option(SOL_SOCKET, "SO_BROADCAST", 6),
+    option(SOL_SOCKET, "SO_SNDBUF", 7),
+    option(SOL_SOCKET, "SO_RCVBUF", 8),
+    option(SOL_SOCKET, "SO_KEEPALIVE", 9),
+    option(SOL_SOCKET, "SO_OOBINLINE", 10),
+    option(SOL_SOCKET, "SO_NO_CHECK", 11),
+    option(SOL_SOCKET, "SO_PRIORITY", 12),
+    option(SOL_SOCKET, "SO_LINGER", 13),
+    option(SOL_SOCKET, "SO_REUSEPORT", 15),
+    option(SOL_SOCKET, "SO_PASSCRED", 16),
+    option(SOL_SOCKET, "SO_RCVLOWAT", 18),
+    option(SOL_SOCKET, "SO_SNDLOWAT", 19),
+    option(SOL_SOCKET, "SO_RCVTIMEO", 20),
+    option(SOL_SOCKET, "SO_SNDTIMEO", 21),
+    option(SOL_SOCKET, "SO_BINDTODEVICE", 25),
+    option(SOL_SOCKET, "SO_TIMESTAMP", 29),
+    option(SOL_SOCKET, "SO_SNDBUFFORCE", 32),
+    option(SOL_SOCKET, "SO_RCVBUFFORCE", 33),
+    option(SOL_SOCKET, "SO_MARK", 36),
+    option(SOL_SOCKET, "SO_TIMESTAMPING", 37),
+    option(SOL_SOCKET, "SO_RXQ_OVFL", 40),
+    option(SOL_SOCKET, "SO_PEEK_OFF", 42),
+    option(SOL_SOCKET, "SO_NOFCS", 43),
+    option(SOL_SOCKET, "SO_LOCK_FILTER", 44),
+    option(SOL_SOCKET, "SO_BUSY_POLL", 46),
+    option(SOL_SOCKET, "SO_MAX_PACING_RATE", 47),
+    option(SOL_SOCKET, "SO_INCOMING_CPU", 49),
+    option(SOL_SOCKET, "SO_ZEROCOPY", 60),
+    option(SOL_SOCKET, "SO_TXTIME", 61),
+    option(SOL_SOCKET, "SO_BINDTOIFINDEX", 62),
+    option(SOL_SOCKET, "SO_PREFER_BUSY_POLL", 69),
+    option(SOL_SOCKET, "SO_BUSY_POLL_BUDGET", 70),
+    option(SOL_SOCKET, "SO_BUF_LOCK", 72),
+    option(SOL_SOCKET, "SO_RESERVE_MEM", 73),
+    option(SOL_SOCKET, "SO_TXREHASH", 74),
+    option(SOL_TCP, "TCP_NODELAY", 1),
+    option(SOL_TCP, "TCP_MAXSEG", 2),
+    option(SOL_TCP, "TCP_CORK", 3),
+    option(SOL_TCP, "TCP_KEEPIDLE", 4),
+    option(SOL_TCP, "TCP_KEEPINTVL", 5),
+    option(SOL_TCP, "TCP_KEEPCNT", 6),
+    option(SOL_TCP, "TCP_SYNCNT", 7),
+    option(SOL_TCP, "TCP_LINGER2", 8),
+    option(SOL_TCP, "TCP_DEFER_ACCEPT", 9),
+    option(SOL_TCP, "TCP_WINDOW_CLAMP", 10),
+    option(SOL_TCP, "TCP_QUICKACK", 12),
+    option(SOL_TCP, "TCP_CONGESTION", 13),
+    option(SOL_TCP, "TCP_THIN_LINEAR_TIMEOUTS", 16),
+    option(SOL_TCP, "TCP_THIN_DUPACK", 17),
+    option(SOL_TCP, "TCP_USER_TIMEOUT", 18),
+    option(SOL_TCP, "TCP_FASTOPEN", 23),
+    option(SOL_TCP, "TCP_TIMESTAMP", 24),
+    option(SOL_TCP, "TCP_NOTSENT_LOWAT", 25),
+    option(SOL_TCP, "TCP_SAVE_SYN", 27),
+    option(SOL_TCP, "TCP_FASTOPEN_CONNECT", 30),
+    option(SOL_TCP, "TCP_FASTOPEN_NO_COOKIE", 34),
+    option(SOL_TCP, "TCP_INQ", 36),
+    option(SOL_TCP, "TCP_TX_DELAY", 37),
+    option(SOL_IP, "IP_TOS", 1),
+    option(SOL_IP, "IP_TTL", 2),
+    option(SOL_IP, "IP_OPTIONS", 4),
+    option(SOL_IP, "IP_RECVTTL", 12),
+    option(SOL_IP, "IP_MTU_DISCOVER", 10),
+    option(SOL_IP, "IP_RECVERR", 11),
+    option(SOL_IP, "IP_RECVTOS", 13),
+    option(SOL_IP, "IP_FREEBIND", 15),
+    option(SOL_IP, "IP_TRANSPARENT", 19),
+    option(SOL_IP, "IP_MINTTL", 21),
+    option(SOL_IP, "IP_NODEFRAG", 22),
+    option(SOL_IP, "IP_BIND_ADDRESS_NO_PORT", 24),
+    option(SOL_IP, "IP_UNICAST_IF", 50),
+    option(SOL_IP, "IP_LOCAL_PORT_RANGE", 51),
+    option(SOL_IPV6, "IPV6_UNICAST_HOPS", 16),
+    option(SOL_IPV6, "IPV6_MTU_DISCOVER", 23),
+    option(SOL_IPV6, "IPV6_MTU", 24),
+    option(SOL_IPV6, "IPV6_RECVERR", 25),
+    option(SOL_IPV6, "IPV6_V6ONLY", 26),
+    option(SOL_IPV6, "IPV6_TCLASS", 67),
+    option(SOL_IPV6, "IPV6_DONTFRAG", 62),
+    option(SOL_IPV6, "IPV6_AUTOFLOWLABEL", 70),
+    option(SOL_IPV6, "IPV6_ADDR_PREFERENCES", 72),
+    option(SOL_IPV6, "IPV6_MINHOPCOUNT", 73),
+    option(SOL_IPV6, "IPV6_FREEBIND", 78),
+    option(SOL_IPV6, "IPV6_TRANSPARENT", 75),
+    option(SOL_IPV6, "IPV6_UNICAST_IF", 76),
+    option(SOL_TCP, "TCP_RTO_MAX_MS", 44),
+    option(SOL_TCP, "TCP_RTO_MIN_US", 45),
+    option(SOL_TCP, "TCP_DELACK_MAX_US", 46),
 ];
 
 /// The number of a level by its name, e.g. `SOL_TCP` or `IPPROTO_TCP`.
 #[must_use]
 pub fn level_number(name: &str) -> Option<i32> {
-    LEVELS.iter().find(|(known, _)| *known == name).map(|&(_, number)| number)
+    LEVELS.iter().find(|(known, _)| known == name).map(|&(_, number)| number)
 }
 
 /// The name of a level, e.g. `SOL_TCP`.
 #[must_use]
 pub fn level_name(level: i32) -> Option<&'static str> {
-    LEVELS.iter().find(|(_, number)| *number == level).map(|&(name, _)| name)
+    LEVELS.iter().find(|(_, number)| *number == level).map(|(name, _)| name.as_str())
 }
 
 /// The number of an option by its name within a level.
 #[must_use]
 pub fn option_number(level: i32, name: &str) -> Option<i32> {
-    OPTIONS.iter().find(|&&(of, known, _)| of == level && known == name).map(|&(.., number)| number)
+    OPTIONS.iter().find(|(of, known, _)| *of == level && known == name).map(|&(.., number)| number)
 }
 
 /// The name of an option, e.g. `TCP_USER_TIMEOUT`.
 #[must_use]
 pub fn option_name(level: i32, number: i32) -> Option<&'static str> {
-    OPTIONS.iter().find(|&&(of, _, known)| of == level && known == number).map(|&(_, name, _)| name)
+    OPTIONS.iter().find(|(of, _, known)| *of == level && *known == number).map(|(_, name, _)| name.as_str())
 }
 
 /// The name of the level that an option belongs to.
 #[must_use]
 pub fn level_of(name: &str) -> Option<&'static str> {
-    let level = OPTIONS.iter().find(|&&(_, known, _)| known == name)?.0;
-    LEVELS.iter().find(|&&(_, number)| number == level).map(|&(name, _)| name)
+    level_name(OPTIONS.iter().find(|(_, known, _)| known == name)?.0)
 }
 
 /// Every level name that is understood.
 pub fn level_names() -> impl Iterator<Item = &'static str> {
-    LEVELS.iter().map(|&(name, _)| name)
+    LEVELS.iter().map(|(name, _)| name.as_str())
 }
 
 /// Every option name of a level.
 pub fn option_names(level: i32) -> impl Iterator<Item = &'static str> {
-    OPTIONS.iter().filter(move |&&(of, ..)| of == level).map(|&(_, name, _)| name)
+    OPTIONS.iter().filter(move |(of, ..)| *of == level).map(|(_, name, _)| name.as_str())
 }
 
 /// What bind(2) looks at, and listen too late: an entry of `raw` is set there unless it says otherwise, and where a rule is for

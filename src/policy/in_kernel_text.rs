@@ -16,14 +16,14 @@ impl Entry {
     /// What programs in the kernel do for the key, in words.
     #[must_use]
     pub fn in_kernel_in_words(&self) -> String {
-        let words = match (self.key, self.in_kernel) {
+        let words = match (self.key, self.about().in_kernel) {
             (Key::Enforce, _) => "yes; fill from Linux 6.1".to_owned(),
             (Key::Dscp, _) => "yes; on IPv6 sockets that connect to IPv4 addresses only in some kernels".to_owned(),
             (_, InKernel::Bpf { since }) if since == OLDEST => "yes".to_owned(),
             (_, InKernel::Bpf { since }) => format!("yes, from Linux {since}"),
             (_, InKernel::ByOption) => "yes, those options that have a yes here, and a few others".to_owned(),
             (_, no) => {
-                let why = no.why_not(&names(self.kernel)).unwrap_or_default();
+                let why = no.why_not(&names(&self.kernel)).unwrap_or_default();
                 format!("no: {why}")
             }
         };

@@ -1,5 +1,7 @@
 //! The kernel's options, by level and number.
 
+use std::ops::Deref;
+
 use crate::constants::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP, number};
 
 /// A kernel option by level and number.
@@ -9,6 +11,32 @@ pub struct KernelOption {
     pub level: i32,
     /// Option number.
     pub name: i32,
+}
+
+/// Some options, in a table without their address (see [`Label`](crate::label::Label)).
+#[derive(Debug, Clone, Copy)]
+pub struct KernelOptions {
+    options: [KernelOption; 4],
+    count: usize,
+}
+
+impl KernelOptions {
+    pub(crate) const fn of(list: &[KernelOption]) -> Self {
+        let mut options = [KernelOption { level: 0, name: 0 }; 4];
+        let mut at = 0;
+        while at < list.len() {
+            options[at] = list[at];
+            at += 1;
+        }
+        Self { options, count: list.len() }
+    }
+}
+
+impl Deref for KernelOptions {
+    type Target = [KernelOption];
+    fn deref(&self) -> &[KernelOption] {
+        self.options.get(..self.count).unwrap_or_default()
+    }
 }
 
 pub(crate) const fn socket(name: &str) -> KernelOption {

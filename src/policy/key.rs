@@ -1,5 +1,7 @@
 //! The keys of the configuration.
 
+use crate::label::Label;
+
 macro_rules! keys {
     ($($(#[$doc:meta])* $key:ident = $name:literal),* $(,)?) => {
         /// A key of the configuration.
@@ -10,16 +12,19 @@ macro_rules! keys {
             /// Every key, in the order in which their options are set.
             pub const ALL: &'static [Self] = &[$(Self::$key),*];
 
+            /// In the same order.
+            const NAMES: [Label<20>; Self::ALL.len()] = [$(Label::new($name)),*];
+
             /// As written in the configuration.
             #[must_use]
             pub const fn name(self) -> &'static str {
-                match self { $(Self::$key => $name),* }
+                Self::NAMES[self as usize].as_str()
             }
 
             /// The key written so.
             #[must_use]
             pub fn from_name(name: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|key| key.name() == name)
+                Self::ALL.iter().zip(&Self::NAMES).find(|(_, known)| *known == name).map(|(key, _)| *key)
             }
         }
     };

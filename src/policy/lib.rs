@@ -29,6 +29,7 @@ mod in_kernel_text;
 mod index;
 pub mod kernel;
 pub mod key;
+pub mod label;
 pub mod matcher;
 mod name;
 pub mod options;

@@ -24,7 +24,8 @@ impl Process {
             names.clear();
         }
         names.extend(started.first().and_then(|word| base_name(word)));
-        let interpreter = INTERPRETERS.iter().find(|interpreter| names.iter().any(|name| interpreter.is_named(name)));
+        let interpreters = || INTERPRETERS.lines().map(Interpreter);
+        let interpreter = interpreters().find(|interpreter| names.iter().any(|name| interpreter.is_named(name)));
         let script = interpreter.and_then(|interpreter| interpreter.what_is_run(started));
         names.extend(script.and_then(|run| base_name(run.text)));
         Self { names, command: String::from_utf8_lossy(&words.join(&b' ')).into_owned() }
@@ -51,98 +52,35 @@ fn is_loader(name: &str) -> bool {
     name.starts_with("ld-") && name.contains(".so") || name == "libc.so"
 }
 
-/// A program that starts the file which its first argument names. Its options are as in getopt(3).
-struct Interpreter {
-    /// What its name begins with; digits, dots and dashes may follow.
-    name: &'static str,
-    /// Letters with a value, in the same word or in the next.
-    takes: &'static [u8],
-    /// Letters that may have a value in the same word alone.
-    may_take: &'static [u8],
-    /// Letters whose value is what is run: a module's name.
-    runs: &'static [u8],
-    /// Letters with which no file is run: text is, or nothing.
-    text: &'static [u8],
-    /// Long options whose value is the next word.
-    long_takes: &'static [&'static str],
-    /// Long options whose value is what is run.
-    long_runs: &'static [&'static str],
-    /// Long options with which no file is run.
-    long_text: &'static [&'static str],
-    /// Whether options may begin with a plus as well.
-    has_plus: bool,
-}
-
-const NONE: Interpreter = Interpreter {
-    name: "",
-    takes: b"",
-    may_take: b"",
-    runs: b"",
-    text: b"",
-    long_takes: &[],
-    long_runs: &[],
-    long_text: &["--help", "--version"],
-    has_plus: false,
-};
-
-const fn shell(name: &'static str) -> Interpreter {
-    Interpreter { name, takes: b"oO", text: b"cs", long_takes: &["--rcfile", "--init-file"], has_plus: true, ..NONE }
-}
-
-const fn python(name: &'static str) -> Interpreter {
-    Interpreter { name, takes: b"WX", runs: b"m", text: b"cVh?", long_takes: &["--check-hash-based-pycs"], ..NONE }
-}
-
-const fn node(name: &'static str) -> Interpreter {
-    Interpreter {
-        name,
-        takes: b"rC",
-        text: b"epihv",
-        long_takes: &["--require", "--import", "--conditions", "--loader", "--experimental-loader", "--title"],
-        long_text: &["--eval", "--print", "--interactive", "--help", "--version", "--test"],
-        ..NONE
-    }
-}
+/// A program that starts the file which its first argument names: how its name begins, of several names each with a bar
+/// between, and its options. Digits, dots and dashes may follow the name; the options are as in getopt(3).
+///
+/// - `takes=`: letters with a value, in the same word or in the next; long options whose value is the next word
+/// - `may-take=`: letters that may have a value in the same word alone
+/// - `runs=`: letters and long options whose value is what is run: a module's name
+/// - `text=`: letters and long options with which no file is run: text is, or nothing
+/// - `plus`: options may begin with a plus as well
+#[derive(Clone, Copy)]
+struct Interpreter<'a>(&'a str);
 
 /// ld.so(8).
-const LOADER: Interpreter = Interpreter {
-    long_takes: &[
-        "--library-path",
-        "--inhibit-rpath",
-        "--audit",
-        "--preload",
-        "--argv0",
-        "--glibc-hwcaps-prepend",
-        "--glibc-hwcaps-mask",
-    ],
-    long_text: &["--help", "--version", "--list", "--verify", "--list-diagnostics", "--list-tunables"],
-    ..NONE
-};
+const LOADER: Interpreter<'_> = Interpreter(
+    "ld.so \
+     takes=--library-path,--inhibit-rpath,--audit,--preload,--argv0,--glibc-hwcaps-prepend,--glibc-hwcaps-mask \
+     text=--help,--version,--list,--verify,--list-diagnostics,--list-tunables",
+);
 
 /// By the manual pages: python(1), perlrun(1), ruby(1), node(1), php(1), bash(1), dash(1), zsh(1), ksh(1), fish(1).
-const INTERPRETERS: [Interpreter; 13] = [
-    python("python"),
-    python("pypy"),
-    Interpreter { name: "perl", takes: b"I", may_take: b"CDFiMmx", text: b"eEvVh", ..NONE },
-    Interpreter { name: "ruby", takes: b"IrCEX", may_take: b"FiKTWx", text: b"eh", ..NONE },
-    node("node"),
-    node("nodejs"),
-    Interpreter {
-        name: "php",
-        takes: b"cdzt",
-        runs: b"fF",
-        text: b"rBRESaihmv",
-        long_runs: &["--file", "--process-file"],
-        long_text: &["--run", "--server", "--interactive", "--help", "--version", "--info", "--modules"],
-        ..NONE
-    },
-    shell("bash"),
-    shell("dash"),
-    shell("sh"),
-    shell("ksh"),
-    shell("zsh"),
-    Interpreter { name: "fish", takes: b"C", text: b"c", long_takes: &["--init-command"], ..NONE },
-];
+const INTERPRETERS: &str = "\
+python|pypy takes=WX,--check-hash-based-pycs runs=m text=cVh?,--help,--version
+perl takes=I may-take=CDFiMmx text=eEvVh,--help,--version
+ruby takes=IrCEX may-take=FiKTWx text=eh,--help,--version
+node|nodejs takes=rC,--require,--import,--conditions,--loader,--experimental-loader,--title \
+  text=epihv,--eval,--print,--interactive,--help,--version,--test
+php takes=cdzt runs=fF,--file,--process-file \
+  text=rBRESaihmv,--run,--server,--interactive,--help,--version,--info,--modules
+bash|dash|sh|ksh|zsh takes=oO,--rcfile,--init-file text=cs,--help,--version plus
+fish takes=C,--init-command text=c,--help,--version";
 
 /// What an interpreter runs.
 struct Run<'a> {
@@ -152,15 +90,26 @@ struct Run<'a> {
     text: &'a [u8],
 }
 
-impl Interpreter {
-    fn is_named(&self, name: &str) -> bool {
-        name.strip_prefix(self.name)
-            .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-')))
+impl<'a> Interpreter<'a> {
+    fn is_named(self, name: &str) -> bool {
+        let is_version = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-'));
+        let mut own = self.0.split(' ').next().unwrap_or_default().split('|');
+        own.any(|own| name.strip_prefix(own).is_some_and(is_version))
+    }
+
+    /// What is listed of options of a kind: letters in one, long options each by itself.
+    fn listed(self, kind: &str) -> impl Iterator<Item = &'a str> {
+        let lists = self.0.split(' ').filter_map(move |word| word.strip_prefix(kind)?.strip_prefix('='));
+        lists.flat_map(|list| list.split(','))
+    }
+
+    fn has_letter(self, kind: &str, letter: u8) -> bool {
+        self.listed(kind).any(|listed| !listed.starts_with('-') && listed.as_bytes().contains(&letter))
     }
 
     /// The first word that is neither an option nor an option's value, or what an option runs. Words begin with the
     /// interpreter's own name.
-    fn what_is_run<'a>(&self, words: &[&'a [u8]]) -> Option<Run<'a>> {
+    fn what_is_run<'w>(self, words: &[&'w [u8]]) -> Option<Run<'w>> {
         let mut at = 1;
         loop {
             let word = *words.get(at)?;
@@ -172,31 +121,31 @@ impl Interpreter {
                     break;
                 }
                 [b'-', b'-', ..] => {
-                    let is = |options: &[&str]| options.iter().any(|option| option.as_bytes() == word);
-                    if is(self.long_text) {
+                    let is = |kind: &str| self.listed(kind).any(|option| option.as_bytes() == word);
+                    if is("text") {
                         return None;
                     }
                     at += 1;
-                    if is(self.long_runs) {
+                    if is("runs") {
                         break;
                     }
-                    at += usize::from(is(self.long_takes));
+                    at += usize::from(is("takes"));
                 }
-                [sign, letters @ ..] if *sign == b'-' || *sign == b'+' && self.has_plus => {
+                [sign, letters @ ..] if *sign == b'-' || *sign == b'+' && self.0.ends_with(" plus") => {
                     at += 1;
                     let ends = |letter: &&u8| {
-                        [self.takes, self.may_take, self.runs, self.text].iter().any(|some| some.contains(*letter))
+                        ["takes", "may-take", "runs", "text"].iter().any(|kind| self.has_letter(kind, **letter))
                     };
                     let Some(letter) = letters.iter().find(ends) else { continue };
                     let value = letters.iter().position(|one| one == letter).and_then(|place| letters.get(place + 1..));
                     let value = value.filter(|value| !value.is_empty());
-                    if self.text.contains(letter) {
+                    if self.has_letter("text", *letter) {
                         return None;
                     }
                     match value {
-                        Some(text) if self.runs.contains(letter) => return Some(Run { at: at - 1, text }),
-                        None if self.runs.contains(letter) => break,
-                        None if self.takes.contains(letter) => at += 1,
+                        Some(text) if self.has_letter("runs", *letter) => return Some(Run { at: at - 1, text }),
+                        None if self.has_letter("runs", *letter) => break,
+                        None if self.has_letter("takes", *letter) => at += 1,
                         _ => {}
                     }
                 }

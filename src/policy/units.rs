@@ -2,19 +2,30 @@
 
 use std::fmt;
 
-const MICROSECONDS: &[(&str, u64)] =
-    &[("us", 1), ("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000), ("h", 3_600_000_000), ("d", 86_400_000_000)];
+fn microseconds_of(unit: &str) -> Option<u64> {
+    Some(match unit {
+        "us" => 1,
+        "ms" => 1_000,
+        "s" => 1_000_000,
+        "m" => 60_000_000,
+        "h" => 3_600_000_000,
+        "d" => 86_400_000_000,
+        _ => return None,
+    })
+}
 
-const BYTES: &[(&str, u64)] = &[
-    ("B", 1),
-    ("kB", 1_000),
-    ("KB", 1_000),
-    ("MB", 1_000_000),
-    ("GB", 1_000_000_000),
-    ("KiB", 1 << 10),
-    ("MiB", 1 << 20),
-    ("GiB", 1 << 30),
-];
+fn bytes_of(unit: &str) -> Option<u64> {
+    Some(match unit {
+        "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    })
+}
 
 /// A number of things: `1 socket`, `2 sockets`.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +58,7 @@ pub enum Malformed {
 /// # Errors
 /// What is wrong with the text; nothing is rounded or guessed.
 pub fn microseconds(text: &str) -> Result<u64, Malformed> {
-    quantity(text, MICROSECONDS, true)
+    quantity(text, microseconds_of, true)
 }
 
 /// The bytes of a size such as `4MiB`, `64KiB`, `1500B` or `1MB`.
@@ -55,10 +66,10 @@ pub fn microseconds(text: &str) -> Result<u64, Malformed> {
 /// # Errors
 /// What is wrong with the text.
 pub fn bytes(text: &str) -> Result<u64, Malformed> {
-    quantity(text, BYTES, false)
+    quantity(text, bytes_of, false)
 }
 
-fn quantity(text: &str, units: &[(&str, u64)], repeated: bool) -> Result<u64, Malformed> {
+fn quantity(text: &str, worth: fn(&str) -> Option<u64>, repeated: bool) -> Result<u64, Malformed> {
     let mut rest = text.trim();
     let mut total: u64 = 0;
     if !rest.starts_with(|first: char| first.is_ascii_digit()) {
@@ -74,7 +85,7 @@ fn quantity(text: &str, units: &[(&str, u64)], repeated: bool) -> Result<u64, Ma
         if unit.is_empty() {
             return Err(if tail.is_empty() { Malformed::NoUnit } else { Malformed::NotANumber });
         }
-        let factor = units.iter().find(|(name, _)| *name == unit).ok_or(Malformed::UnknownUnit)?.1;
+        let factor = worth(unit).ok_or(Malformed::UnknownUnit)?;
         let number: u64 = digits.parse().map_err(|_| Malformed::TooLarge)?;
         total = number.checked_mul(factor).and_then(|part| total.checked_add(part)).ok_or(Malformed::TooLarge)?;
         rest = tail.trim_start();

@@ -337,7 +337,7 @@ impl Reader<'_> {
             return code_point;
         }
         let name = form.text().map(str::to_ascii_lowercase);
-        let known = name.as_deref().and_then(|name| DSCP_NAMES.iter().find(|(known, _)| *known == name));
+        let known = name.as_deref().and_then(|name| DSCP_NAMES.iter().find(|(known, _)| known == name));
         if known.is_none() {
             let takes = "a code point";
             self.fault(span, &Fault::WrongType { key: "dscp", takes, form, accepted: ACCEPTED });

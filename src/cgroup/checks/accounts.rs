@@ -123,7 +123,7 @@ fn what_is_said_is_what_is_set() {
 fn the_catalogue_knows_what_can_be_set() {
     for entry in CATALOG {
         let can = |of: &policy::catalog::KernelOption| is_settable(of.level, of.name);
-        match entry.in_kernel {
+        match entry.about().in_kernel {
             InKernel::Bpf { .. } => assert!(entry.kernel.iter().all(can), "{:?}", entry.key),
             InKernel::NoOption => assert!(!entry.kernel.iter().any(can), "{:?}", entry.key),
             InKernel::ByOption | InKernel::AtBind => {}

@@ -17,9 +17,11 @@ pub(crate) fn read(sources: &[usize], context: &mut Context<'_>) {
             let message = "a Helm template: its values are not there yet";
             context.notes.add(Kind::Template, &Place { source, span: place }, message, "run helm template first");
         }
-        let stream = yaml::read(&text);
+        let written = context.text(source);
+        // Blanks are single, where there may be letters of several bytes.
+        let stream = yaml::read_as(&text, written);
         for broken in &stream.broken {
-            let end = text.get(broken.place..).and_then(|rest| rest.chars().next()).map_or(0, char::len_utf8);
+            let end = written.get(broken.place..).and_then(|rest| rest.chars().next()).map_or(0, char::len_utf8);
             let place = Place { source, span: broken.place..broken.place + end };
             context.notes.add(Kind::Unreadable, &place, broken.message.clone(), broken.help);
         }

@@ -61,6 +61,12 @@ impl Stream {
 
 /// Reads a text.
 pub(crate) fn read(text: &str) -> Stream {
+    read_as(text, text)
+}
+
+/// Reads a text as long as another one, in which all places are between two letters.
+pub(crate) fn read_as(text: &str, of: &str) -> Stream {
+    let before = |at: usize| (0..=at.min(of.len())).rev().find(|at| of.is_char_boundary(*at)).unwrap_or(0);
     let mut options = Options::default();
     options.emit_unresolved_aliases = true;
     options.set_emit_comments(false);
@@ -71,10 +77,10 @@ pub(crate) fn read(text: &str) -> Stream {
         match next {
             Ok((event, span)) => {
                 let place = span.byte_range().unwrap_or(0..0);
-                builder.take(event, place.start.min(text.len())..place.end.min(text.len()), &mut broken);
+                builder.take(event, before(place.start)..before(place.end), &mut broken);
             }
             Err(error) => {
-                broken.push(told(&error, text));
+                broken.push(told(&error, before(error.marker().byte_offset().unwrap_or(of.len()))));
                 builder.abandon();
                 // A broken document costs what is behind it in the same document, not the others.
                 if broken.len() > crate::note::MOST || !parser.proceed_next_document().unwrap_or(false) {
@@ -86,9 +92,7 @@ pub(crate) fn read(text: &str) -> Stream {
     Stream { tree: Tree { nodes: builder.nodes, left: Cell::new(BUDGET) }, roots: builder.roots, broken }
 }
 
-fn told(error: &ScanError, text: &str) -> Broken {
-    let place = error.marker().byte_offset().unwrap_or(text.len()).min(text.len());
-    let place = (0..=place).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+fn told(error: &ScanError, place: usize) -> Broken {
     let message = format!("this is no YAML: {}", error.info());
     Broken { place, message, help: "the rest of this document is not read" }
 }

@@ -29,9 +29,11 @@ pub(crate) fn read(options: &mut Options, list: Value<'_>, side: Side, document:
         };
         let (Some(level), Some(name)) = (number("level", notes), number("name", notes)) else { continue };
         // An option of the other kind of sockets is one that Envoy does not set here either.
-        let (other, name_of_other) = if side == Side::Udp { ("stream", "TCP") } else { ("datagram", "UDP") };
-        if item.get("type").is_some_and(|of| of.entries().any(|(kind, ..)| kind == other)) {
-            notes.add(Kind::NoMatch, &place, format!("left out: an option of {name_of_other} sockets alone"), "");
+        // If both are there, `stream` counts.
+        let is_of = |kind: &str| item.get("type").is_some_and(|of| of.get(kind).is_some());
+        let of = if is_of("stream") { Some("TCP") } else { is_of("datagram").then_some("UDP") };
+        if let Some(of) = of.filter(|of| (*of == "UDP") != (side == Side::Udp)) {
+            notes.add(Kind::NoMatch, &place, format!("left out: an option of {of} sockets alone"), "");
             continue;
         }
         let value = match (item.get("int_value"), item.get("buf_value")) {

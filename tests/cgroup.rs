@@ -6,6 +6,7 @@ mod adopted;
 mod agent;
 mod asked;
 mod deployed;
+mod dns;
 mod fill;
 mod limit;
 mod metrics;
@@ -53,6 +54,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(processes::trials());
     trials.extend(metrics::trials());
     trials.extend(deployed::trials());
+    trials.extend(dns::trials());
     trials.extend(refusals::trials());
     trials.extend(served::trials());
     trials.extend(shown::trials());

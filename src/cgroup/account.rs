@@ -7,7 +7,7 @@ use policy::options::Family;
 use policy::rules::Rule;
 use policy::{Decision, Enforce, InKernel, Key, Phase, Phases, Rules, Setting};
 
-use crate::settable::{OptionRow, Refused, is_settable};
+use crate::settable::{HostNames, OptionRow, Refused, is_settable};
 
 /// What sets an option, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -200,7 +200,16 @@ pub(crate) fn lost(rules: &Rules, refused: &Refused, mut add: impl FnMut(&str, S
             continue;
         }
         for host in rule.hosts().filter_map(Pattern::host) {
-            add(&name, format!("the kernel does not know names of hosts ({host}): use addresses"));
+            match &refused.host_names {
+                HostNames::Learned => {}
+                HostNames::Unasked => {
+                    add(
+                        &name,
+                        format!("the kernel does not know names of hosts ({host}): use addresses, or attach --dns"),
+                    );
+                }
+                HostNames::Refused(why) => add(&name, format!("names of hosts ({host}): {why}")),
+            }
         }
         lost_of_decision(rule.decision(with), refused, |what| add(&name, what));
     }

@@ -38,6 +38,8 @@ pub enum Register {
 pub enum Size {
     /// 1 byte; the others of the register become zero.
     Byte,
+    /// 2 bytes; the same.
+    Half,
     /// 4 bytes.
     Word,
     /// 8 bytes.
@@ -63,6 +65,12 @@ pub enum When {
 pub enum Helper {
     /// bpf_map_lookup_elem
     MapLookup = 1,
+    /// bpf_map_update_elem
+    MapUpdate = 2,
+    /// bpf_map_delete_elem
+    MapDelete = 3,
+    /// bpf_skb_load_bytes
+    LoadPacket = 26,
     /// bpf_get_current_task
     CurrentTask = 35,
     /// bpf_setsockopt
@@ -82,8 +90,11 @@ pub enum Helper {
 }
 
 impl Helper {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 12] = [
         (Self::MapLookup, "bpf_map_lookup_elem"),
+        (Self::MapUpdate, "bpf_map_update_elem"),
+        (Self::MapDelete, "bpf_map_delete_elem"),
+        (Self::LoadPacket, "bpf_skb_load_bytes"),
         (Self::CurrentTask, "bpf_get_current_task"),
         (Self::SetSockopt, "bpf_setsockopt"),
         (Self::GetSockopt, "bpf_getsockopt"),
@@ -131,6 +142,10 @@ pub enum Map {
     Numbers,
     /// How many sockets there were, and how they ended.
     Counters,
+    /// States of the machine that reads names of hosts.
+    Hosts,
+    /// By which name each address was looked up last, of those that rules name.
+    Addresses,
 }
 
 impl Map {
@@ -151,6 +166,8 @@ impl Map {
             Self::Results => "results",
             Self::Numbers => "numbers",
             Self::Counters => "counters",
+            Self::Hosts => "hosts",
+            Self::Addresses => "addresses",
         }
     }
 }
@@ -166,6 +183,8 @@ pub(crate) const STORE_IMMEDIATE: u8 = 0x62;
 pub(crate) const STORE: u8 = 0x63;
 /// Size: 1 byte, where a load or store has 4.
 pub(crate) const BYTE: u8 = 0x10;
+/// Size: 2 bytes, where a load or store has 4.
+pub(crate) const HALF: u8 = 0x08;
 /// Size: 8 bytes, where a load or store has 4.
 pub(crate) const DOUBLE: u8 = 0x18;
 /// Class: arithmetic with 64 bits.
@@ -408,6 +427,7 @@ impl Size {
     const fn bits(self) -> u8 {
         match self {
             Self::Byte => BYTE,
+            Self::Half => HALF,
             Self::Word => 0,
             Self::Double => DOUBLE,
         }
@@ -442,6 +462,7 @@ impl fmt::Display for Program {
             let size = match code & DOUBLE {
                 DOUBLE => "u64",
                 BYTE => "u8",
+                HALF => "u16",
                 _ => "u32",
             };
             write!(f, "{at:4}: ")?;

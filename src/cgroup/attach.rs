@@ -15,6 +15,7 @@ use crate::compile::Tables;
 use crate::counters::Counting;
 use crate::executable::Fields;
 use crate::group::Group;
+use crate::learned::Addresses;
 use crate::maps;
 use crate::others::refuse_others;
 use crate::pins::{Folder, Undo, keep_program, program_of_link, program_pin, remove, remove_link, replace_pin};
@@ -116,6 +117,10 @@ fn attached(
         remove_link(&pins.join(place.name()));
         let _ = fs::remove_file(program_pin(&pins, *place));
     }
+    if !places.contains(&Place::Answers) {
+        // They would not be the newest any more.
+        let _ = fs::remove_file(pins.join(Map::Addresses.name()));
+    }
     loaded.iter().for_each(|(place, program)| keep_program(&pins, *place, program));
     Ok((about.generation, remembered))
 }
@@ -168,6 +173,7 @@ fn load(
         };
         maps.insert(map, made);
     }
+    let addresses = if tables.asks_for_hosts() { Some(kept_addresses(pins, undo)?) } else { None };
     maps.insert(Map::Listeners, maps::make(&storage(c"sockopt_listen"))?);
     for rows in Rows::of(tables).into_iter().chain([counting.numbers()]) {
         let made = maps::of_rows(&rows)?;
@@ -175,11 +181,15 @@ fn load(
     }
     let process = tables.names.are_asked_for().then(Fields::of_kernel).transpose();
     let process = process.map_err(|why| Refusal::Target(why.to_owned()))?;
-    let parts = Parts { process, fills: tables.fills_in };
+    let parts = Parts { process, fills: tables.fills_in, hosts: tables.asks_for_hosts() };
     let mut loaded = Vec::new();
     for place in places {
         let (step, program) = (place.step(), place.program(parts)?);
-        let of = |map| if map == Map::Counters { counting.counters() } else { maps.get(&map) };
+        let of = |map| match map {
+            Map::Counters => counting.counters(),
+            Map::Addresses => addresses.as_ref().map(|known| &known.0),
+            map => maps.get(&map),
+        };
         let code = program.with_maps(|map| of(map).map_or(-1, AsRawFd::as_raw_fd));
         let program = sys::load(place.kind(), program.name, &code).map_err(|refused| Refusal::Kernel {
             step,
@@ -190,8 +200,19 @@ fn load(
     }
     let mut of_sockets =
         |map| maps.remove(&map).ok_or_else(|| Refusal::kernel("a table is missing")(Errno(libc::ENOENT)));
-    let remembered = Remembered { sockets: of_sockets(Map::Sockets)?, listeners: of_sockets(Map::Listeners)? };
+    let remembered =
+        Remembered { sockets: of_sockets(Map::Sockets)?, listeners: of_sockets(Map::Listeners)?, addresses };
     Ok((loaded, remembered))
+}
+
+/// The addresses that are known already, or a table for them. They are as good for another configuration.
+fn kept_addresses(pins: &Path, undo: &mut Undo) -> Result<Addresses, Refusal> {
+    if let Some(known) = Addresses::at(pins) {
+        return Ok(known);
+    }
+    let made = Addresses::new()?;
+    replace_pin(&made.0, &pins.join(Map::Addresses.name()), undo)?;
+    Ok(made)
 }
 
 /// Takes away what was for control groups that exist no more.

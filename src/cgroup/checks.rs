@@ -3,6 +3,7 @@
 mod accounts;
 mod counts;
 mod fills;
+mod hosts;
 mod interpreter;
 mod limits;
 mod processes;
@@ -197,7 +198,8 @@ impl Programs {
     }
 
     fn for_policy(tables: &Tables) -> Self {
-        Self::new(Parts { process: tables.names.are_asked_for().then_some(Fields::EXAMPLE), fills: tables.fills_in })
+        let process = tables.names.are_asked_for().then_some(Fields::EXAMPLE);
+        Self::new(Parts { process, fills: tables.fills_in, hosts: tables.asks_for_hosts() })
     }
 }
 
@@ -414,9 +416,12 @@ fn programs_read() {
     let plain = Parts::default();
     let process = Parts { process: Some(Fields::EXAMPLE), ..plain };
     let fill = Parts { fills: true, ..plain };
+    let hosts = Parts { hosts: true, ..plain };
     let all = [
         ("connect4", programs::connect4(plain), include_str!("listings/connect4.txt")),
         ("connect4_process", programs::connect4(process), include_str!("listings/connect4_process.txt")),
+        ("connect4_hosts", programs::connect4(hosts), include_str!("listings/connect4_hosts.txt")),
+        ("ingress", crate::dns::answers(), include_str!("listings/ingress.txt")),
         ("connect4_fill", programs::connect4(fill), include_str!("listings/connect4_fill.txt")),
         ("setsockopt_fill", programs::setsockopt(fill), include_str!("listings/setsockopt_fill.txt")),
         ("connect6", programs::connect6(plain), include_str!("listings/connect6.txt")),

@@ -1,5 +1,6 @@
 //! A policy as tables for the programs: which rule, and what it sets when. Pure; the decisions are [`Rules`]'.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
@@ -14,8 +15,9 @@ use policy::{Decision, Enforce, Key, Phase, Phases, Rules, Setting};
 use crate::account;
 use crate::counted::{Counted, DEFAULTS, MOST_DESTINATIONS, Side};
 use crate::fill::Fill;
-use crate::names::Names;
-use crate::settable::{OptionRow, Refused, bit};
+use crate::hosts::Hosts;
+use crate::names::{Names, Passed};
+use crate::settable::{HostNames, OptionRow, Refused, bit};
 use crate::tables::{Class, LISTEN, LOCAL, Networks, OF_PROCESS, TO, TooLarge};
 
 /// Options that one profile may set: the programs' loop has an end.
@@ -82,6 +84,8 @@ pub struct Tables {
     pub(crate) fills_in: bool,
     /// Which rules are for which process.
     pub(crate) names: Names,
+    /// Which are for hosts with which names.
+    pub(crate) hosts: Hosts,
     /// Whether there is anything that programs cannot change.
     pub enforces: bool,
     /// Whether anything is set on sockets that connect.
@@ -155,13 +159,17 @@ impl Tables {
     /// What does not fit.
     pub fn without(rules: &Rules, refused: &Refused, counts: bool) -> Result<Self, TooLarge> {
         let names = if refused.process.is_none() { Names::of(rules)? } else { Names::none() };
-        let mut tables = Self { lost: lost(rules, refused), refused: refused.clone(), counts, ..Self::default() };
+        let hosts = if refused.host_names == HostNames::Learned { Hosts::of(rules)? } else { Hosts::none() };
+        let mut tables =
+            Self { names, hosts, lost: lost(rules, refused), refused: refused.clone(), counts, ..Self::default() };
         // The defaults' profile comes first.
         tables.profile(rules.otherwise(account::with_shortcuts(rules)), For::Connecting)?;
-        let mut next_class = OF_PROCESS * names.classes.len() as Class;
+        // Behind those of all processes are the same again for each set of names that a host may be known by.
+        let mut next_class = tables.classes_of_processes() * tables.hosts.classes.len() as Class;
         let mut accepting = Vec::new();
-        for (process, first) in names.classes.iter().zip((0..).step_by(OF_PROCESS as usize)) {
-            let live = names.rules_for(process, rules);
+        let processes = tables.names.classes.clone();
+        for (process, first) in processes.iter().zip((0..).step_by(OF_PROCESS as usize)) {
+            let live = tables.names.rules_for(process, rules);
             if live.last().is_some_and(|(number, _)| *number as usize > MOST_RULES) {
                 return Err(TooLarge { what: "rules", limit: MOST_RULES });
             }
@@ -174,8 +182,22 @@ impl Tables {
                 tables.add_accepting(*first, live, accepting)?;
             }
         }
-        tables.names = names;
         Ok(tables)
+    }
+
+    /// How many classes of networks all processes have.
+    pub(crate) fn classes_of_processes(&self) -> Class {
+        OF_PROCESS * self.names.classes.len() as Class
+    }
+
+    /// Whether programs are to know hosts by their names.
+    pub(crate) fn asks_for_hosts(&self) -> bool {
+        self.hosts.are_asked_for() && self.connects
+    }
+
+    /// Whether they were compiled for programs that know hosts by their names.
+    pub(crate) fn host_names(&self) -> HostNames {
+        self.refused.host_names.clone()
     }
 
     /// Whether something is to be done when a connection stands.
@@ -205,9 +227,19 @@ impl Tables {
         }
         let is_set = |profile: &Profile| profile.iter().any(|slot| slot.count > 0);
         self.connects = self.profiles.iter().any(is_set);
-        self.networks.add(first + TO, patterns.into_iter(), true, |places| {
-            answers.get(*places.first().unwrap_or(&0) as usize).copied().unwrap_or_default()
-        })
+        let known_by: Vec<Passed> = self.hosts.classes.clone();
+        for (names, block) in known_by.iter().zip(0..) {
+            let seen: Vec<(u32, Cow<'_, Pattern>)> = patterns
+                .iter()
+                .filter_map(|(place, pattern)| Some((*place, self.hosts.seen_by(names, pattern)?)))
+                .collect();
+            let seen = seen.iter().map(|(place, pattern)| (*place, &**pattern));
+            let class = first + TO + block * self.classes_of_processes();
+            self.networks.add(class, seen, true, |places| {
+                answers.get(*places.first().unwrap_or(&0) as usize).copied().unwrap_or_default()
+            })?;
+        }
+        Ok(())
     }
 
     /// The answer of a table: the number of the profile, and in the upper half what is counted.

@@ -1,5 +1,6 @@
 //! Where the programs find what: the fields of what the kernel gives them, of rows of tables, and their stack.
 
+use crate::dns::Scratch;
 use crate::fill;
 
 /// Fields of `struct bpf_sock_addr` (linux/bpf.h), what a socket connects to.
@@ -69,12 +70,19 @@ pub(crate) mod stack {
     pub(crate) const PROCESS: i16 = -72;
     /// The name of its executable: 256 bytes.
     pub(crate) const NAME: i16 = -328;
+    /// What the names that the address is known by add to the class of networks, if rules name hosts. From here on, the name of the
+    /// executable is not needed any more.
+    pub(crate) const HOST: i16 = -80;
+    /// The port while they are looked for, and a place for that.
+    pub(crate) const PORT: i16 = -88;
+    pub(crate) const LEFT: i16 = -96;
     /// The answer: the profile in the lower half, what is counted in the upper.
     pub(crate) const ANSWER: i16 = -64;
     /// What is needed to fill in.
     pub(crate) const FILL: i16 = -384;
 }
 
+pub(crate) const SCRATCH: Scratch = Scratch { key: stack::KEY, left: stack::LEFT };
 pub(crate) const FILL: fill::Stack = fill::Stack { key: stack::KEY, own: stack::FILL };
 /// Where the number of the counters begins in what is remembered of a socket.
 pub(crate) const NUMBER_BIT: i32 = 48;

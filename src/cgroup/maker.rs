@@ -7,10 +7,10 @@ use crate::assembler::{Assembler, Helper, Label, Map, NoProgram, Program, Regist
 use crate::compile::{Kind, MOST_OPTIONS, SLOTS};
 use crate::executable::{self, Fields};
 use crate::layout::{
-    FILL, HALVINGS, IPPROTO_TCP, IPPROTO_UDP, MOST_BYTES, NUMBER_BIT, OPTION_LENGTH, OPTION_VALUE, SOCK_DGRAM,
+    FILL, HALVINGS, IPPROTO_TCP, IPPROTO_UDP, MOST_BYTES, NUMBER_BIT, OPTION_LENGTH, OPTION_VALUE, SCRATCH, SOCK_DGRAM,
     SOCK_STREAM, address, event, network_order, stack,
 };
-use crate::tables::Class;
+use crate::tables::{Class, TO};
 
 /// The same program in the making, with what several have in common.
 pub(crate) struct Maker {
@@ -27,6 +27,8 @@ pub struct Parts {
     pub process: Option<Fields>,
     /// Whether a rule asks what the socket has: to fill in what is left at the default, or for a time to connect.
     pub fills: bool,
+    /// Whether rules name hosts.
+    pub hosts: bool,
 }
 
 impl Maker {
@@ -246,12 +248,27 @@ impl Maker {
 
     /// What is looked up: that of the process's own class, if rules ask for it.
     pub(crate) fn class(&mut self, class: Class) {
-        if self.parts.process.is_none() {
-            return self.asm.store_number(Word, R10, stack::CLASS, class as i32);
+        let asks_for_host = self.parts.hosts && class == TO;
+        match (self.parts.process, asks_for_host) {
+            (None, false) => return self.asm.store_number(Word, R10, stack::CLASS, class as i32),
+            (None, true) => self.asm.set(R1, class as i32),
+            (Some(_), _) => {
+                self.asm.load(Double, R1, R10, stack::PROCESS);
+                self.asm.add_number(R1, class as i32);
+            }
         }
-        self.asm.load(Double, R1, R10, stack::PROCESS);
-        self.asm.add_number(R1, class as i32);
+        if asks_for_host {
+            self.asm.load(Double, R2, R10, stack::HOST);
+            self.asm.add_register(R1, R2);
+        }
         self.asm.store(Word, R10, stack::CLASS, R1);
+    }
+
+    /// Finds by which names the address of the key is known, if rules ask for that. Uses all registers but r6 and r7.
+    pub(crate) fn find_host(&mut self) {
+        if self.parts.hosts {
+            SCRATCH.find(&mut self.asm, stack::ADDRESS, stack::HOST, stack::PORT);
+        }
     }
 
     /// Finds the process that makes the call. Uses all registers but r6 and r8.

@@ -13,6 +13,8 @@ use crate::tables::TooLarge;
 
 /// States that there may be: a kilobyte each.
 pub(crate) const MOST_STATES: usize = 4096;
+const TOO_MANY: TooLarge =
+    TooLarge { what: "states for the names in process (fewer wildcards need fewer)", limit: MOST_STATES };
 
 /// A state: what follows each byte, and the class of the process if the name ends here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,9 +47,12 @@ impl Names {
             .filter_map(|rule| rule.conditions().process())
             .map(|list| (list.iter().map(Glob::as_str).collect(), list))
             .collect();
-        let lists = all.into_values().map(Into::into).collect();
-        let names = Self { lists, ..Self::none() };
-        if names.lists.is_empty() { Ok(names) } else { Machine::of(&names.lists).finish(names) }
+        let lists: Vec<Box<[Glob]>> = all.into_values().map(Into::into).collect();
+        if lists.is_empty() {
+            return Ok(Self::none());
+        }
+        let (states, classes) = machine(&lists, TOO_MANY)?;
+        Ok(Self { states, classes, lists })
     }
 
     /// Nothing is known of processes.
@@ -78,6 +83,12 @@ type Positions = BTreeSet<(usize, usize)>;
 
 /// What has been read: bytes of a character that is not complete, and before them what is met so far.
 type Read = (Vec<u8>, Positions);
+
+/// The states and the classes of the machine that tells which of these lists a name matches. It starts in the first state, and the
+/// first class is that of names which match none.
+pub(crate) fn machine(lists: &[Box<[Glob]>], too_many: TooLarge) -> Result<(Vec<State>, Vec<Passed>), TooLarge> {
+    Machine::of(lists).finish(too_many)
+}
 
 struct Machine {
     /// The number of the list that an entry is of, and its characters.
@@ -194,7 +205,8 @@ impl Machine {
         met.iter().filter_map(list).collect()
     }
 
-    fn finish(&self, mut names: Names) -> Result<Names, TooLarge> {
+    fn finish(&self, too_many: TooLarge) -> Result<(Vec<State>, Vec<Passed>), TooLarge> {
+        let (mut states, mut passed_by) = (Vec::new(), vec![Passed::new()]);
         let mut known: BTreeMap<Read, u32> = BTreeMap::from([(self.start(), 0)]);
         let mut all: Vec<Read> = vec![self.start()];
         let mut classes: BTreeMap<Passed, u32> = BTreeMap::from([(Passed::new(), 0)]);
@@ -214,22 +226,19 @@ impl Machine {
                     next[usize::from(like)]
                 };
             }
-            if all.len() > MOST_STATES {
-                return Err(TooLarge {
-                    what: "states for the names in process (fewer wildcards need fewer)",
-                    limit: MOST_STATES,
-                });
+            if all.len() > too_many.limit {
+                return Err(too_many);
             }
             let passed = self.passed(&read);
             let class = classes.len() as u32;
             let class = *classes.entry(passed).or_insert_with_key(|passed| {
-                names.classes.push(passed.clone());
+                passed_by.push(passed.clone());
                 class
             });
-            names.states.push(State { next, class });
+            states.push(State { next, class });
             at += 1;
         }
-        Ok(names)
+        Ok((states, passed_by))
     }
 }
 
@@ -243,8 +252,8 @@ mod tests {
 
     fn names(lists: &[&[&str]]) -> Result<Names, TooLarge> {
         let lists: Vec<Box<[Glob]>> = lists.iter().map(|globs| list(globs)).collect();
-        let machine = Machine::of(&lists);
-        machine.finish(Names { lists, ..Names::none() })
+        let (states, classes) = machine(&lists, TOO_MANY)?;
+        Ok(Names { states, classes, lists })
     }
 
     fn passed(names: &Names, name: &[u8]) -> Passed {

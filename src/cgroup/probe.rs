@@ -10,10 +10,12 @@ use socket::{Errno, ffi};
 
 use crate::assembler::{Map, NoProgram};
 use crate::compile::{MOST_OPTIONS, Tables};
+use crate::dns;
 use crate::executable::{self, Fields};
 use crate::fill;
 use crate::group::{Group, mounts_or_refusal};
 use crate::layout::{RESULT_READ, RESULT_VALUE};
+use crate::learned::Addresses;
 use crate::maps;
 use crate::others::refuse_others;
 use crate::place::Place;
@@ -21,7 +23,7 @@ use crate::programs;
 use crate::refusal::Refusal;
 use crate::rows::Rows;
 use crate::search::own_folder;
-use crate::settable::{OptionRow, Refused};
+use crate::settable::{HostNames, OptionRow, Refused};
 use crate::sys::{self, ProgramType, borrowed};
 
 /// A control group for a moment.
@@ -69,6 +71,12 @@ fn tried(top: &Path, tables: &Tables) -> Result<Refused, Refusal> {
     maps::allow_locked_memory();
     let mut found = options(top, &tables.options)?;
     found.process = if tables.names.are_asked_for() { why_no_process() } else { None };
+    found.host_names = tables.host_names();
+    if tables.asks_for_hosts()
+        && let Some(why) = why_no_host_names()
+    {
+        found.host_names = HostNames::Refused(why);
+    }
     if tables.fills_in {
         found.new.extend(buffers_of_udp().unwrap_or_default());
     } else {
@@ -101,6 +109,23 @@ fn why_no_process() -> Option<String> {
         "this kernel lets programs read no memory ({}): CAP_PERFMON is needed, and no lockdown",
         refused.errno
     ))
+}
+
+/// Why programs cannot learn names of hosts from the answers of name servers, if so: by loading the one that does.
+#[must_use]
+pub fn why_no_host_names() -> Option<String> {
+    maps::allow_locked_memory();
+    let trial = || -> Result<(), Refusal> {
+        let state = Rows::array(Map::Hosts, std::iter::once([0_u8; 4]));
+        let (states, addresses) = (maps::of_rows(&state)?, Addresses::make(64)?);
+        let step = "the program for ingress is refused";
+        let program = dns::answers().map_err(|NoProgram| Refusal::kernel(step)(Errno(libc::EINVAL)))?;
+        let code = program.with_maps(|map| if map == Map::Hosts { &states } else { &addresses.0 }.as_raw_fd());
+        let loaded = sys::load(Place::Answers.kind(), program.name, &code);
+        loaded.map(drop).map_err(|refused| Refusal::kernel(step)(refused.errno))
+    };
+    let refusal = trial().err()?;
+    Some(format!("this kernel lets no program learn them from answers of name servers: {refusal}"))
 }
 
 /// The options that this kernel refuses, and what a new socket has.

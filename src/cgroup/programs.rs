@@ -33,6 +33,7 @@ pub fn connect4(parts: Parts) -> Result<Program, NoProgram> {
     make.asm.set(R8, network_order(0x7f00_0001));
     make.asm.place(known);
     make.mapped_address(R8);
+    make.find_host();
     make.class(TO);
     make.decide();
     make.set(address::SOCKET);
@@ -84,6 +85,7 @@ pub fn connect6(parts: Parts) -> Result<Program, NoProgram> {
     make.asm.go_if_word(R2, Equal, network_order(0xffff), is_loopback);
     make.asm.store_number(Word, R10, stack::ADDRESS + 12, network_order(1));
     make.asm.place(decide);
+    make.find_host();
     make.class(TO);
     make.decide();
     make.set(address::SOCKET);

@@ -1,15 +1,17 @@
 //! What the programs remember of sockets, written from outside: of sockets that were there before the programs were attached. The
 //! kernel lets the owner of the table do that for a socket of which it has a descriptor, since Linux 5.2.
 
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use policy::constants::SOL_TCP;
-use policy::{Endpoint, Setting};
+use policy::{Endpoint, Name, Setting};
 use socket::{Errno, ffi};
 
 use crate::compile::Tables;
 use crate::fill::COMPUTED_BIT;
 use crate::layout::NUMBER_BIT;
+use crate::learned::Addresses;
 use crate::settable::bit;
 use crate::sys::{self, borrowed};
 use crate::tables::LOCAL;
@@ -21,6 +23,8 @@ pub struct Remembered {
     pub(crate) sockets: OwnedFd,
     /// Of each listener, the class of its clients.
     pub(crate) listeners: OwnedFd,
+    /// Of addresses, by which name they were looked up, if rules name hosts.
+    pub(crate) addresses: Option<Addresses>,
 }
 
 /// Where the number of what a socket is counted by is.
@@ -61,6 +65,12 @@ impl Remembered {
     pub fn enforce(&self, socket: BorrowedFd<'_>, bits: u64) -> Result<(), Errno> {
         let value = bits | self.value(socket).unwrap_or_default() & COUNTED;
         sys::update(borrowed(&self.sockets), &key(socket), &value.to_ne_bytes())
+    }
+
+    /// The name by which an address was looked up last, if rules name it.
+    #[must_use]
+    pub fn name_of(&self, ip: IpAddr) -> Option<Name> {
+        self.addresses.as_ref()?.name_of(ip)
     }
 
     /// Gives a listener the class of its clients, as the programs do when it begins to listen: by the name of the executable of the

@@ -97,6 +97,9 @@ impl Rows {
             };
             all.push(Self::array(Map::Names, tables.names.states.iter().map(state)));
         }
+        if tables.hosts.are_asked_for() {
+            all.push(Self::array(Map::Hosts, tables.hosts.steps(tables.classes_of_processes())));
+        }
         all
     }
 }

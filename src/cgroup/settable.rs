@@ -6,6 +6,18 @@ use policy::constants::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP, option_number};
 use policy::{Setting, Value};
 use socket::Errno;
 
+/// Whether programs know hosts by their names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum HostNames {
+    /// Nobody has asked for that.
+    #[default]
+    Unasked,
+    /// They learn them from the answers of name servers.
+    Learned,
+    /// They cannot on this kernel, and why.
+    Refused(String),
+}
+
 /// What this kernel refuses, and what it says of a new socket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Refused {
@@ -13,6 +25,8 @@ pub struct Refused {
     pub options: BTreeMap<(i32, i32), Errno>,
     /// Why programs cannot know the process that they run for, if so.
     pub process: Option<String>,
+    /// Whether programs know hosts by their names.
+    pub host_names: HostNames,
     /// Options that it does not tell programs, and with which error.
     pub unread: BTreeMap<(i32, i32), Errno>,
     /// What it tells of a new socket: of UDP or TCP, by level and name.

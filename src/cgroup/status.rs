@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::counters::{self, Counts};
 use crate::group::id_at;
+use crate::learned::Addresses;
 use crate::maps;
 use crate::pins::Folder;
 use crate::place::Place;
@@ -76,6 +77,13 @@ impl Attachment {
     pub fn counts(&self) -> Option<Vec<Counts>> {
         let is_counted = self.programs.iter().any(|(name, _)| *name == Place::Ended.name());
         if is_counted { counters::read(&self.pins) } else { None }
+    }
+
+    /// How many addresses are known by a name, if rules name hosts.
+    #[must_use]
+    pub fn known_addresses(&self) -> Option<usize> {
+        let learns = self.programs.iter().any(|(name, _)| *name == Place::Answers.name());
+        if learns { Addresses::at(&self.pins).map(|known| known.count()) } else { None }
     }
 }
 

@@ -15,6 +15,7 @@ mod command {
     pub(super) const MAP_CREATE: i32 = 0;
     pub(super) const MAP_LOOKUP: i32 = 1;
     pub(super) const MAP_UPDATE: i32 = 2;
+    pub(super) const MAP_NEXT_KEY: i32 = 4;
     pub(super) const PROG_LOAD: i32 = 5;
     pub(super) const OBJ_PIN: i32 = 6;
     pub(super) const OBJ_GET: i32 = 7;
@@ -82,6 +83,8 @@ impl Attributes {
 pub(crate) enum MapType {
     Hash = 1,
     Array = 2,
+    /// Where there is no room, what was asked for least recently goes.
+    RecentHash = 9,
     LongestPrefix = 11,
     SocketStorage = 24,
 }
@@ -195,6 +198,21 @@ pub(crate) fn lookup(map: BorrowedFd<'_>, key: &[u8], length: usize) -> Result<V
     unsafe { attributes.call(command::MAP_LOOKUP) }?;
     value.truncate(length);
     Ok(value)
+}
+
+/// The key that follows one of a map's, the first if there is none; both have this length.
+///
+/// # Errors
+/// Those of bpf(2): ENOENT behind the last.
+pub(crate) fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, length: usize) -> Result<Vec<u8>, Errno> {
+    let mut next = vec![0; length];
+    let mut attributes = Attributes::new().descriptor(0, map).address(16, next.as_mut_ptr());
+    if let Some(key) = key {
+        attributes = attributes.address(8, key.as_ptr());
+    }
+    // SAFETY: the kernel reads a key and writes one, of the length that the caller knows from the map.
+    unsafe { attributes.call(command::MAP_NEXT_KEY) }?;
+    Ok(next)
 }
 
 /// The size of a map's values.

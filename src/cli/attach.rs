@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use cgroup::{Attachment, Group, Refusal, Refused, Tables};
+use cgroup::{Attachment, Group, HostNames, Refusal, Refused, Tables};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, ValueHint, value_parser};
 use policy::units::Count;
@@ -11,7 +11,7 @@ use policy::{Configuration, Process};
 use serde::Serialize;
 
 use crate::kernel::Looked;
-use crate::{adopt, args, check, counts, exit, output};
+use crate::{adopt, args, check, counts, dns, exit, output};
 
 const EXIT_CODES: &str = "Exit status:
   0   done
@@ -123,7 +123,7 @@ pub(crate) fn with_arguments(command: Command) -> Command {
     let command = with_target(command, true).arg(
         Arg::new("partial").long("partial").action(ArgAction::SetTrue).help("Leave out what the kernel cannot do"),
     );
-    let command = command.arg(
+    let command = dns::with_argument(command).arg(
         Arg::new("no-adopt")
             .long("no-adopt")
             .action(ArgAction::SetTrue)
@@ -192,7 +192,8 @@ pub(crate) fn attach(matches: &ArgMatches) -> u8 {
     // What is wrong with the configuration is said even if there is no such group.
     let group = group(matches);
     if matches.get_flag("dry-run") {
-        let shown = group.as_ref().map_err(refused).and_then(|group| show(&loaded, group));
+        let host_names = dns::asked(matches);
+        let shown = group.as_ref().map_err(refused).and_then(|group| show(&loaded, group, host_names));
         let prepared = shown.and_then(|()| prepared(&loaded, matches, group.as_ref().ok()));
         return prepared.map_or_else(|code| code, |_| exit::OK);
     }
@@ -202,9 +203,9 @@ pub(crate) fn attach(matches: &ArgMatches) -> u8 {
 }
 
 /// Lists what would be attached. What is wrong with a configuration is not for here.
-fn show(loaded: &load::Loaded, group: &Group) -> Result<(), u8> {
+fn show(loaded: &load::Loaded, group: &Group, host_names: HostNames) -> Result<(), u8> {
     let Ok(rules) = loaded.configuration.parse().into_rules(None).0 else { return Ok(()) };
-    let looked = Looked::at(&rules, Some(group));
+    let looked = Looked::at(&rules, Some(group), host_names);
     output::print(&looked.table());
     output::note(&looked.note());
     output::note(&format!("nothing was attached to {}", output::plain(&group.path().display().to_string())));
@@ -220,6 +221,8 @@ pub(crate) struct Prepared {
     asks_for_process: bool,
     /// What this kernel refused when it was tried.
     refused: Refused,
+    /// What is to be said of names of hosts.
+    host_names: Vec<String>,
     /// Whether sockets that are there already get the options.
     adopts: bool,
     /// Where it came from.
@@ -252,13 +255,14 @@ pub(crate) fn prepared(loaded: &load::Loaded, matches: &ArgMatches, group: Optio
     let is_known = matches.try_contains_id("metrics").is_ok();
     let counts = is_known && matches.value_source("metrics") == Some(ValueSource::CommandLine);
     let compiled = |unable: &Refused| Tables::without(&rules, unable, counts).map_err(too_large);
-    let tables = compiled(&Refused::default())?;
+    let asked = Refused { host_names: dns::asked(matches), ..Refused::default() };
+    let tables = compiled(&asked)?;
     // What this kernel cannot do is known only when it was tried.
     let unable = match group {
         Some(group) => cgroup::probe(group, &tables).map_err(|refusal| refused(&refusal))?,
-        None => Refused::default(),
+        None => asked.clone(),
     };
-    let tables = if unable == Refused::default() { tables } else { compiled(&unable)? };
+    let tables = if unable == asked { tables } else { compiled(&unable)? };
     let is_partial = matches.get_flag("partial");
     for lost in &tables.lost {
         let text = lost.to_string();
@@ -267,7 +271,7 @@ pub(crate) fn prepared(loaded: &load::Loaded, matches: &ArgMatches, group: Optio
     if !tables.lost.is_empty() && !is_partial {
         output::error(
             "the kernel cannot do all that the configuration asks for: nothing was attached",
-            Some("--partial leaves that out"),
+            Some(dns::help(&rules, &unable)),
         );
         return Err(exit::CONFIGURATION);
     }
@@ -275,6 +279,7 @@ pub(crate) fn prepared(loaded: &load::Loaded, matches: &ArgMatches, group: Optio
         output::error("the configuration sets nothing that the kernel can set", None);
         return Err(exit::CONFIGURATION);
     }
+    let host_names = dns::notes(&rules, &unable);
     let document = loaded.configuration.document.as_ref();
     let configuration = document.map_or("options", |source| source.name.as_str()).to_owned();
     Ok(Prepared {
@@ -282,6 +287,7 @@ pub(crate) fn prepared(loaded: &load::Loaded, matches: &ArgMatches, group: Optio
         source: loaded.configuration.clone(),
         asks_for_process: loaded.asks_for_process(),
         refused: unable,
+        host_names,
         adopts: !matches.get_flag("no-adopt"),
         configuration,
         rules: rules.rule_count(),
@@ -305,6 +311,9 @@ pub(crate) fn put(group: &Group, prepared: &Prepared) -> Result<(), u8> {
         output::plain(configuration),
         Count(*rules, "rule")
     ));
+    for note in &prepared.host_names {
+        output::note(note);
+    }
     for other in nested(group) {
         output::note(&other);
     }
@@ -394,11 +403,12 @@ fn in_words(attachment: &Attachment) -> String {
     };
     let programs: Vec<String> = attachment.programs.iter().map(|(place, id)| format!("{place} ({id})")).collect();
     format!(
-        "{}{state}\n  configuration: {}, {}, generation {}\n{adopted}  programs: {}\n{}",
+        "{}{state}\n  configuration: {}, {}, generation {}\n{adopted}{}  programs: {}\n{}",
         output::plain(group),
         output::plain(&about.configuration),
         Count(about.rules, "rule"),
         about.generation,
+        attachment.known_addresses().map(dns::known).unwrap_or_default(),
         if programs.is_empty() { "none".to_owned() } else { programs.join(", ") },
         attachment.counts().as_deref().map(counts::table).unwrap_or_default(),
     )
@@ -420,6 +430,9 @@ struct Shown<'a> {
     generation: u64,
     /// Sockets that were there before.
     adopted: usize,
+    /// Addresses that are known by names of hosts; nothing if no rule names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    known_addresses: Option<usize>,
     pins: String,
     programs: Vec<ShownProgram>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -443,6 +456,7 @@ impl<'a> Shown<'a> {
             rules: about.rules,
             generation: about.generation,
             adopted: about.adopted,
+            known_addresses: attachment.known_addresses(),
             pins: attachment.pins.display().to_string(),
             programs: programs.iter().map(|(at, id)| ShownProgram { at, id: *id }).collect(),
             metrics: attachment.counts().map(|counts| counts.iter().map(counts::Shown::of).collect()),

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use cgroup::HostNames;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use load::Loaded;
@@ -215,7 +216,10 @@ pub(crate) fn check(matches: &ArgMatches) -> u8 {
     let way = matches.get_one::<String>("for").filter(|_| taken);
     // Rules for some processes alone are among them.
     let every = way.and_then(|_| loaded.configuration.parse().into_rules(None).0.ok());
-    let looked = every.as_ref().filter(|_| way.is_some_and(|way| way == "kernel")).map(|rules| Looked::at(rules, None));
+    let looked = every
+        .as_ref()
+        .filter(|_| way.is_some_and(|way| way == "kernel"))
+        .map(|rules| Looked::at(rules, None, HostNames::Unasked));
     let cannot = way.zip(every).map(|(way, rules)| match &looked {
         Some(looked) => looked.lost.clone(),
         None => what_it_cannot(way, &rules),

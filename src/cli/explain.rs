@@ -1,5 +1,6 @@
 //! `sockopt explain`: which rule a connection gets, what is set on it and why, and how long its peer may be gone unnoticed.
 
+use cgroup::HostNames;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 use policy::Process;
 use policy::explain::Explainer;
@@ -108,7 +109,10 @@ pub(crate) fn explain(matches: &ArgMatches) -> u8 {
     let asked = asked(text("host").unwrap_or_default());
     let mut notes = Vec::new();
     let every = text("for").and_then(|_| loaded.configuration.parse().into_rules(None).0.ok());
-    let looked = every.as_ref().filter(|_| text("for") == Some("kernel")).map(|every| Looked::at(every, None));
+    let looked = every
+        .as_ref()
+        .filter(|_| text("for") == Some("kernel"))
+        .map(|every| Looked::at(every, None, HostNames::Unasked));
     match (&looked, every.as_ref().zip(text("for"))) {
         (Some(looked), _) => {
             notes.push(looked.note());

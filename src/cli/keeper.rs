@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use cgroup::{Refused, Remembered, Tables, account, remembered};
 use policy::plan::Plan;
-use policy::{Connection, Endpoint, Enforce, Key, Phases, Process, Setting};
+use policy::{Connection, Endpoint, Enforce, HostSet, Key, Phases, Process, Rules, Setting};
 
 /// What it takes.
 pub(crate) struct Keeper<'a> {
@@ -29,6 +29,17 @@ impl Keeper<'_> {
         setting.key != Key::ConnectTimeout
             && account::why_not_decision(plan.decision(), self.refused).is_none()
             && account::why_not(setting, plan.enforce(), self.refused).is_none()
+    }
+
+    /// By what of the rules' names the peer is known, if programs have learned its name.
+    pub(crate) fn hosts(&self, rules: &Rules, connection: &Connection) -> HostSet {
+        let mut hosts = HostSet::NONE;
+        if let Connection::Outbound { peer } = connection
+            && let Some(name) = self.remembered.name_of(peer.ip())
+        {
+            rules.add_hosts(&mut hosts, &name);
+        }
+        hosts
     }
 
     /// What is enforced on it, which is suspended: it would keep us from setting anything.

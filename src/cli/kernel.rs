@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use cgroup::account::{self, Account, Hook};
-use cgroup::{Group, Refused, Tables};
+use cgroup::{Group, HostNames, Refused, Tables};
 use policy::Rules;
 use rustix::process::geteuid;
 use serde::Serialize;
@@ -28,14 +28,15 @@ pub(crate) struct Looked {
 
 impl Looked {
     /// Looks, and tries the options on this kernel if that can be done: in the group's place, if one is meant.
-    pub(crate) fn at(rules: &Rules, group: Option<&Group>) -> Self {
+    pub(crate) fn at(rules: &Rules, group: Option<&Group>, host_names: HostNames) -> Self {
         let too_large = |what: cgroup::tables::TooLarge| Self {
             lost: vec![what.to_string()],
             accounts: Vec::new(),
             refused: Refused::default(),
             untried: Some("the rules do not fit".to_owned()),
         };
-        let tables = match Tables::of(rules) {
+        let asked = Refused { host_names, ..Refused::default() };
+        let tables = match Tables::without(rules, &asked, false) {
             Ok(tables) => tables,
             Err(what) => return too_large(what),
         };
@@ -46,7 +47,7 @@ impl Looked {
         };
         let (refused, untried) = match tried {
             Ok(refused) => (refused, None),
-            Err(why) => (Refused::default(), Some(why)),
+            Err(why) => (asked, Some(why)),
         };
         let tables = match Tables::without(rules, &refused, false) {
             Ok(tables) => tables,

@@ -10,6 +10,7 @@ mod attach;
 mod check;
 mod completions;
 mod counts;
+mod dns;
 mod exit;
 mod explain;
 mod explain_asked;

@@ -90,6 +90,9 @@ impl Collector for Shown {
         )?;
         let generation = self.state.attachment.as_ref().map_or(0, |attachment| attachment.about.generation);
         gauge("configuration_generation", "How often the configuration was attached and replaced", generation)?;
+        if let Some(known) = self.state.attachment.as_ref().and_then(Attachment::known_addresses) {
+            gauge("known_addresses", "Addresses that are known by names of hosts, from DNS answers", known as u64)?;
+        }
         fn labels(counts: &Counts) -> [(&'static str, &str); 3] {
             let counted = &counts.counted;
             [("rule", &counted.rule), ("direction", counted.side.name()), ("to", &counted.to)]

@@ -106,7 +106,8 @@ impl Subject<'_> {
             applied.left_alone = Some("not connected".to_owned());
             return Some(applied);
         };
-        let plan = rules.plan(connection, self.phases(&connection), &HostSet::NONE);
+        let hosts = keeper.map_or(HostSet::NONE, |keeper| keeper.hosts(rules, &connection));
+        let plan = rules.plan(connection, self.phases(&connection), &hosts);
         // Whether or not anything is set on a listener itself, its clients may have a rule.
         if let (Connection::Listening { local }, Some(keeper)) = (connection, keeper)
             && let Ok(copy) = looked.target.copy(self.descriptor)

@@ -116,6 +116,12 @@ impl Pattern {
         self
     }
 
+    /// The same ports of any address.
+    #[must_use]
+    pub fn anywhere(&self) -> Self {
+        Self { place: Place::Any, ports: self.ports.clone() }
+    }
+
     /// Whether the endpoint is meant by its address; a pattern that names a host never means one so.
     #[must_use]
     pub fn matches(&self, endpoint: Endpoint) -> bool {

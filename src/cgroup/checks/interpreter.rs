@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::assembler::MULTIPLY;
 use crate::assembler::{
-    ADD, AND, ATOMIC, BY_REGISTER, BYTE, CALL, DOUBLE, EXIT, GO, Helper, Instruction, JUMP, JUMP_WORD, LOAD, LOAD_WIDE,
-    MOVE, Map, OR, Program, SHIFT_LEFT, SHIFT_RIGHT, STORE, STORE_IMMEDIATE, SUBTRACT, TO_BIG_ENDIAN, WIDE, When,
+    ADD, AND, ATOMIC, BY_REGISTER, BYTE, CALL, DOUBLE, EXIT, GO, HALF, Helper, Instruction, JUMP, JUMP_WORD, LOAD,
+    LOAD_WIDE, MOVE, Map, OR, Program, SHIFT_LEFT, SHIFT_RIGHT, STORE, STORE_IMMEDIATE, SUBTRACT, TO_BIG_ENDIAN, WIDE,
+    When,
 };
+use crate::dns::{NAME, packet};
 use crate::executable;
 use crate::rows::{Kind, Rows};
 
@@ -34,6 +36,10 @@ pub(crate) struct Machine {
     pub(crate) value: Vec<u8>,
     /// What is remembered of the socket.
     pub(crate) storage: BTreeMap<Map, u64>,
+    /// By which name each address was looked up last.
+    pub(crate) addresses: BTreeMap<[u8; 16], Vec<u8>>,
+    /// What a socket receives.
+    packet: Vec<u8>,
     memory: Vec<Vec<u8>>,
 }
 
@@ -55,6 +61,8 @@ impl Machine {
             options: BTreeMap::new(),
             value: Vec::new(),
             storage: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            packet: Vec::new(),
             memory: Vec::new(),
         }
     }
@@ -70,14 +78,51 @@ impl Machine {
         u64::from_le_bytes(number)
     }
 
+    fn address(&mut self, key: u64) -> [u8; 16] {
+        self.bytes(key, 16).try_into().expect("16 bytes")
+    }
+
+    /// Bytes of the packet; zeroes where they are not there.
+    fn load_packet(&mut self, offset: u64, to: u64, length: usize) -> u64 {
+        let found = self.packet.get(offset as usize..offset as usize + length).map(<[u8]>::to_vec);
+        let to = self.bytes(to, length);
+        match found {
+            Some(found) => {
+                to.copy_from_slice(&found);
+                0
+            }
+            None => {
+                to.fill(0);
+                -14_i64 as u64
+            }
+        }
+    }
+
+    /// Runs a program on a packet, of which as many bytes lie in one piece.
+    pub(crate) fn receive(&mut self, program: &Program, packet: &[u8], linear: usize) -> u64 {
+        let mut context = [0; 192];
+        context[..4].copy_from_slice(&(packet.len() as u32).to_le_bytes());
+        let protocol: u16 = if packet.first().is_some_and(|first| first >> 4 == 6) { 0x86dd } else { 0x0800 };
+        context[16..18].copy_from_slice(&protocol.to_be_bytes());
+        self.packet = packet.to_vec();
+        self.run(program, &context, 168, &packet[..linear.min(packet.len())]).result
+    }
+
     fn lookup(&mut self, map: Map, key: u64) -> u64 {
+        if map == Map::Addresses {
+            let key = self.address(key);
+            let Some(name) = self.addresses.get(&key).cloned() else { return 0 };
+            self.memory.push(name);
+            return pointer(self.memory.len() - 1, 0);
+        }
         let rows = self.rows.iter().find(|rows| rows.map == map).expect("a table");
         let (kind, length) = (rows.kind, rows.key);
         let key = self.bytes(key, length).to_vec();
         let rows = self.rows.iter().find(|rows| rows.map == map).expect("a table");
         let mut of_all = rows.keys.chunks_exact(rows.key).zip(rows.values.chunks_exact(rows.value));
         let found = match kind {
-            Kind::Array | Kind::Hash => of_all.find(|(known, _)| *known == key),
+            Kind::Array => of_all.nth(u32::from_le_bytes(key[..4].try_into().expect("4 bytes")) as usize),
+            Kind::Hash => of_all.find(|(known, _)| *known == key),
             Kind::LongestPrefix => {
                 let bits = |key: &[u8]| u32::from_le_bytes(key[..4].try_into().expect("4 bytes")) as usize;
                 let bit = |key: &[u8], at: usize| key[4 + at / 8] >> (7 - at % 8) & 1;
@@ -135,7 +180,7 @@ impl Machine {
         registers[1] = pointer(2, 0);
         registers[10] = pointer(0, STACK);
         let mut next = 0;
-        for _ in 0..100_000 {
+        for _ in 0..200_000 {
             let Instruction { code, registers: both, offset, immediate } = program.code[next];
             let (to, from) = (usize::from(both & 0xf), usize::from(both >> 4));
             let wide = i64::from(immediate) as u64;
@@ -143,6 +188,7 @@ impl Machine {
             let length = match code & DOUBLE {
                 DOUBLE => 8,
                 BYTE => 1,
+                HALF => 2,
                 _ => 4,
             };
             let jump = (next as i64 + 1 + i64::from(offset)) as usize;
@@ -179,6 +225,8 @@ impl Machine {
                             Map::Connecting,
                             Map::Numbers,
                             Map::Counters,
+                            Map::Hosts,
+                            Map::Addresses,
                         ];
                         all.into_iter().find(|map| MAP | *map as u64 == register).expect("a map")
                     };
@@ -189,6 +237,22 @@ impl Machine {
                             self.read_kernel_text(registers[1], registers[2] as usize, registers[3])
                         }
                         Helper::MapLookup => self.lookup(map(registers[1]), registers[2]),
+                        Helper::MapUpdate => {
+                            assert_eq!((map(registers[1]), registers[4]), (Map::Addresses, 0), "a table to write to");
+                            let (key, name) = (self.address(registers[2]), self.bytes(registers[3], NAME as usize));
+                            let name = name.to_vec();
+                            self.addresses.insert(key, name);
+                            0
+                        }
+                        Helper::MapDelete => {
+                            assert_eq!(map(registers[1]), Map::Addresses, "a table to write to");
+                            let key = self.address(registers[2]);
+                            if self.addresses.remove(&key).is_some() { 0 } else { -2_i64 as u64 }
+                        }
+                        Helper::LoadPacket => {
+                            assert_eq!(registers[1], pointer(2, 0), "the context");
+                            self.load_packet(registers[2], registers[3], registers[4] as usize)
+                        }
                         Helper::SetSockopt => {
                             assert!([pointer(2, 0), of_socket].contains(&registers[1]), "the context or the socket");
                             let value = self.bytes(registers[4], registers[5] as usize).to_vec();
@@ -245,6 +309,14 @@ impl Machine {
                         self.memory.last_mut().expect("just made").push(map(registers[1]) as u8);
                     }
                     registers[1..6].fill(0xdead_dead_dead_dead);
+                }
+                // What a packet's context has of it are addresses: here of what is the socket otherwise.
+                _ if code & !DOUBLE == LOAD && !self.packet.is_empty() && registers[from] == pointer(2, 0) => {
+                    registers[to] = match offset {
+                        packet::BEGIN => pointer(1, 0),
+                        packet::END => pointer(1, self.memory[1].len()),
+                        _ => self.number(place(registers[from]), length),
+                    };
                 }
                 _ if code & !DOUBLE == LOAD => registers[to] = self.number(place(registers[from]), length),
                 _ if code & !DOUBLE == STORE || code & !DOUBLE == STORE_IMMEDIATE => {

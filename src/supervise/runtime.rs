@@ -9,6 +9,9 @@ use policy::plan::Plan;
 use policy::{Configuration, Connection, HostSet, Phases, Rules, compile_alone};
 use socket::fill::AsNew;
 
+/// With a name of its own, by which the linker places it (src/cli/layout.ld): it is all that a call needs of the command's constants.
+static NO_NAMES: HostSet = HostSet::NONE;
+
 /// The configuration in force for one process.
 pub(crate) struct Runtime {
     pub(crate) rules: Rules,
@@ -27,7 +30,7 @@ impl Runtime {
 
     pub(crate) fn plan(&self, connection: Connection, phases: Phases) -> Plan<'_> {
         // Go resolves names itself: which names an address is known by is not seen.
-        self.rules.plan(connection, phases, &HostSet::NONE)
+        self.rules.plan(connection, phases, &NO_NAMES)
     }
 }
 

@@ -89,7 +89,9 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         }
     };
     let is_forced = matches.get_flag("force");
-    let judged = target.as_ref().ok().and_then(|target| Some(target.verdict(library.as_ref()?)));
+    // What becomes of the library is asked where it may be used, and where it is told.
+    let is_asked = is_dry || by != Some(Backend::Supervisor);
+    let judged = target.as_ref().ok().filter(|_| is_asked).and_then(|target| Some(target.verdict(library.as_ref()?)));
     let is_supervised = match by {
         Some(by) => by == Backend::Supervisor,
         None => library.is_none() || judged.as_ref().is_some_and(|verdict| verdict.backend == Backend::Supervisor),

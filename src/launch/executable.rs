@@ -4,11 +4,10 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::fs::File;
 
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader, SectionTable, Sym};
-use object::{Endianness, FileKind, ReadCache, ReadRef};
+use object::{Endianness, FileKind, ReadRef};
 
 /// What becomes of the library in a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +81,20 @@ pub struct Architecture {
     machine: elf::Machine,
     bits: u8,
     is_little_endian: bool,
+}
+
+/// The machine that this command is for; none for one that is not known here.
+const OWN: Option<Architecture> = match () {
+    () if cfg!(all(target_arch = "x86_64", target_pointer_width = "64")) => Some(Architecture::new(elf::EM_X86_64)),
+    () if cfg!(all(target_arch = "aarch64", target_endian = "little")) => Some(Architecture::new(elf::EM_AARCH64)),
+    () => None,
+};
+
+impl Architecture {
+    /// One of 64 bits that is little endian.
+    const fn new(machine: elf::Machine) -> Self {
+        Self { machine, bits: 64, is_little_endian: true }
+    }
 }
 
 impl std::fmt::Display for Architecture {
@@ -206,8 +219,7 @@ impl Image {
 
     /// Whether it has the same system calls as this command.
     pub fn is_for_this_machine(&self) -> bool {
-        let own = File::open("/proc/self/exe").ok().and_then(|file| Self::read(&ReadCache::new(file)));
-        own.is_none_or(|own| own.architecture == self.architecture)
+        OWN.is_none_or(|own| own == self.architecture)
     }
 
     /// Which libc it runs with, by its loader's name.

@@ -3,12 +3,11 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use object::ReadCache;
-
+use crate::blocks;
 use crate::executable::{self, Image, Libc};
 use crate::library::musls_folders;
 
@@ -78,7 +77,7 @@ pub fn reach(file: &Path, image: &Image, first: &[PathBuf]) -> Reach {
         }
         found.loads |= calls(LOADING);
         found.starts |= calls(STARTING);
-        found.makes |= File::open(&path).is_ok_and(|file| executable::makes_system_calls(&ReadCache::new(file)));
+        found.makes |= blocks::open(&path).is_ok_and(|file| executable::makes_system_calls(&file));
         let origin = path.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned)).unwrap_or_default();
         let own = folders(image.search.as_deref().unwrap_or_default(), &origin);
         // DT_RPATH counts for what is loaded in turn as well, DT_RUNPATH does not.
@@ -103,7 +102,7 @@ pub fn reach(file: &Path, image: &Image, first: &[PathBuf]) -> Reach {
 }
 
 fn imports(file: &Path) -> Option<BTreeSet<String>> {
-    let cache = ReadCache::new(File::open(file).ok()?);
+    let cache = blocks::open(file).ok()?;
     Some(executable::imports(&cache)?.into_iter().map(|name| name.into_owned()).collect())
 }
 
@@ -192,7 +191,7 @@ impl<'a> Search<'a> {
 
     /// A file for another machine is passed over.
     fn read(&self, path: &Path) -> Option<(PathBuf, Image)> {
-        let image = Image::read(&ReadCache::new(File::open(path).ok()?))?;
+        let image = Image::read(&blocks::open(path).ok()?)?;
         (image.architecture == self.program.architecture).then(|| (path.to_owned(), image))
     }
 }

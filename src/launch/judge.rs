@@ -2,12 +2,10 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use object::ReadCache;
-
+use crate::blocks;
 use crate::executable::{self, Image, Libc, Outlook, TAKES_EFFECT, Verdict};
 use crate::imports::{self, Reach};
 use crate::library::Library;
@@ -103,8 +101,7 @@ impl Program {
             End::WithoutLibrary(why, instead) => return Verdict::cannot((*why).to_owned(), *instead),
         };
         let calls_sockets = || {
-            let Ok(file) = File::open(&self.file) else { return false };
-            let cache = ReadCache::new(file);
+            let Ok(cache) = blocks::open(&self.file) else { return false };
             let calls = executable::symbols(&cache, false).unwrap_or_default();
             ["connect", "listen", "accept", "accept4"].iter().any(|call| calls.contains(*call))
         };

@@ -2,6 +2,7 @@
 //!
 //! Nothing is started here, and nothing is written. Files are read as far as their headers and tables go.
 
+mod blocks;
 pub mod executable;
 pub mod find;
 pub mod imports;

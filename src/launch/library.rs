@@ -5,13 +5,13 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::env::{self, consts};
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use object::ReadCache;
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
+use crate::blocks;
 use crate::executable::{self, Image, TAKES_EFFECT, Verdict, glibc_version};
 
 const NAME: &str = "libsockopt.so";
@@ -46,15 +46,17 @@ impl Library {
             (None, Some(path)) => vec![PathBuf::from(path)],
             (None, None) => beside_the_command(),
         };
-        let mut there = candidates.iter().filter(|path| path.is_file()).peekable();
-        let first = there.peek().copied();
-        let found = there.find(|path| read(path).is_ok_and(|image| image.is_for_this_machine())).or(first);
-        let found = found.ok_or_else(|| {
+        let mut there = candidates.iter().filter(|path| path.is_file()).map(|path| (path, read(path)));
+        let is_for_this_machine = |image: &Result<Image, String>| image.as_ref().is_ok_and(Image::is_for_this_machine);
+        let first = there.next();
+        let is_first = first.as_ref().is_some_and(|(_, image)| is_for_this_machine(image));
+        let found = if is_first { first } else { there.find(|(_, image)| is_for_this_machine(image)).or(first) };
+        let (found, image) = found.ok_or_else(|| {
             let places: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
             format!("{NAME} is in none of these places: {}; --library or SOCKOPT_LIBRARY names it", places.join(", "))
         })?;
         let shown = found.display();
-        let image = read(found)?;
+        let image = image?;
         if found.as_os_str().as_bytes().iter().any(|byte| b": \t\n$".contains(byte)) {
             return Err(format!(
                 "{shown}: LD_PRELOAD cannot name a path with a space, a colon or a dollar sign (ld.so(8)); move the library"
@@ -90,7 +92,7 @@ impl Library {
         let libc = folders.and_then(|folders| {
             folders.iter().chain(&beside).map(|folder| folder.join("libc.so.6")).find(|file| file.is_file())
         });
-        let offers = libc.and_then(|file| Image::read(&ReadCache::new(File::open(file).ok()?)));
+        let offers = libc.and_then(|file| Image::read(&blocks::open(&file).ok()?));
         let offers = offers.map(|libc| libc.versions).unwrap_or_default();
         let newest = |versions: &mut dyn Iterator<Item = &String>| {
             versions.filter_map(|version| glibc_version(version)).max().map(|(major, minor)| format!("{major}.{minor}"))
@@ -147,7 +149,7 @@ impl Library {
             return cannot(missing);
         }
         let read = |file: &Path, defined| {
-            let cache = ReadCache::new(File::open(file).ok()?);
+            let cache = blocks::open(file).ok()?;
             let names = executable::symbols(&cache, defined)?;
             Some(names.into_iter().map(Cow::into_owned).collect::<BTreeSet<String>>())
         };
@@ -169,8 +171,8 @@ impl Library {
 /// What the file of a shared library says, or why it says nothing.
 fn read(path: &Path) -> Result<Image, String> {
     let shown = path.display();
-    let file = File::open(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
-    let image = Image::read(&ReadCache::new(file)).filter(Image::is_shared_library);
+    let file = blocks::open(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let image = Image::read(&file).filter(Image::is_shared_library);
     image.ok_or_else(|| format!("{shown} is not a shared library"))
 }
 

@@ -1,12 +1,10 @@
 //! Which file a command line starts in the end: `#!` names its interpreter (execve(2)), and wrappers such as env(1) their command.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use object::ReadCache;
-
+use crate::blocks;
 use crate::executable::Image;
 use crate::find::{Failure, Head, NOT_FOUND, find, head, interpreter_at, path_of_environment};
 use crate::wrapper::{self, Call};
@@ -94,7 +92,7 @@ pub fn resolve(words: &[OsString]) -> Result<Program, Failure> {
 }
 
 pub(crate) fn program_at(file: &Path) -> Result<End, Failure> {
-    let image = File::open(file).ok().and_then(|file| Image::read(&ReadCache::new(file)));
+    let image = blocks::open(file).ok().and_then(|file| Image::read(&file));
     let Some(image) = image else { return Ok(End::Foreign) };
     if let Some(loader) = image.loader.as_deref().map(|loader| Path::new(OsStr::from_bytes(loader)))
         && !loader.exists()

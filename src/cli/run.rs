@@ -154,12 +154,12 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     notes.into_iter().for_each(output::note);
     if ready.is_some() {
         let starts_others = target.as_ref().is_ok_and(Program::starts_others);
-        if !privilege::Caller::this().may_filter_with_rights() && (is_dry || starts_others) {
+        if (is_dry || starts_others) && !privilege::Caller::this().may_filter_with_rights() {
             output::note(
                 "without CAP_SYS_ADMIN, programs under the supervisor get no rights from setuid bits or file capabilities: sudo, su and the like fail",
             );
         }
-        if !privilege::Caller::this().may_look_into_children() && (is_dry || starts_others) {
+        if (is_dry || starts_others) && !privilege::Caller::this().may_look_into_children() {
             output::warning(
                 "this machine lets no process look into another one (kernel.yama.ptrace_scope): the supervisor sets options in this program, not in programs that it starts",
                 Some("run sockopt with CAP_SYS_PTRACE, or put `sockopt run` in front of the program that connects"),

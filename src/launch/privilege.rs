@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rustix::fs::{StatVfsMountFlags, getxattr, statvfs};
 use rustix::process::{getegid, geteuid, getgid, getuid};
@@ -114,8 +115,13 @@ impl Caller {
         self.permitted >> CAP_SYS_PTRACE & 1 != 0 || matches!(scope.trim(), "" | "0")
     }
 
-    /// This process.
+    /// This process, as it was when it was first asked for.
     pub fn this() -> Self {
+        static THIS: OnceLock<Caller> = OnceLock::new();
+        *THIS.get_or_init(Self::ask)
+    }
+
+    fn ask() -> Self {
         // Its first line is the name that the command was started by.
         let status = String::from_utf8_lossy(&fs::read("/proc/self/status").unwrap_or_default()).into_owned();
         let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
@@ -146,15 +152,19 @@ impl Rights {
         let mut value = [0; 64];
         // The kernel gives what counts in this user namespace in its second form, and refuses what does not.
         let length = getxattr(file, c"security.capability", &mut value[..]).unwrap_or(0);
-        Some(Self {
+        let rights = Self {
             owner: metadata.uid(),
             group: metadata.gid(),
             mode: metadata.mode(),
             nosuid,
-            is_unmapped: !is_mapped("/proc/self/uid_map", metadata.uid())
-                || !is_mapped("/proc/self/gid_map", metadata.gid()),
+            is_unmapped: false,
             capabilities: value.get(..length).and_then(Capabilities::read),
-        })
+        };
+        // Only these rights depend on it.
+        let is_mapped = |rights: &Self| {
+            is_mapped("/proc/self/uid_map", rights.owner) && is_mapped("/proc/self/gid_map", rights.group)
+        };
+        Some(Self { is_unmapped: rights.may_elevate() && !is_mapped(&rights), ..rights })
     }
 }
 

@@ -323,9 +323,9 @@ unsafe impl GlobalAlloc for Allocator {
         match unsafe { CURRENT.get().as_ref() } {
             Some(memory) => {
                 let piece = memory.take(layout);
-                // SAFETY: set by `run` while its coroutine is the one that runs.
-                if let (true, Some(way_out)) = (piece.is_null(), unsafe { WAY_OUT.get().as_ref() }) {
-                    way_out.suspend(());
+                if piece.is_null() {
+                    // SAFETY: set by `run` while its coroutine is the one that runs.
+                    unsafe { WAY_OUT.get().as_ref() }.into_iter().for_each(|way_out| way_out.suspend(()));
                 }
                 piece
             }

@@ -13,6 +13,8 @@
  * filter WHAT: a seccomp filter refuses rt_sigprocmask (SIG_BLOCK and what is unknown: block; SIG_SETMASK as well: set; all: all;
  *   block and futex: blind), or setsockopt and getsockopt (options). Prints whether a blocked signal still waits, the mask, and the options of sockets whose addresses are
  *   on the heap and on the stack.
+ * trapped CALLS: a seccomp filter answers these system calls, given by number, with SIGSYS, whose handler makes EPERM of it. Prints the
+ *   options of two sockets, and whether anything was trapped.
  * jump COUNT: a timer's handler jumps out of connect so many times. Prints the mask and how many descriptors are left open.
  * first COUNT: the same in the first connect of so many processes. Prints in how many the next one has its option. */
 #include "probe.h"
@@ -214,6 +216,37 @@ static int filter(const char *what) {
     return 0;
 }
 
+static volatile int trapped_calls;
+
+static void answers(int number, siginfo_t *info, void *context) {
+    mcontext_t *machine = &((ucontext_t *)context)->uc_mcontext;
+#ifdef __x86_64__
+    machine->gregs[REG_RAX] = -EPERM;
+#else
+    machine->regs[0] = -EPERM;
+#endif
+    trapped_calls++;
+    (void)number, (void)info;
+}
+
+static int trapped(char *calls) {
+    struct sock_filter code[64] = {LOAD(nr)};
+    unsigned short length = 1;
+    for (char *number = strtok(calls, ","); number && length < 60; number = strtok(NULL, ",")) {
+        code[length++] = (struct sock_filter)IF(atoi(number), 0, 1);
+        code[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP);
+    }
+    code[length++] = (struct sock_filter)ALLOW;
+    struct sock_fprog whole = {length, code};
+    struct sigaction action = {.sa_sigaction = answers, .sa_flags = SA_SIGINFO};
+    sigaction(SIGSYS, &action, NULL);
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &whole)) return 2;
+    int values[] = {connected(), connected()};
+    printf("options %d %d, trapped %d\n", values[0], values[1], trapped_calls > 0);
+    return 0;
+}
+
 static jmp_buf back;
 
 static void jumps(int number) {
@@ -282,6 +315,7 @@ int main(int count, char **arguments) {
     if (!strcmp(mode, "pending") && count == 4) return pending(arguments[2], arguments[3]);
     if (!strcmp(mode, "reused") && count == 4) return reused(arguments[2], arguments[3]);
     if (!strcmp(mode, "filter") && count == 3) return filter(arguments[2]);
+    if (!strcmp(mode, "trapped") && count == 3) return trapped(arguments[2]);
     if (!strcmp(mode, "terminal") && count == 4) return terminal(arguments[2], arguments[3]);
     if (!strcmp(mode, "lines") && count == 4) return lines(arguments[2], atoi(arguments[3]));
     if (!strcmp(mode, "jump") && count == 3) return jump(atoi(arguments[2]));

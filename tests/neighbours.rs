@@ -18,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test_with(&["gcc"], "neighbours::sanitizers_that_are_preloaded", sanitizers_that_are_preloaded),
         test_with(&needs(["cc", "proxychains4", "torsocks", "python3"]), "neighbours::proxies", proxies),
         test_with(&["cc"], "neighbours::socket_wrapper", socket_wrapper),
+        test_with(&["cc"], "neighbours::dlsym_of_its_own", dlsym_of_its_own),
         test("neighbours::order", order),
     ]
 }
@@ -244,6 +245,31 @@ fn socket_wrapper() {
     let (_, stdout, stderr) = outcome(run_9s().env("LD_PRELOAD", list).args(["--dry-run", "bash"]));
     assert!(stdout.starts_with(&format!("LD_PRELOAD={}:{list}\n", library().display())), "{stdout}{stderr}");
     assert!(stderr.contains("note: socket_wrapper has Unix sockets in place of TCP"), "{stderr}");
+}
+
+/// Looks up in the place of whoever calls, as those do that follow what a program loads.
+const DLSYM: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+void *dlsym(void *restrict handle, const char *restrict name) {
+    void *(*real)(void *, const char *) = dlvsym(RTLD_NEXT, "dlsym", "GLIBC_2.34");
+    if (!real) real = dlvsym(RTLD_NEXT, "dlsym", "GLIBC_2.2.5");
+    return real(handle, name);
+}
+"#;
+
+/// Another library's dlsym, on either side: what comes next after that library, if it is in front, is our own hook. Seen to
+/// fail: in front it had each hook call itself, until the stack was full (SIGSEGV).
+fn dlsym_of_its_own() {
+    let folder = scratch("neighbours-dlsym");
+    let client = build(&folder, "client", CLIENT, &[]);
+    let other = build(&folder, "other.so", DLSYM, &["-shared", "-fPIC"]).display().to_string();
+    let ours = library().display().to_string();
+    for list in [format!("{other}:{ours}"), format!("{ours}:{other}")] {
+        let mut command = plain("env");
+        command.arg(format!("LD_PRELOAD={list}")).env("SOCKOPT_USER_TIMEOUT", "9s");
+        assert_eq!(connected(&mut command, &client), (Some(0), "9000".into(), String::new()), "{list}");
+    }
 }
 
 /// Where the library goes in a list. Seen to fail: always first, beside another copy of itself too.

@@ -47,13 +47,20 @@ pub(crate) fn own_base() -> usize {
 }
 
 /// This library's segments.
-#[cfg(all(target_env = "gnu", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) fn own_segments() -> &'static [Elf64_Phdr] {
     // SAFETY: the program headers lie in our first segment, where the header says.
     unsafe {
         let start = own_base() + __ehdr_start.e_phoff as usize;
         slice::from_raw_parts(start as *const Elf64_Phdr, usize::from(__ehdr_start.e_phnum))
     }
+}
+
+/// Whether an address lies in this library.
+pub(crate) fn is_own(address: usize) -> bool {
+    own_segments()
+        .iter()
+        .filter(|segment| segment.p_type == libc::PT_LOAD)
+        .any(|segment| place_of(own_base(), segment).contains(&address))
 }
 
 /// The loader's list, which nobody changes meanwhile.

@@ -6,7 +6,7 @@ use std::ffi::{c_int, c_void};
 use std::panic::catch_unwind;
 use std::ptr;
 
-use crate::libc_compat;
+use crate::{elf, libc_compat};
 use libc::ssize_t;
 
 /// The type of sendmmsg's flags: `int` in glibc, `unsigned int` in musl.
@@ -122,6 +122,13 @@ pub(crate) fn next(name: &'static str) -> *mut c_void {
     if !libc_compat::has_dlsym() {
         return libc_compat::next_definition(name);
     }
+    let found = by_dlsym(name);
+    // RTLD_NEXT is what comes after the library that calls. If another library in front of this one has a dlsym of its own, that
+    // library is the one that calls, and what comes after it may be this very hook.
+    if elf::is_own(found as usize) { libc_compat::next_definition(name) } else { found }
+}
+
+fn by_dlsym(name: &'static str) -> *mut c_void {
     #[cfg(target_env = "gnu")]
     if !["close_range\0", "dlopen\0", "dlmopen\0"].contains(&name) {
         // SAFETY: the name ends in NUL.

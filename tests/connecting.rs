@@ -425,6 +425,10 @@ fn answered_late() {
         (RULES, script("", "", "19999", "leave s = 0", "0")),
         (RULES_OWN, script("", "", "19999", "change s = 0", "14000")),
         (RULES_OWN_NOT, script("", own, "9000", "change s = 0", "9000")),
+        // Who the peer is: nobody, before the connection stands.
+        (RULES, script("", "\npeername s = -1 ENOTCONN", "19999", "peername s = 0", "0")),
+        (RULES_OWN, script("", "", "19999", "peername s = 0", "14000")),
+        (RULES_OWN_NOT, script("", own, "9000", "peername s = 0", "9000")),
         // Who never asks keeps it: poll is not interposed.
         (RULES, script("", "", "19999", "send s hello = 5", "19999")),
     ];

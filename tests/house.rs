@@ -60,7 +60,7 @@ const REFERENCE: &str = "docs/configuration.md";
 const DESIGN: &str = "docs/design.md";
 
 /// What libsockopt.so interposes.
-const HOOKS: [&str; 22] = [
+const HOOKS: [&str; 23] = [
     "accept",
     "accept4",
     "bind",
@@ -77,6 +77,7 @@ const HOOKS: [&str; 22] = [
     "gethostbyname2",
     "gethostbyname2_r",
     "gethostbyname_r",
+    "getpeername",
     "getsockopt",
     "listen",
     "sendmmsg",

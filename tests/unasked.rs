@@ -9,6 +9,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         test_with(&needs(["haproxy", "curl"]), "unasked::haproxy", haproxy),
         test_with(&needs(["wrk"]), "unasked::wrk", wrk),
+        test_with(&needs(["tcpclient"]), "unasked::tcpclient", tcpclient),
     ]
 }
 
@@ -58,4 +59,19 @@ fn wrk() {
     let output = wrk.finish();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success() && !said.contains("Socket errors: connect"), "{said}");
+}
+
+/// It asks who the peer is. Seen to fail without the hook of getpeername: the time for connecting stayed.
+fn tcpclient() {
+    let lab = Lab::new();
+    let mut server = lab.serve(Here, &[8001]);
+    let mut tcpclient = lab.covered(Here, &[RULES], "tcpclient");
+    // No names are looked up; the program that it becomes has the connection as 6 and 7.
+    tcpclient.args(["-R", "-H", "-l0", "127.0.0.1", "8001", "sh", "-c"]);
+    tcpclient.arg("printf 'GET /unasked HTTP/1.0\\r\\n\\r\\n' >&7; exec cat <&6");
+    let tcpclient = Running::start(tcpclient);
+    server.wait_for(&[8001]);
+    wait_for(&lab, "cat", 1);
+    server.release();
+    assert!(String::from_utf8_lossy(&tcpclient.finish().stdout).ends_with("hello from /unasked\n"));
 }

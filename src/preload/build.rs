@@ -15,7 +15,7 @@ use std::process::Command;
 const SYMBOLS: [(&str, &str); 7] = [
     (
         "GLIBC_2.2.5",
-        "__errno_location _exit abort dl_iterate_phdr dlerror dlsym environ fcntl free getenv getpeername getsockname malloc \
+        "__errno_location _exit abort dl_iterate_phdr dlerror dlsym environ fcntl free getenv getsockname malloc \
          memcmp memmove memset mmap pthread_setcanceltype realloc strchr strlen syscall writev",
     ),
     ("GLIBC_2.3", "__tls_get_addr"),

@@ -185,6 +185,14 @@ pub(crate) fn before_epoll_ctl(change: c_int, fd: c_int) {
     }
 }
 
+/// After a program has been told who its peer is, so that it knows the connection stands.
+#[inline]
+pub(crate) fn after_getpeername(fd: c_int) {
+    if has_left_limits() {
+        after_so_error(fd);
+    }
+}
+
 /// After a program has asked for a socket's error.
 #[inline]
 pub(crate) fn after_so_error(fd: c_int) {

@@ -87,6 +87,10 @@ interpose! {
     fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, length: *mut socklen_t) -> c_int {
         after _done if level == SOL_SOCKET && name == SO_ERROR { connect::after_so_error(fd) };
     }
+    // The other way to learn it: there is a peer only if there is a connection (tcpclient, OpenLDAP).
+    fn getpeername(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int {
+        after _done connect::after_getpeername(fd);
+    }
     // For those programs of an event loop that never ask: the same, when they next say what they wait for on a socket.
     fn epoll_ctl(epoll: c_int, change: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
         before () = connect::before_epoll_ctl(change, fd);

@@ -162,14 +162,14 @@ fn queued(fd: c_int, request: libc::Ioctl) -> Result<u32, Errno> {
     checked(result.into()).map(|_| u32::try_from(bytes).unwrap_or(0))
 }
 
-/// The peer of a connection that stands, getpeername(2).
+/// The peer of a connection that stands, getpeername(2). A raw system call, as setsockopt above.
 ///
 /// # Errors
 /// ENOTCONN, also while connecting; those of getpeername(2).
 pub fn connected_peer(fd: c_int) -> Result<Address, Errno> {
     name_by(|address, length| {
         // SAFETY: getpeername(2) writes at most `length` bytes at `address`.
-        unsafe { libc::getpeername(fd, address, length) }
+        unsafe { libc::syscall(libc::SYS_getpeername, fd, address, length) as c_int }
     })
 }
 
@@ -369,6 +369,16 @@ pub fn ticks_per_second() -> Option<u64> {
 pub fn runs_privileged() -> bool {
     // SAFETY: getauxval(3) takes any number.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// The file that this process was started by (AT_EXECFN, getauxval(3)): the script, where it is one.
+#[must_use]
+pub fn started_file() -> Option<&'static CStr> {
+    // SAFETY: getauxval(3) takes any number; the kernel has put a string there, which stays for the life of the process.
+    unsafe {
+        let file = libc::getauxval(libc::AT_EXECFN) as *const c_char;
+        (!file.is_null()).then(|| CStr::from_ptr(file))
+    }
 }
 
 /// Ends the process at once, without atexit handlers, _exit(2).

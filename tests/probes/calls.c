@@ -177,6 +177,7 @@ __attribute__((noinline)) static long call(int count, char **w) {
         length = sizeof got;
         return getsockopt(fd, level, number, &got, &length) ? -1 : got;
     }
+    if (!strcmp(name, "peername")) return getpeername(fd, (void *)&to, &length);
     if (!strcmp(name, "send")) return send(fd, w[2], strlen(w[2]), MSG_NOSIGNAL);
     if (!strcmp(name, "recv")) return recv(fd, value, sizeof value, 0);
     if (!strcmp(name, "give")) { /* give FD NEW: passes it on, and takes it at the other end. */

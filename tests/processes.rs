@@ -19,6 +19,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("processes::the_first_of_two_variables", the_first_of_two_variables),
         test("processes::the_first_of_two_switches", the_first_of_two_switches),
         test("processes::a_script_has_its_own_name", a_script_has_its_own_name),
+        test("processes::a_key_that_is_written_with_an_escape", a_key_that_is_written_with_an_escape),
+        test_with(&["namespaces"], "processes::where_there_is_no_proc", where_there_is_no_proc),
         test_with(&["python3", "perl"], "processes::scripts_of_python_and_perl", scripts_of_python_and_perl),
         test("processes::a_program_behind_its_loader", a_program_behind_its_loader),
         test_with(&["musl-gcc"], "processes::a_program_behind_the_loader_of_musl", behind_musl),
@@ -143,6 +145,34 @@ fn a_script_has_its_own_name() {
         let mut run = plain(sockopt());
         run.env("SOCKOPT_LIBRARY", library()).args(["run", "--"]).arg(&file);
         assert_eq!(rules_here(&mut run, "my-service"), HERE);
+    }
+}
+
+/// Seen to fail where the text was searched for the key as it is read: the rule was for no process at all.
+fn a_key_that_is_written_with_an_escape() {
+    let toml = "[[rule]]\n\"pr\\u006fcess\" = [\"names\"]\nuser_timeout = \"7s\"\n";
+    let output = preloaded(probe("names")).args(CONNECTS).env("SOCKOPT_CONFIG_TOML", toml).output();
+    assert_eq!(user_timeout(&output.expect("it runs")), 7_000);
+}
+
+/// A root that has no /proc, such as a small chroot: a process is known as it was started. Seen to fail: it had no name and no
+/// command line, and nothing was said of that.
+fn where_there_is_no_proc() {
+    let folder = scratch("processes-without-proc");
+    let file = script(&folder, "my-service", "#!/bin/bash -e\nexec 3<>/dev/tcp/127.0.0.1/9\n");
+    let without = |program: &Path| {
+        let mut command = plain("unshare");
+        command.args(["-Urm", "sh", "-c", "mount -t tmpfs none /proc && exec env LD_PRELOAD=\"$0\" \"$@\""]);
+        command.arg(library()).arg(program);
+        command
+    };
+    for (name, rules) in [("my-service", HERE), ("bash", HERE), ("another", NOT_HERE)] {
+        assert_eq!(rules_here(&mut without(&file), name), rules, "{name}");
+    }
+    for (command, expected) in [("*names do connect*", 7_000), ("*names do bind*", 0)] {
+        let toml = format!("[[rule]]\ncommand = [\"{command}\"]\nuser_timeout = \"7s\"\n");
+        let output = without(&probe("names")).args(CONNECTS).env("SOCKOPT_CONFIG_TOML", toml).output();
+        assert_eq!(user_timeout(&output.expect("it runs")), expected, "{command}");
     }
 }
 

@@ -69,7 +69,8 @@ impl Loaded {
     /// Whether rules look at the process, so that [`this_process`] is worth its price.
     #[must_use]
     pub fn asks_for_process(&self) -> bool {
-        let names = |text: &str| text.contains("process") || text.contains("command");
+        // Escapes are not read here.
+        let names = |text: &str| ["process", "command", "\\"].iter().any(|part| text.contains(part));
         self.configuration.document.as_ref().is_some_and(|source| names(&source.text))
             || self.configuration.variables.iter().any(|variable| variable.name == "SOCKOPT_PROCESS")
     }
@@ -250,10 +251,16 @@ pub fn search_domains() -> Vec<String> {
     given.next().unwrap_or_default()
 }
 
-/// This process, as `process` and `command` see it (proc(5): exe, cmdline).
+/// This process, as `process` and `command` see it (proc(5): exe, cmdline). Where there is no /proc, as it was started: under
+/// musl that does not tell the arguments.
 #[must_use]
 pub fn this_process() -> Process {
-    process_in(Path::new("/proc/self"))
+    let found = process_in(Path::new("/proc/self"));
+    if !found.names.is_empty() {
+        return found;
+    }
+    let file = socket::ffi::started_file().map(|file| Path::new(OsStr::from_bytes(file.to_bytes())));
+    process(file, std::env::args_os())
 }
 
 /// The process whose folder of proc(5) this is, as far as it can be read.
@@ -303,6 +310,9 @@ mod tests {
         assert_eq!(loaded.log_file.as_deref(), Some(Path::new("/tmp/log")));
         assert!(loaded.failures.is_empty() && loaded.is_configured() && loaded.may_name_hosts());
         assert!(!loaded.asks_for_process());
+        let escaped =
+            environment(&[("SOCKOPT_CONFIG_TOML", "rule = [{ \"pr\\u006fcess\" = [\"java\"], nodelay = true }]")]);
+        assert!(escaped.asks_for_process(), "{escaped:?}");
         let names: Vec<&str> = loaded.configuration.variables.iter().map(|source| source.name.as_str()).collect();
         assert!(names.contains(&"SOCKOPT_USER_TIMEOUT") && !names.contains(&"PATH"), "{names:?}");
         assert_eq!(loaded.configuration.document.map(|source| source.text).as_deref(), Some(text));

@@ -186,9 +186,11 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// The bytes of the value that the kernel reads; from fewer it makes EINVAL.
+    /// The bytes of the value that the kernel reads where the program gives so many; from fewer it makes EINVAL.
     #[must_use]
-    pub fn bytes_read(&self) -> usize {
+    pub fn bytes_read(&self, given: usize) -> usize {
+        /// What a name has at most without its NUL (IFNAMSIZ, linux/if.h).
+        const LONGEST_INTERFACE: usize = 15;
         match self.value {
             // A byte is enough for IP's (net/ipv4/ip_sockglue.c).
             Value::Int(_) if self.level == constants::SOL_IP => 1,
@@ -196,7 +198,7 @@ impl Setting {
             Value::Timeval { .. } => 2 * size_of::<usize>(),
             Value::Linger { .. } => 8,
             // An empty interface name takes the socket off its interface (net/core/sock.c, sock_setbindtodevice).
-            Value::Text(_) if self.key == Key::Interface => 0,
+            Value::Text(_) if self.key == Key::Interface => given.min(LONGEST_INTERFACE),
             Value::Text(_) => 1,
         }
     }

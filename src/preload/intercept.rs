@@ -283,7 +283,7 @@ fn enforce_here(
     let plan = runtime.plan(connection, phases);
     let Some(setting) = plan.enforced(level, name) else { return false };
     // The kernel reads so much of the value; what it would refuse for want of it, it shall refuse.
-    let read = setting.bytes_read();
+    let read = setting.bytes_read(length as usize);
     if i32::try_from(length).is_err() || (length as usize) < read || !near.is_readable(value, read) {
         return false;
     }

@@ -66,11 +66,11 @@ impl Worker {
 
     /// Whether the kernel would read the value of an option; what it would refuse for want of it, it shall refuse.
     fn is_carried_out(&self, waiting: Waiting<'_>, setting: &Setting) -> bool {
-        let (length, read) = (waiting.call.int(4), setting.bytes_read());
+        let Ok(length) = usize::try_from(waiting.call.int(4)) else { return false };
+        let read = setting.bytes_read(length);
         let mut value = [0; 16];
         let Some(value) = value.get_mut(..read) else { return false };
-        usize::try_from(length).is_ok_and(|length| length >= read)
-            && self.read(waiting.call, waiting.call.place(3), value).is_some_and(|found| found >= read)
+        length >= read && self.read(waiting.call, waiting.call.place(3), value).is_some_and(|found| found >= read)
     }
 
     /// The program's own value is not set.

@@ -78,6 +78,7 @@ pub(super) fn trials() -> Vec<Trial> {
     }));
     trials.push(test_with(&needs(["python3"]), "time_wait::ways::peer_that_polls", peer_that_polls));
     trials.push(test_with(&needs_all, "time_wait::ways::server_closes_first", server_closes_first));
+    trials.push(test_with(&needs(["python3"]), "time_wait::ways::peer_that_accepts_late", peer_that_accepts_late));
     trials.push(test_with(&needs_all, "time_wait::ways::reset_is_lost", reset_is_lost));
     trials.push(test_with(&needs_all, "time_wait::ways::every_reset_is_lost", every_reset_is_lost));
     trials.push(test_with(&needs_all, "time_wait::ways::fin_is_lost", fin_is_lost));
@@ -119,6 +120,46 @@ fn peer_that_polls() {
         let seen = said.next();
         let _ = peer.wait();
         assert_eq!(seen, Some(format!("{told} b'all of it' b''")), "{environment:?}");
+    }
+}
+
+/// Accepts when the client is gone, and asks the connection what servers ask.
+const LATE: &str = "
+import errno, socket, sys, time
+def answer(of):
+    try:
+        of()
+        return 'yes'
+    except OSError as error:
+        return errno.errorcode[error.errno]
+listener = socket.socket()
+listener.bind((sys.argv[1], 8001))
+listener.listen()
+print('ready', flush=True)
+sys.stdin.read()
+peer, address = listener.accept()
+asked = [peer.getpeername, lambda: peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+print(address != None, *map(answer, asked), peer.recv(99), peer.recv(99), answer(lambda: peer.shutdown(socket.SHUT_RDWR)))";
+
+/// A server that accepts after the RST gets all of it, and the client's address with it; but there is no peer any more. Whoever
+/// gives up then loses what was sent. That is a limit, which docs/limits.md names with those that do. Seen to fail: with 0 in
+/// place of -1, where both cases are the same.
+fn peer_that_accepts_late() {
+    let lab = Lab::with_link();
+    for (environment, told) in [(&[WITHOUT][..], "ENOTCONN"), (&[], "yes")] {
+        let mut peer = lab.command(Place::Server, &[], "python3");
+        let peer = peer.args(["-c", LATE, SERVER]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut peer = peer.spawn().expect("nsenter");
+        let mut said = BufReader::new(peer.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+        assert_eq!(said.next().as_deref(), Some("ready"));
+        let output = lab.covered(Place::Client, environment, "python3").args(["-c", SENDS, SERVER]).output();
+        assert_eq!(text(&output.expect("nsenter")), (String::new(), String::new()));
+        // The acknowledgement and the RST have crossed two links by then.
+        thread::sleep(Duration::from_millis(500));
+        drop(peer.stdin.take());
+        let seen = said.next();
+        let _ = peer.wait();
+        assert_eq!(seen, Some(format!("True {told} yes b'all of it' b'' {told}")), "{environment:?}");
     }
 }
 

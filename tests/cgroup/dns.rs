@@ -157,7 +157,7 @@ print(count > 100, missed, 'missed', address('127.1.0.2'))
 
 /// Capitals, aliases, suffixes, IPv6, search domains, several addresses, ports; of two names the one that was looked up last.
 ///
-/// Seen to fail: without the removal of an address that is looked up by a name that no rule has.
+/// Seen to fail: with each name taken for that of the last rule, and nothing forgotten.
 fn which_name_counts() {
     let named = Named::new("which");
     let group = Group::new();
@@ -194,7 +194,7 @@ print(look_up('single.'))
 
 /// The first rule counts, by address or by name; listeners and other addresses are as without.
 ///
-/// Seen to fail: with the names' rules before those with addresses.
+/// Seen to fail: with each name taken for that of the last rule.
 fn the_order_of_rules() {
     let named = Named::new("order");
     let group = Group::new();
@@ -351,7 +351,7 @@ fn without_it_names_are_refused() {
 
 /// Neither CAP_SYS_ADMIN nor CAP_PERFMON.
 ///
-/// Seen to fail: with what the message has at a place that depends on the way to it, as the verifier then refuses.
+/// Seen to fail: with what follows a byte found by an offset in a row: without CAP_PERFMON the verifier gives up (E2BIG).
 fn few_capabilities_are_enough() {
     let named = Named::new("few");
     let group = Group::new();

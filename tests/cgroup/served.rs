@@ -219,7 +219,7 @@ fn a_port_in_use() {
 
 /// Of names of hosts, where rules have some and `--dns` is given.
 ///
-/// Seen to fail: with the number left out; with 0 for all.
+/// Seen to fail: with one more than there are.
 fn known_addresses() {
     let group = Group::new();
     let file = scratch("served-names").join("sockopt.toml");

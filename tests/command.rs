@@ -620,7 +620,10 @@ fn run_is_off_where_the_library_is() {
         command
     };
     let (code, stdout, stderr) = outcome(disabled().args(["--", "env"]));
-    assert_eq!((code, stderr.as_str()), (Some(0), "note: SOCKOPT_DISABLE is set: the program gets no library\n"));
+    assert_eq!(
+        (code, stderr.as_str()),
+        (Some(0), "note: SOCKOPT_DISABLE is set: the program runs without the library\n")
+    );
     assert_eq!(variables(&stdout).get("LD_PRELOAD"), None);
     assert_eq!(variables(&stdout).get("SOCKOPT_TTL"), None);
     assert_eq!(outcome(disabled().arg("/does/not/exist")).0, Some(127));
@@ -640,9 +643,9 @@ fn run_dry() {
     assert!(stdout.contains("SOCKOPT_PROCESS='a b'\nSOCKOPT_LOG=debug\nSOCKOPT_CONGESTION='it'\\''s'\n"), "{stdout}");
     assert!(stderr.starts_with("note: /") && stderr.contains("/touch is dynamically linked with glibc"), "{stderr}");
     // The options are for another.
-    assert!(stderr.contains("\nnote: nothing is set in touch itself: "), "{stderr}");
+    assert!(stderr.contains("\nnote: no option is set in touch itself: "), "{stderr}");
     let (_, _, stderr) = outcome(run().args(["--dry-run", "--ttl=9", "--process=touch", "touch"]));
-    assert!(!stderr.contains("nothing is set in touch itself"), "{stderr}");
+    assert!(!stderr.contains("no option is set in touch itself"), "{stderr}");
     // A shell takes it.
     let shell = format!("set -a; {stdout} exec env");
     let (_, printed, stderr) = outcome(plain("sh").args(["-c", &shell]));
@@ -742,7 +745,10 @@ fn run_nothing_configured() {
     // What is not an option does not configure, and stays.
     // Seen to fail: nothing was said of the option that is missing.
     let (_, stdout, stderr) = outcome(run().args(["--to", ":443", "--log", "error", "env"]));
-    assert_eq!(stderr, "note: no configuration, and no option beside --to: using dead_peer_timeout = \"60s\" there\n");
+    assert_eq!(
+        stderr,
+        "note: no configuration, and no option together with --to: using dead_peer_timeout = \"60s\" there\n"
+    );
     let found = variables(&stdout);
     assert_eq!(found.get("SOCKOPT_DEAD_PEER_TIMEOUT"), Some(&"60s"));
     assert_eq!(found.get("SOCKOPT_TO"), Some(&":443"));

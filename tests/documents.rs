@@ -272,10 +272,12 @@ fn pages_of_the_file_and_the_library() {
     // What accepted sockets have only from some rules is told so. Seen to fail with the phases of the catalogue's row.
     let help = printed(&["run", "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
-        help.contains("Set at connect; on accepted sockets only by a rule with listen or from. SO_LINGER"),
+        help.contains(
+            "Set at connect; on accepted sockets only by a rule with listen or from. Kernel option SO_LINGER"
+        ),
         "{help}"
     );
-    assert!(help.contains("Set at connect, listen. TCP_NODELAY"), "{help}");
+    assert!(help.contains("Set at connect, listen. Kernel option TCP_NODELAY"), "{help}");
 }
 
 /// Seen to fail with a page left out.

@@ -431,8 +431,8 @@ fn not_reached() {
     let notes = proxies.each_ref().map(|proxy| {
         let output = lab.command(Here, &[], sockopt()).args(["show", &proxy.pid.to_string()]).output();
         let (shown, notes) = text(&output.expect("nsenter"));
-        assert!(shown.contains(&format!("envoy ({}), by the library", proxy.pid)), "{shown}");
-        notes.contains("it uses io_uring, which the library does not see")
+        assert!(shown.contains(&format!("envoy ({}), options set by the library", proxy.pid)), "{shown}");
+        notes.contains("uses io_uring: connections that it makes with io_uring get no options, because the library does not see them")
     });
     assert_eq!(notes, [false, true]);
 }

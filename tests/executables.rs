@@ -121,7 +121,7 @@ fn go_programs() {
     assert_eq!(added.0, Some(0), "{}", added.2);
     assert_refused(
         &marked,
-        "is a Go program: though dynamically linked, it makes its system calls itself",
+        "is a Go program: though dynamically linked, it makes its system calls without libc",
         (3, "built\n"),
     );
     const NOTE: &str = "asm(\".section .note.other,\\\"a\\\",@note\\n.long 4, 4, 4\\n.ascii \\\"Go\\\\0\\\\0abcd\\\"\\n.previous\");\n";
@@ -133,7 +133,7 @@ fn go_programs() {
     let text = format!("{NOTE}#include <sys/socket.h>\nint main(void) {{ return connect(-1, 0, 0) + 1; }}\n");
     let (code, _, stderr) = outcome(run().arg("--nodelay=true").arg(build(&folder, "mixed", &text, &[])));
     assert_eq!(code, Some(0), "{stderr}");
-    assert!(stderr.starts_with("warning: ") && stderr.contains("takes effect in the C code that it calls"), "{stderr}");
+    assert!(stderr.starts_with("warning: ") && stderr.contains("works for the C code that it calls"), "{stderr}");
 }
 
 /// Seen to fail with the word size, and with the machine, left out of the comparison.
@@ -146,7 +146,7 @@ fn other_machines() {
     let (code, stderr) = judged(&narrow);
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains("narrow is for 32-bit x86, the library for x86-64"), "{stderr}");
-    assert!(stderr.contains("help: name a libsockopt.so for 32-bit x86 by --library"), "{stderr}");
+    assert!(stderr.contains("help: use --library with a libsockopt.so for 32-bit x86"), "{stderr}");
     // e_machine, elf(5): 183 is AArch64; 62 with 32 bits is x32.
     for (file, machine, name) in [(compile(&folder, "dynamic", &[]), 183_u16, "AArch64"), (narrow.clone(), 62, "x32")] {
         let mut bytes = fs::read(file).expect("a program");
@@ -200,7 +200,7 @@ fn what_the_library_needs_is_missing() {
     let program = compile(&folder, "program", &[]);
     let (code, stderr) = judged_with(&needing, &program);
     assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("needing.so needs libother.so, which is not there"), "{stderr}");
+    assert!(stderr.contains("needing.so needs libother.so, which is missing"), "{stderr}");
     let (code, stdout, _) = outcome(plain(&program).env("LD_PRELOAD", &needing));
     assert_ne!((code, stdout.as_str()), (Some(3), "built\n"));
     let found = |command: &mut Command| {
@@ -261,7 +261,7 @@ fn musl() {
     let named = format!("-Wl,--dynamic-linker={}", elsewhere.display());
     let (code, stderr) = judged_with(&needing, &compile(&folder, "other", &[&named]));
     assert_eq!(code, Some(0), "{stderr}");
-    assert!(stderr.contains("whether it takes the library is not known"), "{stderr}");
+    assert!(stderr.contains("it is not known whether the library loads there"), "{stderr}");
 }
 
 fn unknown_loaders() {
@@ -292,7 +292,7 @@ fn loaders() {
     let loader = String::from_utf8(loader).expect("a path");
     let (code, stdout, stderr) = outcome(command.args(["--nodelay=true", &loader]).arg(&program));
     assert_eq!((code, stdout.as_str()), (Some(3), "built\n"), "{stderr}");
-    assert!(stderr.starts_with("note: ") && stderr.contains("is a loader"), "{stderr}");
+    assert!(stderr.starts_with("note: ") && stderr.contains("is a dynamic loader"), "{stderr}");
 }
 
 const S_ISUID: u32 = 0o4755;
@@ -452,7 +452,8 @@ fn unreadable() {
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"].iter().filter(|_| is_root));
     let program = folder.join("closed");
     let ran = outcome(command.arg(folder.join("sockopt")).args(["run", "--nodelay=true"]).arg(&program));
-    let note = format!("note: {} cannot be read: whether the library takes effect is not known\n", program.display());
+    let note =
+        format!("note: {} cannot be read: it is not known whether the library takes effect\n", program.display());
     fs::remove_dir_all(&folder).expect("it is ours");
     assert_eq!(ran, (Some(3), "built\n".into(), note));
 }
@@ -571,7 +572,7 @@ fn shells() {
         let (code, stdout, stderr) = outcome(run().arg("--nodelay=true").arg(program));
         assert_eq!((code, stdout.as_str()), (Some(3), "built\n"), "{stderr}");
         assert!(
-            stderr.starts_with("warning: ") && stderr.contains("programs that it starts have the library"),
+            stderr.starts_with("warning: ") && stderr.contains("programs that it starts get the library"),
             "{stderr}"
         );
     }
@@ -601,13 +602,13 @@ fn env_is_followed() {
         assert!(stderr.contains("still is statically linked"), "{arguments:?}: {stderr}");
     }
     for (arguments, how) in [
-        (&["-i", "true"][..], "env empties the environment: "),
-        (&["-", "A=b", "/bin/true"], "env empties the environment: "),
+        (&["-i", "true"][..], "env clears the environment: "),
+        (&["-", "A=b", "/bin/true"], "env clears the environment: "),
         (&["-u", "LD_PRELOAD", "true"], "env unsets LD_PRELOAD: "),
         (&["-uLD_PRELOAD", "true"], "env unsets LD_PRELOAD: "),
         (&["--unset=LD_PRELOAD", "true"], "env unsets LD_PRELOAD: "),
-        (&["LD_PRELOAD=", "true"], "env sets LD_PRELOAD anew: "),
-        (&["-S", "-i true"], "env empties the environment: "),
+        (&["LD_PRELOAD=", "true"], "env sets LD_PRELOAD to another value: "),
+        (&["-S", "-i true"], "env clears the environment: "),
     ] {
         let (code, stderr) = outcome_of(arguments);
         assert_eq!(code, Some(1), "{arguments:?}: {stderr}");
@@ -620,7 +621,7 @@ fn env_is_followed() {
     assert!(
         outcome_of(&[])
             .1
-            .ends_with(": nothing is set in it; dynamically linked programs that it starts have the library\n")
+            .ends_with(": no options are set in it; dynamically linked programs that it starts get the library\n")
     );
     for arguments in [&["--argv0=x", "true"][..], &["-S", "$HOME true"], &["-C", "/", "./x"]] {
         let (code, stderr) = outcome_of(arguments);
@@ -744,13 +745,14 @@ fn wrappers() {
         // In another root there is another library, or none.
         let (code, _, stderr) = open.run("--dry-run", "unshare -Ur chroot /proc /x", "dynamic");
         assert_eq!(code, Some(1), "{stderr}");
-        assert!(stderr.contains("starts a program in the root /proc, which has no "), "{stderr}");
+        assert!(stderr.contains("starts a program in the root directory /proc, which has no "), "{stderr}");
         let below = open.0.join("root").join(open.0.strip_prefix("/").expect("absolute"));
         copy(library(), below.join("libsockopt.so"));
         let (code, _, stderr) = open.run("--dry-run", "unshare -Ur -R ./root /x", "dynamic");
         assert_eq!(code, Some(0), "{stderr}");
         assert!(
-            stderr.starts_with("note: ") && stderr.contains("in the root ./root, where sockopt does not judge it"),
+            stderr.starts_with("note: ")
+                && stderr.contains("in the root directory ./root, where sockopt does not judge it"),
             "{stderr}"
         );
     }
@@ -760,7 +762,10 @@ fn wrappers() {
     // Where the wrapper has a better word for it, it has it.
     let (code, _, stderr) = open.run("--log=off", "setsid -w ./absent", "dynamic");
     assert_eq!(code, outcome(plain("setsid").args(["-w", "./absent"])).0, "{stderr}");
-    assert!(stderr.starts_with("note: ./absent, which ") && stderr.contains(" is to start, is not found"), "{stderr}");
+    assert!(
+        stderr.starts_with("note: ./absent, which ") && stderr.contains(" should start, was not found"),
+        "{stderr}"
+    );
 }
 
 /// Those that containers begin with, which may be Go or static: that is no reason to refuse. Seen to fail: gosu and
@@ -811,7 +816,7 @@ fn wrappers_of_containers() {
     fs::set_permissions(open.0.join("setuid"), fs::Permissions::from_mode(0o4755)).expect("it is ours");
     let (code, _, stderr) = open.run("--dry-run", "gosu nobody %", "setuid");
     assert_eq!(code, Some(0), "{stderr}");
-    assert!(stderr.starts_with("note: ") && stderr.contains("has rights of its own"), "{stderr}");
+    assert!(stderr.starts_with("note: ") && stderr.contains("gains privileges, and is started"), "{stderr}");
     let (code, _, stderr) = open.run("--dry-run", "gosu nobody setpriv --no-new-privs %", "dynamic");
     assert_eq!((code, stderr.contains("the library takes effect")), (Some(0), true), "{stderr}");
 }
@@ -825,15 +830,15 @@ fn wrappers_that_are_not_followed() {
     {
         let (code, _, stderr) = open.run("--dry-run", line, "dynamic");
         assert_eq!(code, Some(0), "{line}: {stderr}");
-        let said = "is called in a way that sockopt does not know: what it starts is not judged\n";
+        let said = "is called in a way that sockopt does not know: the program that it starts is not judged\n";
         assert!(stderr.starts_with("note: ") && stderr.ends_with(said), "{line}: {stderr}");
     }
     for (line, why) in [
-        ("timeout 5 env -i %", "env empties the environment: "),
-        ("setpriv --reset-env %", "setpriv empties the environment: "),
+        ("timeout 5 env -i %", "env clears the environment: "),
+        ("setpriv --reset-env %", "setpriv clears the environment: "),
         ("nice env -u LD_PRELOAD %", "env unsets LD_PRELOAD: "),
-        ("systemd-run --wait %", "systemd starts the program, "),
-        ("systemd-run --user -p A=b -- %", "systemd starts the program, "),
+        ("systemd-run --wait %", "the program is started by systemd, "),
+        ("systemd-run --user -p A=b -- %", "the program is started by systemd, "),
     ] {
         let (code, _, stderr) = open.run("--dry-run", line, "dynamic");
         assert_eq!(code, Some(1), "{line}: {stderr}");
@@ -846,7 +851,7 @@ fn wrappers_that_are_not_followed() {
         ["env", "nice", "timeout 5", "xargs", "sh -c %~|~cat", "sh -c cd~/;~%", "sh -c A=b~%", "sh script", "watch ls"]
     {
         let (code, _, stderr) = open.run("--dry-run", line, "static");
-        let is_judged = stderr.contains("takes effect in it") || stderr.contains("is set in it; dynamically linked");
+        let is_judged = stderr.contains("takes effect in it") || stderr.contains("are set in it; dynamically linked");
         assert_eq!((code, is_judged), (Some(0), true), "{line}: {stderr}");
     }
 }
@@ -884,7 +889,7 @@ fn wrappers_by_name() {
         "./start-stop-daemon -Sx %",
     ] {
         let (code, _, stderr) = open.run("--dry-run", line, "dynamic");
-        let said = "is called in a way that sockopt does not know: what it starts is not judged\n";
+        let said = "is called in a way that sockopt does not know: the program that it starts is not judged\n";
         assert_eq!((code, stderr.ends_with(said)), (Some(0), true), "{line}: {stderr}");
     }
     for line in ["./ip link", "./ip"] {
@@ -918,7 +923,7 @@ fn programs_among_the_arguments() {
         }
     }
     let (_, printed, stderr) = open.run("--log=warn", "./entrypoint env -i %", "dynamic");
-    assert!(printed == "nothing\n" && stderr.contains("not reach: env empties the environment"), "{stderr}");
+    assert!(printed == "nothing\n" && stderr.contains("not reach: env clears the environment"), "{stderr}");
     // Files that are no programs, folders, and the program itself are none.
     for line in ["sh -c true~/etc/passwd~/", "./entrypoint true ./libsockopt.so /", "cat /dev/null"] {
         let (code, _, stderr) = open.run("--log=warn", line, "static");
@@ -942,7 +947,7 @@ fn programs_in_a_script() {
         let folder = open.0.display();
         format!(
             "note: {who} names a program that the library would not reach: {how}static is statically linked: there is no loader that could \
-             preload a library; --by supervisor reaches it too\n"
+             preload a library; --by supervisor covers it too\n"
         )
         .replace("FOLDER", &folder.to_string())
     };
@@ -966,7 +971,7 @@ fn programs_in_a_script() {
     // As much is read as stands in front of it.
     for line in ["sh -c %;true", "bash -o errexit -c true~&&~%", "sh -c A=1~%~#"] {
         let (_, _, stderr) = run("", line, "static");
-        assert_eq!(stderr, named("the shell's text", "FOLDER/"), "{line}");
+        assert_eq!(stderr, named("the shell's command line", "FOLDER/"), "{line}");
     }
     for text in [
         "#!/bin/sh\n# ./%\necho ./% x; x=./%\n",
@@ -987,7 +992,7 @@ fn missing_interpreters() {
     let program = compile(&folder, "program", &["-Wl,--dynamic-linker=/does/not/exist"]);
     for (program, says) in [
         (script(&folder, "absent", "#!/does/not/exist\n"), "its interpreter /does/not/exist does not exist"),
-        (script(&folder, "windows", "#!/bin/sh\r\necho\r\n"), "take the carriage returns out"),
+        (script(&folder, "windows", "#!/bin/sh\r\necho\r\n"), "remove the carriage returns"),
         (program, "its loader /does/not/exist does not exist"),
     ] {
         let (code, stdout, stderr) = outcome(run().arg("--nodelay=true").arg(&program));

@@ -358,8 +358,8 @@ fn calls_in_the_order_of_the_library() {
         assert_eq!(explained["enforce"], written, "{report:#}");
         let notes = explained["notes"].to_string();
         let says = |text: &str| notes.contains(text);
-        assert_eq!(says("only where the program has left the system's default"), enforce == "fill", "{notes}");
-        assert_eq!(says("enforce is off"), enforce == "false", "{notes}");
+        assert_eq!(says("only if the program has left it at the system's default"), enforce == "fill", "{notes}");
+        assert_eq!(says("enforce is false"), enforce == "false", "{notes}");
         let calls = report["connections"][0]["steps"][0]["calls"].as_array().expect("a list").iter();
         let told: Vec<&str> = calls.filter_map(|call| call["name"].as_str()).collect();
         let mut bash = run();
@@ -381,23 +381,23 @@ fn why_rules_do_not_match() {
     let said = explain(&["--all", "10.1.2.3:443"]);
     assert_eq!(
         between(&said, "rule at does it match?", "option"),
-        "gateway sockopt.toml:7 no: another process than: \"java\"\n\
+        "gateway sockopt.toml:7 no: process does not match: \"java\"\n\
          clients sockopt.toml:14 no: it is for sockets that listen or accept (listen,\n\
          from)\n\
-         jmeter sockopt.toml:20 no: another address than to: \":53\"\n\
-         rule 4 sockopt.toml:27 no: another address than to: \"localhost:9999\"\n\
+         jmeter sockopt.toml:20 no: to does not match: \":53\"\n\
+         rule 4 sockopt.toml:27 no: to does not match: \"localhost:9999\"\n\
          rule 5 sockopt.toml:31 no: it is for sockets that listen or accept (listen,\n\
          from)\n\
          \n",
         "{said}"
     );
     assert!(said.starts_with("connect to 10.1.2.3:443: no rule matches: defaults only\n"), "{said}");
-    assert!(said.contains("note: rules with `process` do not match here: --process NAME says which it is\n"), "{said}");
+    assert!(said.contains("note: rules with `process` do not match without --process NAME\n"), "{said}");
     assert!(!explain(&["--all", "--process", "curl", "10.1.2.3:443"]).contains("note: rules with"));
     let said = explain(&["--all", "--process", "/usr/bin/java", "[2001:db8::1]:8099"]);
     assert!(said.contains("yes: the first that matches is used"), "{said}");
     let said = explain(&["--all", "--process", "java", "10.1.2.3"]);
-    assert!(said.contains("note: no port is given: rules that name one do not match\n"), "{said}");
+    assert!(said.contains("note: no port is given, so rules with ports do not match\n"), "{said}");
     let said = explain(&["--to", ":444", "--nodelay", "on", "10.1.2.3:443"]);
     assert!(said.contains("for other destinations (--to)\n") && !said.contains("TCP_NODELAY"), "{said}");
     // What was typed is not said to come from the environment. Seen to fail: it was.
@@ -409,7 +409,7 @@ fn why_rules_do_not_match() {
 fn listeners_and_clients() {
     let said = explain(&["--listen", ":8080"]);
     assert!(said.starts_with("listen on 0.0.0.0:8080, [::]:8080: no rule matches: defaults only\n"), "{said}");
-    assert!(said.contains("--from PEER shows it\n") && !said.contains("goes unnoticed"), "{said}");
+    assert!(said.contains("use --from CLIENT\n") && !said.contains("goes unnoticed"), "{said}");
     let said = explain(&["--listen", "127.0.0.1:8080", "--from", "10.9.9.9"]);
     assert!(said.starts_with("listen on 127.0.0.1:8080, accept from 10.9.9.9: rule \"clients\", "), "{said}");
     let calls = between(&said, "option setsockopt after accept from", "a peer");
@@ -458,7 +458,7 @@ fn names_are_resolved() {
     assert!(said.contains(" SOL_TCP TCP_SYNCNT 3 "), "{said}");
     let said = explain(&["127.0.0.1:9999"]);
     assert!(said.starts_with("connect to 127.0.0.1:9999: no rule matches"), "{said}");
-    assert!(said.contains("note: some rules go by names that programs look up"), "{said}");
+    assert!(said.contains("note: some rules have host names: they match only if you give the host name"), "{said}");
 }
 
 /// Seen to fail without as_destination_of_any: no rule matched.
@@ -469,9 +469,9 @@ fn unspecified_destinations() {
         let said =
             explain(&["--to", &format!("[{reached}]").replace("[127.0.0.1]", "127.0.0.1"), "--nodelay", "on", asked]);
         assert!(said.contains("TCP_NODELAY 1"), "{said}");
-        assert!(said.contains(&format!("for this machine: {reached}\n")), "{said}");
+        assert!(said.contains(&format!("means this host: the kernel connects to {reached}\n")), "{said}");
     }
-    assert!(!explain(&["127.0.0.1:9998"]).contains("for this machine"));
+    assert!(!explain(&["127.0.0.1:9998"]).contains("means this host"));
 }
 
 fn exit_codes() {
@@ -543,7 +543,8 @@ fn udp_servers_linger_and_interface() {
     assert!(udp["notes"].to_string().contains("for a UDP socket another rule counts: rule \\\"quic\\\""), "{udp}");
     let notes = explain(&["10.1.2.3:80"])["notes"].to_string();
     assert!(
-        notes.contains("close waits up to 10 s") && notes.contains("interface is not for name look-ups"),
+        notes.contains("close blocks for up to 10 s")
+            && notes.contains("interface does not apply to the C library's own DNS queries"),
         "{notes}"
     );
     let notes = explain(&["10.1.2.4:80"])["notes"].to_string();

@@ -239,7 +239,7 @@ fn what_cannot_be_read() {
         (folder.join("nothing.yaml").display().to_string(), "cannot be read: No such file"),
         (folder.display().to_string(), "cannot be read: Is a directory"),
         (write("bytes.yaml", b"kind: \xff"), "is not text in UTF-8"),
-        (write("novel.txt", b"It was a dark and stormy night."), "neither name nor content tell"),
+        (write("novel.txt", b"It was a dark and stormy night."), "neither its name nor its content shows"),
     ] {
         let (code, stdout, stderr) = run(&[&file]);
         assert_eq!((code, stdout.as_str()), (Some(78), ""), "{file}");

@@ -206,8 +206,7 @@ fn proxies() {
     // `run` puts it where it works.
     let command = sockopt().display().to_string();
     let run = [&*command, "run", &*client, to[0], to[1]];
-    const NOTE: &str =
-        "note: proxychains connects to the proxy by a socket of its own: rules go by the proxy's address";
+    const NOTE: &str = "note: proxychains connects to the proxy: rules must match the proxy's address";
     for (list, address, note) in [
         (proxychains.clone(), "127.0.0.1:9050", NOTE),
         (format!("{ours}:{proxychains}"), "127.0.0.1:9050", NOTE),
@@ -233,7 +232,7 @@ fn proxies() {
     let (code, _, stderr) = lab_outcome("", "198.18.0.9", &[&*command, "run", "torsocks", &*client, to[0], to[1]]);
     assert_eq!(code, Some(1), "{stderr}");
     assert!(
-        stderr.starts_with("error: torsocks puts its own library in front") && stderr.contains("torsocks sockopt run"),
+        stderr.starts_with("error: torsocks puts its own library first") && stderr.contains("torsocks sockopt run"),
         "{stderr}"
     );
     let _ = (server.kill(), server.wait());
@@ -244,7 +243,7 @@ fn socket_wrapper() {
     let list = "/usr/lib/libsocket_wrapper.so.0";
     let (_, stdout, stderr) = outcome(run_9s().env("LD_PRELOAD", list).args(["--dry-run", "bash"]));
     assert!(stdout.starts_with(&format!("LD_PRELOAD={}:{list}\n", library().display())), "{stdout}{stderr}");
-    assert!(stderr.contains("note: socket_wrapper has Unix sockets in place of TCP"), "{stderr}");
+    assert!(stderr.contains("note: socket_wrapper replaces TCP by Unix sockets"), "{stderr}");
 }
 
 /// Looks up in the place of whoever calls, as those do that follow what a program loads.

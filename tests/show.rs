@@ -715,8 +715,8 @@ hours = to(8003, (9, 1), (4, 7200), (18, 60000))
 say('connected'); wait()
 in_flight.send(b'x' * 118); hours.send(b'x' * 118)
 ";
-    const HINT: &str = "`sockopt apply --dead-peer-timeout 15s PID` sets what notices a vanished peer.\n";
-    const NONE: &str = "are in force on each: the kernel ends it unless an answer comes.\n";
+    const HINT: &str = "Use `sockopt apply --dead-peer-timeout 15s PID` to notice vanished peers.\n";
+    const NONE: &str = "the kernel ends them if no answer comes.\n";
     let lab = Lab::with_link();
     let server = Program::python(&lab, Place::Server, "l = [listen('0.0.0.0', port) for port in (8001, 8002, 8003)]");
     assert_eq!(server.line(), "ready");
@@ -860,10 +860,7 @@ fn dry_run() {
     let title = stdout.lines().next().unwrap_or_default().to_owned();
     assert!(title.starts_with("python3") && title.ends_with(&format!(" ({})", program.pid)), "{stdout}");
     assert_eq!(stdout, format!("{title}\n  by the command line, not done:\n{changes}1 socket would change\n"));
-    assert!(
-        stderr.contains("are not covered, except what its listeners accept: start it under `sockopt run`"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("do not get these options, except those that its listening sockets accept"), "{stderr}");
 
     let (code, stdout, stderr) = outcome(&run(&lab, Place::Here, &words));
     assert_eq!(code, Some(0), "{stderr}");
@@ -873,7 +870,7 @@ fn dry_run() {
     // Once more: nothing is left to do.
     let (code, stdout, _) = outcome(&run(&lab, Place::Here, &words));
     assert_eq!(code, Some(0));
-    let rest = "  as configured already: 1 socket\n  left alone, no rule matched: 1 socket\n0 sockets changed\n";
+    let rest = "  already as configured: 1 socket\n  left alone, no rule matched: 1 socket\n0 sockets changed\n";
     assert_eq!(stdout, format!("{title}\n{rest}"));
     // By JSON, a part of it.
     let words = [&words[..], &["--json", "--user-timeout", "9s"]].concat();
@@ -998,14 +995,12 @@ fn refused_or_left_out() {
     let expected = serde_json::json!([{ "option": "TCP_USER_TIMEOUT", "before": 0, "after": 9_000 }]);
     assert_eq!(socket["changes"], expected, "{socket:#}");
     let report = json(&run(&lab, Place::Here, &own));
-    assert_eq!(by_fd(&report, 4)["left_alone"], "nothing that can be set by now", "{report:#}");
+    assert_eq!(by_fd(&report, 4)["left_alone"], "no option that can still be set", "{report:#}");
     let (code, _, stderr) = outcome(&run(&lab, Place::Here, &words));
     assert_eq!(code, Some(1), "nothing could be done: {stderr}");
     assert!(stderr.contains("TCP_CONGESTION=\"nosuch\" failed: ENOENT"), "{stderr}");
     assert!(
-        stderr.contains(
-            "left out, because only a new connection, or the library in the program, can have it: syn_retries"
-        ),
+        stderr.contains("not set, because they need a new connection, or the library in the program: syn_retries"),
         "{stderr}"
     );
 }
@@ -1094,7 +1089,7 @@ d.setsockopt(6, 8, 9)";
     let (code, stdout, stderr) = outcome(&run(&lab, Place::Here, &words));
     assert_eq!(code, Some(0), "{stderr}");
     let rest = "  left to the program, keepalive, user_timeout, fin_timeout: 1 socket
-  as configured already: 1 socket
+  already as configured: 1 socket
   left alone, no rule matched: 1 socket
 0 sockets changed
 ";

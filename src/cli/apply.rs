@@ -15,16 +15,16 @@ use crate::{args, check, exit, output};
 
 pub(crate) fn command() -> Command {
     let command = Command::new("apply")
-        .about("Set options on the sockets that running programs have already")
+        .about("Set options on sockets that running programs have open")
         .long_about(
-            "Sets the configuration on the sockets that running programs have already, by the rules that the library \
-             would follow in them. A client that hangs on a vanished peer is freed by\n\n    \
+            "Sets options on the sockets that running programs have open already, by the same rules as the library. This \
+             frees a client that hangs on a vanished peer:\n\n    \
              sockopt apply --dead-peer-timeout 15s PID\n\n\
-             On an idle connection the time that has passed counts: the peer is probed at once, and the connection is \
-             given up when the remaining probes or the user timeout run out. A connection with data in flight is given up \
-             only when the kernel would next send that data again; apply says when.\n\n\
-             The programs are neither stopped nor traced. Connections that they open later are not covered, except those that \
-             their listeners accept. For that, restart them under `sockopt run`.",
+             On an idle connection the options take effect at once: the idle time that has passed counts, the kernel probes the \
+             peer, and ends the connection when the remaining probes or the user timeout run out. On a connection with data in flight \
+             they take effect when the kernel next retransmits that data; apply says when that is.\n\n\
+             The programs are neither stopped nor traced. Connections that they open later do not get the options, except those \
+             that their listening sockets accept. To cover all, restart the programs under `sockopt run`.",
         )
         .after_long_help(EXIT_CODES);
     let command = processes::with_selection(command)
@@ -34,7 +34,7 @@ pub(crate) fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Show what would change, and change nothing"),
         )
-        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("As JSON"));
+        .arg(args::json());
     args::with_shortcuts(args::with_control(command, &["config", "to"]))
 }
 

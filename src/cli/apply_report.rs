@@ -184,7 +184,7 @@ impl Done<'_> {
         };
         let already = self.sockets.iter().filter(already).count();
         if already > 0 {
-            text.push_str(&format!("  as configured already: {}\n", Count(already, "socket")));
+            text.push_str(&format!("  already as configured: {}\n", Count(already, "socket")));
         }
         let mut alone: Vec<(&str, usize)> = Vec::new();
         for reason in self.sockets.iter().filter_map(|socket| socket.left_alone.as_deref()) {
@@ -213,8 +213,8 @@ pub(crate) fn notes(done: &[Done<'_>]) {
     }
     if all().any(|socket| socket.held) {
         output::note(
-            "what `sockopt attach` enforces stays until its configuration is replaced, or detached: `sockopt status` lists \
-             what is attached",
+            "an option that `sockopt attach` enforces can be changed only there: replace or detach its configuration; `sockopt \
+             status` lists what is attached",
         );
     }
     let mut left_out: Vec<&str> = all().flat_map(|socket| &socket.left_out).copied().collect();
@@ -222,7 +222,7 @@ pub(crate) fn notes(done: &[Done<'_>]) {
     left_out.dedup();
     if !left_out.is_empty() {
         output::note(&format!(
-            "left out, because only a new connection, or the library in the program, can have it: {}",
+            "not set, because they need a new connection, or the library in the program: {}",
             left_out.join(", ")
         ));
     }
@@ -240,7 +240,7 @@ pub(crate) fn notes(done: &[Done<'_>]) {
         }
         if socket.waiting > 0 {
             output::note(&format!(
-                "{}: {} in its queue does not inherit the options; run apply again when it is accepted",
+                "{}: {} in its accept queue will not inherit the options; run apply again when the program has accepted",
                 socket.title(),
                 Count(socket.waiting as usize, "connection")
             ));
@@ -248,7 +248,7 @@ pub(crate) fn notes(done: &[Done<'_>]) {
     }
     if changed().next().is_some() {
         output::note(
-            "connections that a program opens from now on are not covered, except what its listeners accept: start it under `sockopt run` for that",
+            "connections that a program opens from now on do not get these options, except those that its listening sockets accept; to cover all, start it under `sockopt run`",
         );
     }
 }

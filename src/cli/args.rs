@@ -18,25 +18,31 @@ const CONTROL: [Control; 5] = [
         "to",
         "TO",
         "ADDRESS",
-        "Socket options only for these destinations",
-        "For example 10.0.0.0/8:443, [2001:db8::/32]:8000-8099 or :6379; repeatable. The rules of a file have their own.",
+        "Set the options below only for these destinations",
+        "For example 10.0.0.0/8:443, [2001:db8::/32]:8000-8099 or :6379; repeatable. Rules in a file have their own conditions.",
     ),
     (
         "process",
         "PROCESS",
         "NAME",
-        "Socket options only in these processes",
-        "The executable's base name, the name that it was started by, or the base name of the script that it runs; * and ? are wildcards; repeatable. JMeter is \
-         java.",
+        "Set the options below only in these processes",
+        "The base name of the executable, the name that it was started by, or the base name of the script that it runs; * and ? are wildcards; repeatable. For \
+         JMeter write java.",
     ),
     (
         "log",
         "LOG",
         "LEVEL",
         "off, error, warn, info or debug",
-        "The default is warn; info says what was loaded and what was kept from the program, debug every decision.",
+        "The default is warn. info also logs which configuration was loaded and which setsockopt of the program was not carried out, debug also every decision.",
     ),
-    ("log-file", "LOG_FILE", "FILE", "Where to log instead of stderr", "Created 0600, never through a symbolic link."),
+    (
+        "log-file",
+        "LOG_FILE",
+        "FILE",
+        "Where to log instead of stderr",
+        "It is created with mode 0600, never through a symbolic link.",
+    ),
 ];
 
 /// Adds some of [`CONTROL`] to a subcommand.
@@ -125,35 +131,39 @@ pub(crate) fn description(entry: &Entry) -> String {
 fn described(entry: &Entry, accepted: &str) -> String {
     let names = entry.kernel.iter().filter_map(|option| constants::option_name(option.level, option.name));
     let kernel: Vec<&str> = names.collect();
-    let system = if entry.accepts == Accepts::Enforce { "" } else { "; system leaves it as it is" };
+    let system = if entry.accepts == Accepts::Enforce { "" } else { "; system: not set" };
     let set = match policy::set_at(entry.key) {
         none if none.is_empty() => String::new(),
         phases => format!(" Set at {phases}."),
     };
-    let kernel =
-        if kernel.is_empty() { String::new() } else { format!(" {}, {}.", kernel.join(", "), entry.about().source) };
+    let kernel = match kernel.as_slice() {
+        [] => String::new(),
+        [name] => format!(" Kernel option {name}, see {}.", entry.about().source),
+        names => format!(" Kernel options {}, see {}.", names.join(", "), entry.about().source),
+    };
     format!("{}.\nAccepted: {accepted}{system}.{set}{kernel}", capitalised(entry.about().summary))
 }
 
 /// The definition of `run`, most of whose options are above.
 pub(crate) fn run() -> Command {
     let command = Command::new("run")
-        .about("Run a program under the library")
+        .about("Run a program under the library or the supervisor")
         .long_about(
-            "Checks the configuration, judges whether the library can take effect in the program (and says why not: \
-             setuid, file capabilities, another machine, another libc), puts libsockopt.so in front of what LD_PRELOAD \
-             has already, and replaces itself with the program (exec). Ignored and blocked signals are inherited unchanged. Beside a program that no library can be loaded into (statically \
-             linked, Go) it starts a supervisor, which the kernel tells of the program's calls.\n\nWithout any configuration, notices dead \
-             peers within 60 s (dead_peer_timeout = \"60s\").",
+            "Checks the configuration, and finds out whether the library can work in the program. If it can, run adds \
+             libsockopt.so to LD_PRELOAD, and replaces itself with the program (exec). Ignored and blocked signals are \
+             inherited unchanged. For a statically linked program or a Go program, run starts a supervisor, a second process that \
+             the kernel notifies of the program's calls and that sets the options from outside. If neither can work (for \
+             example in a setuid program, or for another architecture), run says why.\n\nWithout any configuration it sets \
+             dead_peer_timeout = \"60s\".",
         )
         .override_usage("sockopt run [OPTIONS] [--] PROGRAM [ARGUMENT]...")
         .after_long_help(format!(
-            "{}\n  else that of the program, which run becomes\n\nExamples:\n  sockopt run --dead-peer-timeout 15s -- jmeter -n -t plan.jmx\n  sockopt run --keepalive \
+            "{}\n  else that of the program\n\nExamples:\n  sockopt run --dead-peer-timeout 15s -- jmeter -n -t plan.jmx\n  sockopt run --keepalive \
              60s,20s,4 --user-timeout auto --to :5432 -- psql -h db\n  sockopt run --config sockopt.toml --dry-run -- java -jar \
              app.jar",
             exit::section(&[
                 (exit::OK, "with --dry-run: the program could be started"),
-                (exit::CANNOT_WORK, "neither the library nor the supervisor can take effect in the program"),
+                (exit::CANNOT_WORK, "neither the library nor the supervisor can work in the program"),
                 (exit::USAGE, "wrong usage"),
                 (exit::CONFIGURATION, "the configuration has errors"),
                 (exit::CANNOT_START, "the program was found and cannot be started"),
@@ -170,9 +180,9 @@ pub(crate) fn run() -> Command {
                 .value_name("PATH")
                 .help("The libsockopt.so to use")
                 .long_help(
-                    "The libsockopt.so to use. Without it: beside the command, in ../lib, ../lib/sockopt, ../lib/TRIPLET \
-                     and ../lib64 from there, and in those of /usr/local; never in the current directory. \
-                     [env: SOCKOPT_LIBRARY]",
+                    "The libsockopt.so to use. Without this option, run searches the directory of the command, ../lib, \
+                     ../lib/sockopt, ../lib/TRIPLET and ../lib64 from there, and the same directories of /usr/local; never the \
+                     current directory. It skips a library for another architecture. [env: SOCKOPT_LIBRARY]",
                 )
                 .value_hint(ValueHint::FilePath)
                 .value_parser(value_parser!(OsString)),
@@ -180,32 +190,32 @@ pub(crate) fn run() -> Command {
         .arg(
             Arg::new("by")
                 .long("by")
-                .value_name("WAY")
-                .help("Set options by the library or by the supervisor")
+                .value_name("BACKEND")
+                .help("library or supervisor")
                 .long_help(
-                    "Set options by the library, which is loaded into the program, or by the supervisor, which sets them from \
-                     outside: library, supervisor. If that way is impossible, the program is not started. Without --by, the library \
-                     where it can be loaded, else the supervisor (Go, static programs).",
+                    "Who sets the options: library, which is loaded into the program, or supervisor, which sets them from \
+                     outside. If that is impossible, the program is not started. Without --by, run uses the library if it \
+                     can work in the program, otherwise the supervisor (Go, static programs).",
                 )
                 .value_parser(PossibleValuesParser::new(["library", "supervisor"]))
                 .hide_possible_values(true),
         )
         .arg(switch(
             "dry-run",
-            "Say what would be done, and start nothing",
-            "Prints the variables that the program would get, quoted for a shell, and on stderr what becomes of the \
-             library in it; exits as a start would.",
+            "Show what would happen, and start nothing",
+            "Prints the variables that the program would get to stdout, quoted for a shell, and to stderr whether and how the \
+             options would take effect. The exit status is 0 if the program could be started.",
         ))
         .arg(switch(
             "strict",
             "Refuse to start if the configuration is invalid",
-            "Programs end before main with status 78 if the library finds the configuration invalid, for example because it \
-             was changed later. [env: SOCKOPT_STRICT=1]",
+            "Also, programs end before main with status 78 if the library finds the configuration invalid, for example because \
+             it was changed later. [env: SOCKOPT_STRICT=1]",
         ))
         .arg(switch(
             "force",
             "Start the program even if it gets no options",
-            "The reason is then a warning. What the program itself starts may still get them.",
+            "The reason is then only a warning. Programs that it starts may still get options.",
         ));
     // The first word that is no option is the program, and whatever follows belongs to it.
     with_shortcuts(command).arg(

@@ -22,14 +22,14 @@ pub(crate) fn command() -> Command {
     Command::new("check")
         .about("Check a configuration")
         .long_about(
-            "Reports every error of a configuration, with its place and what would be right. If there is none, points out \
-             settings that probably do something unintended, with the figures for this kernel.",
+            "Reports every error of a configuration, with line and column, and says what would be correct. If there is none, \
+             points out settings that probably do something unintended, with the figures for this kernel.",
         )
         .after_long_help(format!(
             "{}\n\nKinds of warnings and advice, for --allow:{}",
             exit::section(&[
                 (exit::OK, "no errors"),
-                (exit::ADVICE, "--deny-advice: there is advice or a warning; --diff: a change"),
+                (exit::ADVICE, "--deny-advice: there is advice or a warning; --diff: there is a change"),
                 (exit::USAGE, "wrong usage"),
                 (exit::CONFIGURATION, "the configuration has errors, or cannot be read"),
             ]),
@@ -49,22 +49,23 @@ pub(crate) fn command() -> Command {
                 .value_delimiter(',')
                 .value_parser(PossibleValuesParser::new(allowed().map(Code::name)))
                 .hide_possible_values(true)
-                .help("Leave out warnings and advice of this kind, as one-probe")
+                .help("Hide warnings and advice of this kind, such as one-probe")
                 .long_help(
-                    "Leave out warnings and advice of this kind: the word in brackets before each, as in advice[one-probe]. \
-                     Repeatable, or a list with commas",
+                    "Hide warnings and advice of this kind. The kind is the word in brackets, for example one-probe in \
+                     advice[one-probe]. Repeatable; several kinds can be separated by commas",
                 ),
         )
         .arg(
             Arg::new("for")
                 .long("for")
-                .value_name("WAY")
+                .value_name("BACKEND")
                 .value_parser(WAYS)
                 .hide_possible_values(true)
-                .help("Say too what of the configuration cannot be done by this way: library, supervisor or kernel")
+                .help("Also list what this backend cannot do: library, supervisor or kernel")
                 .long_help(
-                    "Say too what of the configuration cannot be done by this way: library or supervisor (sockopt run), or kernel \
-                     (sockopt attach). For the kernel, list each option with the program that sets it. As root, each option is tried on this kernel, on a socket in a control group that is made for that",
+                    "Also list what this backend cannot do of the configuration: library or supervisor (sockopt run), or kernel \
+                     (sockopt attach). With kernel, check lists each option with the eBPF program that sets it. If root runs it, \
+                     each option is tested on this kernel, on a socket in a temporary control group",
                 ),
         )
         .arg(
@@ -73,7 +74,7 @@ pub(crate) fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .requires("file")
                 .conflicts_with("json")
-                .help("Write what advice says into the file, where it is one value; print the difference"),
+                .help("Change the file as the advice says, if that is one value; print the diff"),
         )
         .arg(
             Arg::new("diff")
@@ -81,14 +82,14 @@ pub(crate) fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .requires("file")
                 .conflicts_with_all(["json", "fix"])
-                .help("Print what --fix would change, and write nothing; exit with 1 if there is something"),
+                .help("Print what --fix would change, and write nothing; exit with 1 if there is a change"),
         )
         .arg(args::json())
         .arg(
             Arg::new("file")
                 .value_name("FILE")
                 .value_hint(ValueHint::FilePath)
-                .help("The configuration file; without it, what a program started from this shell would get: SOCKOPT_CONFIG, SOCKOPT_CONFIG_TOML or /etc/sockopt/sockopt.toml, and the SOCKOPT_... options")
+                .help("The configuration file. Without it, check reads what a program started from this shell would get: SOCKOPT_CONFIG, SOCKOPT_CONFIG_TOML or /etc/sockopt/sockopt.toml, and the option variables SOCKOPT_...")
                 .value_parser(value_parser!(OsString)),
         )
 }
@@ -203,7 +204,7 @@ pub(crate) fn check(matches: &ArgMatches) -> u8 {
             }
             source.text.clone_from(text);
         } else if is_diff && loaded.failures.is_empty() {
-            output::note("there is nothing to fix");
+            output::note("nothing to fix");
         }
     }
     let parsed = loaded.configuration.parse();
@@ -234,7 +235,7 @@ pub(crate) fn check(matches: &ArgMatches) -> u8 {
         }
         cannot.iter().flatten().for_each(|text| output::warning(text, None));
         if let Some((way, [])) = way.zip(cannot.as_deref()) {
-            output::note(&format!("nothing in this configuration is beyond the {way}"));
+            output::note(&format!("the {way} can do everything in this configuration"));
         }
     }
     match taken {

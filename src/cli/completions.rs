@@ -10,10 +10,10 @@ use crate::{exit, output};
 
 pub(crate) fn command() -> Command {
     Command::new("completions")
-        .about("Print a script with which a shell completes command lines")
+        .about("Print a completion script for a shell")
         .long_about(
-            "Prints a script by which a shell completes the command lines of sockopt.\n\nbash: \
-             ~/.local/share/bash-completion/completions/sockopt\nzsh: _sockopt in a folder of fpath\nfish: \
+            "Prints a script for the completion of sockopt's command lines. Where shells look for it:\n\nbash: \
+             ~/.local/share/bash-completion/completions/sockopt\nzsh: _sockopt in a directory of fpath\nfish: \
              ~/.config/fish/completions/sockopt.fish",
         )
         .after_long_help(exit::section(&exit::PRINTING))

@@ -18,12 +18,12 @@ const EXAMPLES: &str = "Examples:
 
 pub(crate) fn command() -> Command {
     let command = Command::new("explain")
-        .about("Explain what a connection gets, and how soon a dead peer is seen")
+        .about("Explain a connection's options, and when a dead peer is noticed")
         .long_about(
-            "Shows the rule that matches, the options with their origin, the setsockopt calls in order, and for each \
-             state of TCP how long a peer that vanished goes unnoticed: with this configuration, and in a program that \
-             sets nothing. The times are the kernel's own formulas with this machine's net.ipv4.* and the rounding of \
-             its timers.",
+            "Shows the rule that matches, the options and where they come from, the setsockopt calls in order, and for each \
+             TCP state how long a vanished peer goes unnoticed: with this configuration, and in a program that \
+             sets nothing. The times are computed with the kernel's formulas, this host's net.ipv4.* and the rounding of \
+             the kernel's timers.",
         )
         .after_long_help(format!(
             "{}\n\n{EXAMPLES}",
@@ -37,21 +37,21 @@ pub(crate) fn command() -> Command {
         .arg(
             Arg::new("host")
                 .value_name("HOST[:PORT]")
-                .help("A destination: an address, or a name, each of whose addresses is explained"),
+                .help("A destination: an address, or a host name (all its addresses are explained)"),
         )
         .arg(
             Arg::new("listen")
                 .long("listen")
                 .value_name("ADDRESS")
-                .help("Explain a listener instead, such as :8080, and what it accepts"),
+                .help("Explain a listening socket instead, such as :8080, and what it accepts"),
         )
         .arg(
             Arg::new("from")
                 .long("from")
-                .value_name("PEER")
+                .value_name("CLIENT")
                 .requires("listen")
                 .hide_short_help(true)
-                .help("With --listen: what a connection gets that is accepted from this client"),
+                .help("With --listen: explain a connection that is accepted from this client"),
         )
         .group(ArgGroup::new("what").args(["host", "listen"]).required(true))
         .arg(
@@ -59,26 +59,26 @@ pub(crate) fn command() -> Command {
                 .long("process")
                 .value_name("NAME")
                 .hide_short_help(true)
-                .help("As if in this process: the base name of its executable or script, for rules with `process`"),
+                .help("Assume that this process connects: the base name of its executable or script, for rules with `process`"),
         )
         .arg(
             Arg::new("command")
                 .long("command")
                 .value_name("LINE")
                 .hide_short_help(true)
-                .help("As if with this command line, for rules with `command`"),
+                .help("Assume this command line, for rules with `command`"),
         )
         .arg(Arg::new("all").long("all").action(ArgAction::SetTrue).help("List every rule, and why it does not match"))
         .arg(
             Arg::new("for")
                 .long("for")
-                .value_name("WAY")
+                .value_name("BACKEND")
                 .value_parser(check::WAYS)
                 .hide_possible_values(true)
                 .hide_short_help(true)
                 .help(
-                    "Say too what this way does of it: library, supervisor, or kernel (sockopt attach): which program sets each \
-                     option. As root, the options are tried on this kernel",
+                    "Also show what this backend cannot do: library, supervisor, or kernel (sockopt attach). With kernel, \
+                     explain shows which eBPF program sets each option; if root runs it, the options are tested on this kernel",
                 ),
         )
         .arg(args::json());
@@ -117,7 +117,7 @@ pub(crate) fn explain(matches: &ArgMatches) -> u8 {
         (Some(looked), _) => {
             notes.push(looked.note());
             let refused =
-                |lost: &String| format!("sockopt attach refuses this, or leaves it out with --partial: {lost}");
+                |lost: &String| format!("sockopt attach refuses this (with --partial it leaves this out): {lost}");
             notes.extend(looked.lost.iter().map(refused));
         }
         (None, Some((every, way))) => notes.extend(check::what_it_cannot(way, every)),
@@ -149,7 +149,10 @@ pub(crate) fn explain(matches: &ArgMatches) -> u8 {
         notes.push("no configuration: the library sets nothing".to_owned());
     }
     if !missing.is_empty() {
-        notes.push(format!("taken for the kernel's default: net.ipv4.{}", missing.join(", net.ipv4.")));
+        notes.push(format!(
+            "cannot be read here, so the kernel's default is assumed: net.ipv4.{}",
+            missing.join(", net.ipv4.")
+        ));
     }
     if matches.get_flag("json") {
         let report = Report { connections: &explanations, notes: &notes, machine: Figures::new(&machine.sysctls) };

@@ -41,7 +41,7 @@ pub(crate) fn connections(host: Option<&str>, listen: Option<&str>, from: Option
     };
     let found: Vec<What> = locals.into_iter().filter(takes).map(|local| What::Accept { local, peer }).collect();
     if found.is_empty() {
-        return Err((format!("--from {from}: a client of another IP version than {listen}"), exit::USAGE));
+        return Err((format!("--from {from}: the client has another IP version than {listen}"), exit::USAGE));
     }
     Ok(found)
 }

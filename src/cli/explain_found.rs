@@ -48,7 +48,7 @@ impl Context<'_> {
         if let (What::Connect(named), What::Connect(peer)) = (named, what)
             && named != peer
         {
-            notes.push(format!("the kernel takes {} for this machine: {}", named.ip(), peer.ip()));
+            notes.push(format!("{} means this host: the kernel connects to {}", named.ip(), peer.ip()));
         }
         let (call, endpoint, from) = match *what {
             What::Connect(peer) => ("connect", peer, None),
@@ -69,7 +69,7 @@ impl Context<'_> {
         let timers = settings.as_ref().map(|settings| Timers::of(settings.iter().copied()));
         if timers.is_some_and(|timers| timers.connect_timeout.is_some() && timers.may_wait_for_data(self.sysctls)) {
             notes.push(
-                "connecting: the later time is where the kernel has a Fast Open cookie, and SYNs are counted instead"
+                "connecting: the later time applies if the kernel has a Fast Open cookie for the peer; then the number of SYNs is limited instead"
                     .to_owned(),
             );
         }
@@ -91,10 +91,12 @@ impl Context<'_> {
         match decision.profile().enforce() {
             _ if !is_set => {}
             Enforce::Always => {}
-            Enforce::Never => notes.push("enforce is off: what the program sets itself later holds".to_owned()),
+            Enforce::Never => {
+                notes.push("enforce is false: what the program itself sets later overrides this".to_owned());
+            }
             Enforce::Fill => notes.push(
-                "enforce is \"fill\": set only where the program has left the system's default, the keepalive as a whole; \
-                 the times are those of a program that sets nothing itself"
+                "enforce is \"fill\": an option is set only if the program has left it at the system's default (keepalive counts as \
+                 one option); the times are those of a program that sets nothing itself"
                     .to_owned(),
             ),
         }
@@ -104,18 +106,18 @@ impl Context<'_> {
         });
         if let Some(seconds) = lingers.filter(|_| is_set) {
             notes.push(format!(
-                "close waits up to {seconds} s while data is not acknowledged, also on a non-blocking socket"
+                "close blocks for up to {seconds} s while data is not acknowledged, also on a non-blocking socket"
             ));
         }
         if is_set && decision.profile().settings().iter().any(|setting| setting.key == Key::Interface) {
             notes.push(
-                "interface is not for name look-ups of the C library, nor for UDP that is sent without connect or bind"
+                "interface does not apply to the C library's own DNS queries, nor to UDP that is sent without connect or bind"
                     .to_owned(),
             );
         }
         let left_to_the_program: Vec<Place> = left.map(|given| self.place(&given)).collect();
         if left_to_the_program.iter().any(|place| matches!(place.key, "keepalive" | "user_timeout")) {
-            notes.push("what is left to the program counts as not set in the times".to_owned());
+            notes.push("the times assume that the program does not set what is left to it".to_owned());
         }
         let found = Found {
             call,
@@ -139,20 +141,20 @@ impl Context<'_> {
         use policy::conditions::Mismatch::{self, Address, Command, Process};
         let before = || candidates.iter().map_while(|candidate| candidate.mismatch.as_ref());
         if self.process.names.is_empty() && before().any(|mismatch| matches!(mismatch, Process(_))) {
-            notes.push("rules with `process` do not match here: --process NAME says which it is".to_owned());
+            notes.push("rules with `process` do not match without --process NAME".to_owned());
         }
         if self.process.command.is_empty() && before().any(|mismatch| matches!(mismatch, Command(_))) {
-            notes.push("rules with `command` do not match here: --command LINE gives it".to_owned());
+            notes.push("rules with `command` do not match without --command LINE".to_owned());
         }
         if endpoint.port() == 0 && before().any(|mismatch| matches!(mismatch, Address(..))) {
-            notes.push("no port is given: rules that name one do not match".to_owned());
+            notes.push("no port is given, so rules with ports do not match".to_owned());
         }
         let names_host = |mismatch: &Mismatch<'_>| match mismatch {
             Mismatch::Address(_, patterns) => patterns.iter().any(|pattern| pattern.host().is_some()),
             _ => false,
         };
         if self.is_by_address && before().any(names_host) {
-            notes.push("some rules go by names that programs look up: give the name instead".to_owned());
+            notes.push("some rules have host names: they match only if you give the host name".to_owned());
         }
         match self.explainer.environment(connection) {
             Environment::OtherProcesses => {
@@ -216,7 +218,7 @@ impl Context<'_> {
                 Some((connection, self.rules.plan(connection, inheritance.phases(), &HostSet::NONE)))
             }
             None if inheritance == Inheritance::None => {
-                notes.push("a rule has `from`, so it depends on the client: --from PEER shows it".to_owned());
+                notes.push("a rule has `from`, so the options depend on the client: use --from CLIENT".to_owned());
                 None
             }
             None => Some((listening, on_listener.at(inheritance.phases()))),
@@ -313,7 +315,7 @@ fn by_kernel(when: &str, setting: &Setting, plan: &Plan<'_>, refused: &Refused) 
     let hooks: Vec<Hook> = account::hooks(setting, direction, true).into_iter().filter(is_here).collect();
     match why_not {
         None if hooks.is_empty() => {
-            ByKernel::of(&[], false, Some("no program of ours is attached at this moment".to_owned()))
+            ByKernel::of(&[], false, Some("no eBPF program of sockopt runs at this step".to_owned()))
         }
         None => ByKernel::of(&hooks, plan.enforce() == Enforce::Always, None),
         Some(why) => ByKernel::of(&[], false, Some(why)),

@@ -136,10 +136,10 @@ impl fmt::Display for Figures {
         let ticks = self.ticks_per_second.map_or("any number of".to_owned(), |rate| rate.to_string());
         write!(
             f,
-            "Idle counts from the peer's last packet, data from when it was sent, a closed\n\
-             window from when it closed. \"Without\" is a program that sets nothing itself.\n\
-             By this machine's net.ipv4.tcp_* and {ticks} timer ticks a second, for round\n\
-             trips of up to {} ms.",
+            "The times begin with the peer's last packet (idle), when the data is sent (in\n\
+             flight), or when the window closes. \"without\": a program that sets nothing.\n\
+             Computed with this host's net.ipv4.tcp_*, {ticks} timer ticks a second, and\n\
+             round-trip times of up to {} ms.",
             self.round_trip_ms
         )
     }

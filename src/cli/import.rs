@@ -18,19 +18,20 @@ const LARGEST_FILE: u64 = 64 << 20;
 
 pub(crate) fn command() -> Command {
     Command::new("import")
-        .about("Make a configuration of what other programs' files ask for")
+        .about("Convert configuration of other programs")
         .long_about(
-            "Reads files of other programs and prints a sockopt.toml that asks for the same, each rule with a comment that names file and line. \
-             Says on stderr, with its place, what cannot be said there. The result passes sockopt check.",
+            "Reads configuration files of other programs and prints a sockopt.toml that sets the same socket options. Each rule has a comment with \
+             the file and line that it comes from. What a sockopt.toml cannot express is reported on stderr, with file and line. The result has no \
+             errors.",
         )
         .after_long_help(format!(
             "{}\n\nKinds of files, for --from:{}\n\nKinds of notes:{}\n\nExamples:\n  sockopt import redis.yaml --namespace prod > sockopt.toml\n  \
              kubectl get destinationrules,envoyfilters -A -o yaml | sockopt import -",
             exit::section(&[
                 (exit::OK, "the configuration is printed"),
-                (exit::NOT_ALL, "with --strict: something is not in it"),
+                (exit::NOT_ALL, "with --strict: something is missing in it"),
                 (exit::USAGE, "wrong usage"),
-                (exit::CONFIGURATION, "a file cannot be read, or its kind cannot be told"),
+                (exit::CONFIGURATION, "a file cannot be read, or its kind is unknown"),
             ]),
             Format::ALL.iter().map(|format| format!("\n  {:<10} {}", format.name(), format.meaning())).collect::<String>(),
             import::Kind::ALL.iter().map(|kind| format!("\n  {:<15} {}", kind.name(), kind.meaning())).collect::<String>(),
@@ -41,14 +42,14 @@ pub(crate) fn command() -> Command {
                 .value_name("KIND")
                 .value_parser(PossibleValuesParser::new(Format::ALL.iter().map(|format| format.name())))
                 .hide_possible_values(true)
-                .help("What kind of files they are, where name and content do not tell"),
+                .help("The kind of the files, if name and content do not show it"),
         )
         .arg(
             Arg::new("namespace")
                 .long("namespace")
                 .short('n')
                 .value_name("NAME")
-                .help("The namespace of documents that name none; it completes short names of services"),
+                .help("The namespace for documents without one; it completes short service names"),
         )
         .arg(
             Arg::new("enforce")
@@ -56,13 +57,13 @@ pub(crate) fn command() -> Command {
                 .value_name("BOOL|fill")
                 .value_parser(PossibleValuesParser::new(["true", "false", "fill"]))
                 .hide_possible_values(true)
-                .help("What counts if a program sets an option itself: true: the rules; false: the program; fill: the program, and only what it leaves alone is set"),
+                .help("Who wins if a program sets an option itself: true: the rules; false: the program; fill: the program, and the rules set only what it has left at the system's default"),
         )
         .arg(
             Arg::new("strict")
                 .long("strict")
                 .action(ArgAction::SetTrue)
-                .help("Exit with 1 if something that the files ask for is not in the result"),
+                .help("Exit with 1 if a setting of the files is missing in the result"),
         )
         .arg(
             Arg::new("files")
@@ -82,8 +83,8 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         let found = read(file).and_then(|source| match told.or_else(|| Format::of(&source)) {
             Some(format) => Ok((source, format)),
             None => Err((
-                format!("{}: neither name nor content tell what kind of file this is", source.name),
-                Some("name it: --from KIND"),
+                format!("{}: neither its name nor its content shows what kind of file this is", source.name),
+                Some("use --from KIND"),
             )),
         });
         match found {

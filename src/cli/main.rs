@@ -99,16 +99,16 @@ fn command_for(first: Option<&OsStr>) -> Command {
         Some(only) => std::slice::from_ref(only),
         None => &SUBCOMMANDS,
     };
-    let about = "TCP socket options from outside, for programs that do not let users set them";
+    let about = "Set TCP socket options in programs that do not let you set them";
     Command::new("sockopt")
         .version(env!("CARGO_PKG_VERSION"))
         .about(about)
         .long_about(format!(
             "{about}.\n\nsockopt run starts a program under libsockopt.so, an LD_PRELOAD library that sets keepalive, \
-             TCP_USER_TIMEOUT, SO_LINGER and more on its sockets, by rules in a file (sockopt.toml) or by options and \
-             environment variables of the same names."
+             TCP_USER_TIMEOUT, SO_LINGER and more on the program's sockets. The options come from rules in a file (sockopt.toml), from \
+             command-line options, or from environment variables of the same names."
         ))
-        .after_help("--help: exit status, environment, files. SUBCOMMAND --help: its options.")
+        .after_help("--help shows exit status, environment and files; SUBCOMMAND --help its options.")
         .after_long_help(after_help())
         .subcommand_value_name("SUBCOMMAND")
         .subcommand_required(true)
@@ -120,23 +120,23 @@ fn command_for(first: Option<&OsStr>) -> Command {
 /// The end of `sockopt --help`: sections of a heading with a colon and entries in two columns.
 fn after_help() -> String {
     format!(
-        "{}\n  else the exit status of the program that run became
+        "{}\n  else run: the exit status of the program
 
 Environment:
   SOCKOPT_CONFIG       configuration file, absolute path
-  SOCKOPT_CONFIG_TOML  the configuration itself, where no file is named
-  SOCKOPT_...          any option but raw: SOCKOPT_DEAD_PEER_TIMEOUT=15s
-  SOCKOPT_TO           the option variables only for these destinations
-  SOCKOPT_PROCESS      the option variables only in these processes
+  SOCKOPT_CONFIG_TOML  the configuration itself, if no file is named
+  SOCKOPT_...          any option except raw: SOCKOPT_DEAD_PEER_TIMEOUT=15s
+  SOCKOPT_TO           apply the option variables only to these destinations
+  SOCKOPT_PROCESS      apply the option variables only in these processes
   SOCKOPT_LOG          off, error, warn, info or debug
   SOCKOPT_LOG_FILE     where to log instead of stderr, absolute path
-  SOCKOPT_STRICT       1: programs end before main if the configuration is wrong
+  SOCKOPT_STRICT       1: programs end before main on configuration errors
   SOCKOPT_DISABLE      1: the library does nothing
   SOCKOPT_LIBRARY      libsockopt.so for sockopt run, absolute path
   NO_COLOR             no colours, even on a terminal
 
 Files:
-  {DEFAULT_FILE}  read where no variable names another",
+  {DEFAULT_FILE}  read if no variable names another file",
         exit::section(&exit::ALL)
     )
 }

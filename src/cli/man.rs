@@ -35,8 +35,9 @@ pub(crate) fn command() -> Command {
     Command::new("man")
         .about("Print a manual page")
         .long_about(
-            "Prints a manual page in roff: that of sockopt, of a subcommand, of the file (sockopt.toml) or of the library \
-             (libsockopt). Or writes all of them below a folder such as /usr/local/share/man, into man1, man5 and man7. On a terminal, man(1) shows the page.",
+            "Prints a manual page in roff format: of sockopt, of a subcommand, of the configuration file (sockopt.toml) or of the \
+             library (libsockopt). On a terminal, man(1) shows the page. With --out, it writes all pages to man1, man5 and man7 below a \
+             directory such as /usr/local/share/man.",
         )
         .after_long_help(exit::section(&exit::PRINTING))
         .arg(
@@ -51,8 +52,8 @@ pub(crate) fn command() -> Command {
         .arg(
             Arg::new("out")
                 .long("out")
-                .value_name("FOLDER")
-                .help("Write every page below this folder")
+                .value_name("DIRECTORY")
+                .help("Write all pages below this directory")
                 .value_hint(ValueHint::DirPath)
                 .value_parser(value_parser!(OsString))
                 .conflicts_with("page"),

@@ -59,34 +59,35 @@ fn configuration(roff: &mut Roff) {
     roff.text([roman("sockopt.toml - rules for the options of TCP sockets")]);
     heading(roff, "DESCRIPTION");
     roff.text([roman(
-        "sockopt.toml says which options libsockopt(7) and sockopt(1) set on which sockets. It is a TOML file with a table [defaults], for \
-         every TCP socket, and any number of tables [[rule]].",
+        "sockopt.toml says which options libsockopt(7) and sockopt(1) set on which sockets. It is a TOML file with a table [defaults] for \
+         every TCP socket, and any number of tables [[rule]] for some sockets.",
     )]);
     paragraph(
         roff,
-        "The first rule that matches is used, and no other. Its options override those of [defaults], key by key. The option variables of the \
-         environment override both. Any option may be \"system\": it is then left to the program and the system.",
+        "The first rule that matches is used, and no other. Its options override those of [defaults], key by key. The environment variables \
+         for options (libsockopt(7)) override both. Any option may be \"system\": then it is not set, even if [defaults] has it.",
     );
     paragraph(
         roff,
-        "A rule with to is for sockets that connect. A rule with listen or from is for sockets that accept. A rule with none of them is for \
-         both. A list means alternatives; different conditions must all match.",
+        "A rule with to is for sockets that connect. A rule with listen or from is for listening sockets and the connections that they accept. \
+         A rule with none of the three is for both. One entry of a list must match; if a rule has several conditions, each must match.",
     );
     heading(roff, "CONDITIONS");
     for (name, meaning) in [
-        ("name", "What log lines, explain and check call the rule."),
+        ("name", "The name of the rule in log lines and in the output of the command."),
         (
             "to",
             "Destinations: addresses, networks, host names and ports, such as \"10.0.0.0/8:443\", \"[2001:db8::/32]:8000-8099\", \
-                \"*.example.com:6379\", \":9092\". A host name means the addresses that libc told the program for it.",
+                \"*.example.com:6379\", \":9092\". A host name means the addresses that libc returned to the program for this name. \
+                An entry that begins with an exclamation mark is excluded: \"!10.0.0.1\".",
         ),
         (
             "listen",
-            "Local addresses and ports of listening sockets, such as \":8080\". What they accept inherits the options. UDP sockets that are \
-                bound there are meant too.",
+            "Local addresses and ports of listening sockets, such as \":8080\". The sockets that they accept inherit the options. It also \
+                matches UDP sockets that are bound there.",
         ),
-        ("protocol", "\"tcp\" or \"udp\", beside listen: whose ports it means. Both if it is left out."),
-        ("from", "Clients of accepted connections, such as \"10.0.0.0/8\". This is decided at each accept."),
+        ("protocol", "\"tcp\" or \"udp\", together with listen: whose ports listen means. Without it, both."),
+        ("from", "Addresses of clients, such as \"10.0.0.0/8\". The options are set on each accepted socket."),
         (
             "process",
             "Base names of executables or scripts, or the names that programs were started by; * and ? are wildcards.",
@@ -120,19 +121,21 @@ fn library(roff: &mut Roff) {
     roff.text([bold("LD_PRELOAD=libsockopt.so SOCKOPT_DEAD_PEER_TIMEOUT=15s"), roman(" PROGRAM")]);
     heading(roff, "DESCRIPTION");
     roff.text([roman(
-        "libsockopt.so is a library for LD_PRELOAD, ld.so(8). It finds the first rule that matches a socket, and sets the rule's options just \
-         before connect and listen. Accepted sockets inherit them from the listener. Then it calls the function that the program meant, once, \
-         with the program's own arguments. It never makes that call fail: an option that the kernel refuses is logged, once.",
+        "libsockopt.so is a library for LD_PRELOAD, see ld.so(8). When the program calls connect or listen, the library finds the first rule \
+         that matches the socket, and sets the rule's options. Then it calls the real function, once, with the program's own arguments. \
+         Accepted sockets inherit the options from the listening socket. An option that the kernel refuses never makes the program's call \
+         fail: it is logged, once.",
     )]);
     paragraph(
         roff,
-        "A rule overrides the program. If the program sets the same option later, its setsockopt returns success and changes nothing. With \
-         enforce = false the program overrides the rule; with enforce = \"fill\" only what the program has left at the default is set.",
+        "A rule overrides the program: if the program sets the same option later, its setsockopt returns success and changes nothing. With \
+         enforce = false the program overrides the rule. With enforce = \"fill\" the library sets only options that the program has left at the \
+         system's default.",
     );
     paragraph(
         roff,
-        "The library keeps no record of connections; it asks the kernel. It reads its configuration when it is loaded, before main. Changes of \
-         the file or of the environment count for programs that start later.",
+        "The library reads its configuration when it is loaded, before main. Changes of the file or of the environment apply to programs that \
+         are started later.",
     );
     heading(roff, "ENVIRONMENT");
     for (name, meaning) in [
@@ -140,7 +143,7 @@ fn library(roff: &mut Roff) {
         ("SOCKOPT_CONFIG_TOML", "The configuration itself, if no file is named."),
         (
             "SOCKOPT_DEAD_PEER_TIMEOUT, SOCKOPT_KEEPALIVE, ...",
-            "Any option of sockopt.toml(5) except raw, in capitals, such as SOCKOPT_KEEPALIVE=60s,20s,4. They override the file.",
+            "The option variables: any option of sockopt.toml(5) except raw, in capitals, such as SOCKOPT_KEEPALIVE=60s,20s,4. They override the file.",
         ),
         ("SOCKOPT_TO", "Apply the option variables only to these destinations: 10.0.0.0/8:443,:6379,*.example.com."),
         ("SOCKOPT_PROCESS", "Apply the option variables only in these processes: java,python3*."),
@@ -148,34 +151,36 @@ fn library(roff: &mut Roff) {
         ("SOCKOPT_LOG_FILE", "Where to log instead of standard error, absolute path. It is created with mode 0600."),
         (
             "SOCKOPT_STRICT",
-            "1: end the program before main with status 78 if the configuration has errors. Otherwise it runs as if the library were not there.",
+            "1: end the program before main with status 78 if the configuration has errors. Without this variable, the program then runs as if the \
+             library were not there.",
         ),
         ("SOCKOPT_DISABLE", "1: the library does nothing."),
         ("SOCKOPT_LIBRARY", "For sockopt-run(1): absolute path of the library."),
         (
             "SOCKOPT_CHECKED",
-            "Set by sockopt-run(1): the warnings that it has shown, so that the library does not repeat them.",
+            "Set by sockopt-run(1): a hash of the warnings that it has shown, so that the library does not repeat them.",
         ),
     ] {
         entry(roff, name, meaning);
     }
     paragraph(
         roff,
-        "An unknown variable with this prefix is a warning. Of two variables with one name the first counts.",
+        "The library warns of an unknown variable with this prefix. If the environment has a variable twice, the first one counts.",
     );
     heading(roff, "LOG");
     roff.text([roman(
-        "The program never waits for a line of the log: if there is no room for it, the line is lost, and the next one says how many were. Lines \
-         go to standard error only while that is the file that it was when the program started, and never to a socket.",
+        "The program never waits for a log line: if there is no room for it, the line is lost, and the next line says how many were lost. The \
+         library logs to standard error only while that is the file that it was when the program started, and never to a socket (such as the \
+         standard error of a systemd service).",
     )]);
     heading(roff, "FILES");
     entry(roff, DEFAULT_FILE, "is read if no variable names another file.");
     heading(roff, "LIMITS");
     let limits = [
-        "Static programs and Go programs make their system calls themselves: start them by sockopt-run(1), which has a supervisor for them.",
+        "Static programs and Go programs make their system calls without libc. Start them with sockopt-run(1), which uses a supervisor for them.",
         "The loader ignores LD_PRELOAD in setuid programs. Gain the privileges first: sudo sockopt run.",
         "io_uring and direct system calls bypass the library.",
-        "Host names in rules are those that the program looks up through libc.",
+        "A host name in a rule matches only if the program looks it up through libc.",
         "TCP_USER_TIMEOUT also ends a connection to a living peer that does not read for that long.",
     ];
     for limit in limits {

@@ -25,7 +25,7 @@ pub(crate) fn with_selection(command: Command) -> Command {
         Arg::new("process-or-name")
             .value_name("PID|NAME")
             .num_args(0..)
-            .help("Processes, by number, or by the base name of the executable or script; * and ? are wildcards"),
+            .help("Process ID, or base name of the executable or script; * and ? are wildcards"),
     )
 }
 
@@ -43,7 +43,7 @@ impl Selection {
         let selection = Self { words, all: all.unwrap_or(false) };
         if selection.words.is_empty() && !selection.all {
             let or_all = if all.is_some() { ", or --all" } else { "" };
-            output::error("no process is named", Some(&format!("give process numbers or names{or_all}")));
+            output::error("no process is named", Some(&format!("give process IDs or names{or_all}")));
             return Err(exit::USAGE);
         }
         Ok(selection)
@@ -73,7 +73,7 @@ impl Selection {
             let named: Vec<i32> =
                 running().filter(|pid| *pid != ourselves && process(*pid).is_one_of(&[Glob::new(word)])).collect();
             if named.is_empty() {
-                let help = "the base name of the executable or script is meant; * and ? are wildcards";
+                let help = "write the base name of the executable or script; * and ? are wildcards";
                 failures.push(Failure::fatal(format!("there is no process named \"{word}\""), Some(help.into())));
             }
             chosen.extend(named.into_iter().map(|pid| (pid, false)));
@@ -162,23 +162,22 @@ impl Failure {
             Refused::NotPermitted => {
                 let yama = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
                 let help = match yama.trim() {
-                    "3" => "kernel.yama.ptrace_scope is 3 here: nobody may, until the next boot".to_owned(),
+                    "3" => "kernel.yama.ptrace_scope is 3 here, so nobody may do that until the next boot".to_owned(),
                     _ if geteuid().is_root() => {
-                        "it takes CAP_SYS_PTRACE in the user namespace of that process: root in a container mostly lacks it"
+                        "this needs CAP_SYS_PTRACE in the user namespace of that process, which root in a container usually does not have"
                             .to_owned()
                     }
                     "" | "0" => {
-                        "it must be a process of the same user that runs without further privileges; otherwise it takes \
-                         CAP_SYS_PTRACE: run this by sudo"
+                        "without CAP_SYS_PTRACE you may read only processes of your own user that have no other privileges: use sudo"
                             .to_owned()
                     }
-                    scope => format!("kernel.yama.ptrace_scope is {scope} here: it takes CAP_SYS_PTRACE: run this by sudo"),
+                    scope => format!("kernel.yama.ptrace_scope is {scope} here, so this needs CAP_SYS_PTRACE: use sudo"),
                 };
                 Self::fatal(format!("{name}: its sockets may not be read (EPERM)"), Some(help))
             }
             Refused::NoSystemCall => Self::fatal(
                 format!("{name}: its sockets cannot be read: this kernel has no pidfd_getfd (ENOSYS)"),
-                Some("it takes Linux 5.6 or newer, and a container whose seccomp filter lets it through".into()),
+                Some("this needs Linux 5.6 or newer, and in a container a seccomp profile that allows it".into()),
             ),
             Refused::Other(errno) => Self::fatal(format!("{name}: its sockets cannot be read: {errno}"), None),
         }
@@ -206,7 +205,7 @@ impl Found {
         for looked in &self.processes {
             if let Some(thread) = looked.out_of_reach.first() {
                 output::note(&format!(
-                    "{}: thread {thread} has descriptors of its own, which cannot be read before Linux 6.9",
+                    "{}: thread {thread} has its own descriptor table, which cannot be read before Linux 6.9",
                     title(looked.pid, &looked.process)
                 ));
             }
@@ -364,7 +363,7 @@ pub(crate) fn with_filters(command: Command) -> Command {
     command
         .arg(filter(
             "to",
-            "Only connections with these peers, written as a rule's `to`: 10.0.0.0/8:443, !10.0.0.1, [2001:db8::/32], :6379; repeatable",
+            "Only connections to these peers, in the form of a rule's `to`: 10.0.0.0/8:443, !10.0.0.1, [2001:db8::/32], :6379; repeatable",
         ))
         .arg(filter("local", "Only sockets with these local addresses, in the same form; repeatable"))
 }

@@ -125,14 +125,14 @@ impl Subject<'_> {
         applied.left_out = left_out.iter().map(|setting| setting.key.name()).collect();
         applied.left_out.dedup();
         if settings.is_empty() {
-            applied.left_alone = Some("nothing that can be set by now".to_owned());
+            applied.left_alone = Some("no option that can still be set".to_owned());
             return Some(applied);
         }
         let copy = looked.target.copy(self.descriptor).ok()?;
         let fd = copy.as_raw_fd();
         let known = keeper.map(|keeper| keeper.release(copy.as_fd()));
         let unknown = |setting: &Setting, errno| {
-            let errno = format!("whether the program has set it is not known: {errno}");
+            let errno = format!("it is not known whether the program has set it: {errno}");
             applied.failures.push(Failure { setting: setting.to_string(), errno });
         };
         let enactment = Enactment::begin(fd, means.enforce(&plan), settings.iter().copied(), new, unknown);
@@ -164,7 +164,7 @@ impl Subject<'_> {
                     }
                 };
                 if before.as_ref() == Some(&after) && is_held(setting, before.as_ref(), &after) {
-                    let errno = "a program in the kernel holds the value that it has".to_owned();
+                    let errno = "an eBPF program keeps the present value".to_owned();
                     applied.failures.push(Failure { setting: setting.to_string(), errno });
                     applied.held = true;
                 } else if before.as_ref() == Some(&after) {

@@ -48,7 +48,7 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     let mut variables = args::variables(matches);
     let mut loaded = args::loaded(&variables);
     if loaded.disabled {
-        output::note("SOCKOPT_DISABLE is set: the program gets no library");
+        output::note("SOCKOPT_DISABLE is set: the program runs without the library");
         return if is_dry { foretell(&words) } else { start(&words, &[]) };
     }
     let is_built_in = !loaded.is_configured();
@@ -57,7 +57,7 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
             |variable: &&policy::Source| !policy::variables::known_names().any(|known| known == variable.name);
         if loaded.configuration.variables.iter().any(|variable| unknown(&variable)) {
             let _ = check::report(&loaded, &compile(&loaded.configuration, &Process::default()));
-            output::error("nothing is configured but by a variable that does not exist", None);
+            output::error("the only configuration is a variable that sockopt does not know", None);
             return exit::CONFIGURATION;
         }
         variables.push((BUILT_IN.0.into(), BUILT_IN.1.into()));
@@ -156,20 +156,20 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         let starts_others = target.as_ref().is_ok_and(Program::starts_others);
         if (is_dry || starts_others) && !privilege::Caller::this().may_filter_with_rights() {
             output::note(
-                "without CAP_SYS_ADMIN, programs under the supervisor get no rights from setuid bits or file capabilities: sudo, su and the like fail",
+                "without CAP_SYS_ADMIN, programs under the supervisor gain no privileges from setuid bits or file capabilities: sudo, su and the like fail",
             );
         }
         if (is_dry || starts_others) && !privilege::Caller::this().may_look_into_children() {
             output::warning(
-                "this machine lets no process look into another one (kernel.yama.ptrace_scope): the supervisor sets options in this program, not in programs that it starts",
-                Some("run sockopt with CAP_SYS_PTRACE, or put `sockopt run` in front of the program that connects"),
+                "kernel.yama.ptrace_scope is set here: the supervisor sets options in this program, but not in programs that it starts",
+                Some("run sockopt with CAP_SYS_PTRACE, or put `sockopt run` directly before the program that connects"),
             );
         }
         if is_dry {
-            output::note("the supervisor does not see what a program does by io_uring");
+            output::note("the supervisor does not see connections that a program makes with io_uring");
             if ready.as_ref().is_some_and(supervise::Ready::makes_sockets) {
                 output::note(
-                    "pidfd_getfd is refused here, as by Docker's seccomp profile: the supervisor makes the program's sockets itself",
+                    "pidfd_getfd is forbidden here, as in Docker's seccomp profile, so the supervisor creates the program's sockets itself",
                 );
             }
         }
@@ -177,7 +177,7 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     if is_dry && target.is_ok() && compiled.rules.as_ref().is_ok_and(|rules| rules.phases() == Phases::NONE) {
         let name = process.names.first().map_or("this program", String::as_str);
         output::note(&format!(
-            "nothing is set in {name} itself: what is configured is for other processes, which it may start"
+            "no option is set in {name} itself: the configuration is for other processes; {name} may start such processes"
         ));
     }
     if is_built_in {
@@ -187,7 +187,7 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         let limits: Vec<&str> = ["SOCKOPT_TO", "SOCKOPT_PROCESS"].into_iter().filter(given).collect();
         let (beside, there) = match limits.is_empty() {
             true => (String::new(), ""),
-            false => (format!(", and no option beside {}", limits.join(" and ")), " there"),
+            false => (format!(", and no option together with {}", limits.join(" and ")), " there"),
         };
         output::note(&format!("no configuration{beside}: using dead_peer_timeout = \"{}\"{there}", BUILT_IN.1));
     }
@@ -197,7 +197,7 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     if let Some(ready) = ready
         && let Err(refusal) = ready.enter()
     {
-        output::error(&format!("the supervisor cannot begin: {refusal}"), None);
+        output::error(&format!("the supervisor cannot start: {refusal}"), None);
         return exit::CANNOT_WORK;
     }
     start(&words, &variables)
@@ -223,7 +223,7 @@ fn supervise(target: &Program, loaded: load::Loaded, rules: Rules) -> Result<sup
             libc::EAGAIN => "raise the limit of processes (ulimit -u, or pids.max of the control group)",
             _ => "",
         };
-        Verdict::cannot(format!("the supervisor cannot take effect: {refusal}"), instead)
+        Verdict::cannot(format!("the supervisor cannot work here: {refusal}"), instead)
     };
     let [with_copies, without] = [false, true].map(|makes| supervise::what_it_cannot(&rules, makes));
     let ready = supervise::start(loaded, rules).map_err(refused)?;

@@ -14,8 +14,8 @@ pub(crate) fn command() -> Command {
     Command::new("schema")
         .about("Print the JSON Schema of the configuration")
         .long_about(
-            "Prints the JSON Schema of sockopt.toml, by which editors complete and check it: with \
-             \"#:schema ./sockopt.schema.json\" as the first line of the file, or by the editor's own association.",
+            "Prints the JSON Schema of sockopt.toml, with which editors complete and check the file. For that, write \
+             \"#:schema ./sockopt.schema.json\" as its first line, or associate the schema in the editor.",
         )
         .after_long_help(exit::section(&exit::PRINTING))
 }
@@ -37,7 +37,7 @@ fn schema() -> Value {
             "Addresses of listening sockets; the sockets that they accept inherit the options.",
             reference("addresses"),
         ),
-        ("from", "Clients of accepted sockets; the options are set on each accepted socket.", reference("addresses")),
+        ("from", "Addresses of clients; the options are set on each accepted socket.", reference("addresses")),
         (
             "protocol",
             "Whose ports listen means, TCP's or UDP's; both if it is left out.",
@@ -102,7 +102,7 @@ fn schema() -> Value {
         "type": "object",
         "additionalProperties": false,
         "properties": {
-            "defaults": table("Every TCP socket; a rule overlays it key by key.", options().collect(), doubled.to_vec()),
+            "defaults": table("Every TCP socket; a rule overrides it key by key.", options().collect(), doubled.to_vec()),
             "rule": {
                 "description": "The first rule that matches is used, and no other.",
                 "type": "array",
@@ -141,7 +141,7 @@ fn key(entry: &Entry) -> Value {
     let (forms, examples) = forms(entry);
     let mut forms = forms;
     if entry.accepts != Accepts::Enforce {
-        forms.push(json!({ "const": "system", "description": "Leave the socket as it is." }));
+        forms.push(json!({ "const": "system", "description": "Not set." }));
     }
     let mut definition = Map::from_iter([("description".to_owned(), json!(args::description(entry)))]);
     if entry.key == Key::Enforce {
@@ -169,7 +169,7 @@ fn forms(entry: &Entry) -> (Vec<Value>, Vec<Value>) {
     match entry.accepts {
         Accepts::Keepalive => {
             let parts = json!({
-                "time": { "description": "TCP_KEEPIDLE: time without data before the first probe, 1s to 32767s.", "allOf": [duration()] },
+                "time": { "description": "TCP_KEEPIDLE: idle time before the first probe, 1s to 32767s.", "allOf": [duration()] },
                 "interval": { "description": "TCP_KEEPINTVL: time between probes, 1s to 32767s.", "allOf": [duration()] },
                 "probes": { "description": "TCP_KEEPCNT: probes without an answer before the connection is given up.", "type": "integer", "minimum": 1, "maximum": 127 },
             });

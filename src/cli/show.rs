@@ -17,11 +17,11 @@ pub(crate) fn command() -> Command {
     let command = Command::new("show")
         .about("Show the TCP sockets of programs, and which look half-open")
         .long_about(
-            "Shows every TCP socket of running programs, with the options in force and what the kernel knows of the \
+            "Shows every TCP socket of running programs, with the options in force and what the kernel knows about the \
              connection. The programs are neither stopped nor traced: their descriptors are copied for a moment \
-             (pidfd_getfd, Linux 5.6). That is allowed for one's own programs, and for all with CAP_SYS_PTRACE. \
-             Behind a program's name stands whether the library, a supervisor, or the kernel (sockopt attach) sets its options, \
-             where that is known. Only root sees what is attached in the kernel.",
+             (pidfd_getfd, Linux 5.6). You may do that with your own programs, and with all programs if you have CAP_SYS_PTRACE. \
+             After a program's name, show says whether its options are set by the library, by a supervisor or by the kernel (sockopt \
+             attach), if that is known. Only root can see what is attached in the kernel.",
         )
         .after_long_help(LEGEND);
     let command = processes::with_selection(command).arg(
@@ -29,22 +29,22 @@ pub(crate) fn command() -> Command {
             .long("all")
             .action(ArgAction::SetTrue)
             .conflicts_with("process-or-name")
-            .help("Every process that you may inspect"),
+            .help("Show every process that you may inspect"),
     );
     processes::with_filters(command)
-        .arg(Arg::new("listen").long("listen").action(ArgAction::SetTrue).help("Only listening sockets"))
+        .arg(Arg::new("listen").long("listen").action(ArgAction::SetTrue).help("Show only listening sockets"))
         .arg(
             Arg::new("watch")
                 .long("watch")
                 .value_name("SECONDS")
                 .num_args(0..=1)
-                .help("Show again every so many seconds (2 if not given) until Ctrl-C"),
+                .help("Repeat every 2 seconds, or every SECONDS, until Ctrl-C"),
         )
         .arg(
             Arg::new("json")
                 .long("json")
                 .action(ArgAction::SetTrue)
-                .help("As JSON, with more figures; with --watch a line each time"),
+                .help("Print JSON, with more figures; with --watch one line each time"),
         )
 }
 
@@ -54,15 +54,15 @@ const LEGEND: &str = "Verdicts:
   listening, connecting, closing, closed, ok
 
 Columns:
-  FD          lowest descriptor; a + after it: the socket has more
+  FD          lowest descriptor; a + after it: the socket has several
   KEEPALIVE   time, interval and number of probes, or off
   USER T.O.   TCP_USER_TIMEOUT
-  UNSENT      bytes written and not sent yet
-  UNACKED     bytes sent and not acknowledged
-  LAST DATA   since data last arrived
-  LAST ACK    since an acknowledgement last arrived
-  RETRANS     retransmissions without an answer
-  TIMER       the pending timer, and how many probes are unanswered
+  UNSENT      bytes written but not sent yet
+  UNACKED     bytes sent but not acknowledged
+  LAST DATA   time since data last arrived
+  LAST ACK    time since an acknowledgement last arrived
+  RETRANS     retransmissions that are unanswered
+  TIMER       the pending timer; in parentheses, the unanswered probes
 
 Exit status:
   0  shown
@@ -124,7 +124,7 @@ fn say_who_has_a_ring(found: &Found) {
         let Some(way) = Way::of(looked.pid).map(Way::name) else { continue };
         let title = processes::title(looked.pid, &looked.process);
         output::note(&format!(
-            "{title}: it uses io_uring, which the {way} does not see: connections that it makes so have no options"
+            "{title} uses io_uring: connections that it makes with io_uring get no options, because the {way} does not see them"
         ));
     }
 }

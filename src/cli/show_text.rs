@@ -193,7 +193,7 @@ fn heading(looked: &ProcessSockets, width: Option<usize>, attached: &Attached) -
     let title = processes::title(looked.pid, &looked.process);
     let ways = Way::of(looked.pid).map(Way::name).into_iter().chain(attached.is_for(looked.pid).then_some("kernel"));
     let ways: Vec<String> = ways.map(|way| format!("the {way}")).collect();
-    let title = if ways.is_empty() { title } else { format!("{title}, by {}", ways.join(" and ")) };
+    let title = if ways.is_empty() { title } else { format!("{title}, options set by {}", ways.join(" and ")) };
     let command = output::plain(&looked.process.command);
     let line = if command.is_empty() { title } else { format!("{title}: {command}") };
     match width {
@@ -230,9 +230,9 @@ fn summary(found: &Found) -> String {
     let sockets = found.processes.iter().flat_map(|looked| &looked.sockets).map(|socket| &socket.current);
     let mut in_danger = sockets.filter(|current| explained.iter().any(|(word, _)| current.verdict().word() == *word));
     if in_danger.any(|current| !is_guarded(current)) {
-        text.push_str("`sockopt apply --dead-peer-timeout 15s PID` sets what notices a vanished peer.\n");
+        text.push_str("Use `sockopt apply --dead-peer-timeout 15s PID` to notice vanished peers.\n");
     } else if has("half-open?") {
-        text.push_str("Keepalive and user timeout are in force on each: the kernel ends it unless an answer comes.\n");
+        text.push_str("All have keepalive and a user timeout: the kernel ends them if no answer comes.\n");
     }
     text
 }

@@ -108,7 +108,7 @@ impl std::fmt::Display for Architecture {
             (elf::EM_RISCV, bits) => write!(f, "{bits}-bit RISC-V"),
             (elf::EM_PPC64, _) if self.is_little_endian => f.write_str("ppc64le"),
             (elf::EM_S390, 64) => f.write_str("s390x"),
-            (machine, bits) => write!(f, "another machine (ELF number {}, {bits} bits)", machine.0),
+            (machine, bits) => write!(f, "another architecture (ELF number {}, {bits} bits)", machine.0),
         }
     }
 }
@@ -238,14 +238,14 @@ impl Image {
     /// Judges a program called `name` by its own file alone.
     pub fn verdict(&self, name: &str, architecture: Architecture, calls_sockets: impl Fn() -> bool) -> Option<Verdict> {
         const WHAT_IT_STARTS: &str =
-            "--force starts it as it is: dynamically linked programs that it starts have the library";
+            "with --force it runs without options, and dynamically linked programs that it starts get the library";
         if self.architecture != architecture {
             return Some(Verdict::cannot(
                 format!(
                     "{name} is for {}, the library for {architecture}: the loader cannot load it",
                     self.architecture
                 ),
-                format!("name a libsockopt.so for {} by --library", self.architecture),
+                format!("use --library with a libsockopt.so for {}", self.architecture),
             ));
         }
         if self.is_go {
@@ -253,14 +253,14 @@ impl Image {
             if self.loader.is_some() && calls_sockets() {
                 return Some(Verdict::partly(
                     format!(
-                        "{name} is a Go program: the library takes effect in the C code that it calls, not in Go's own connections"
+                        "{name} is a Go program: the library works for the C code that it calls, but not for Go's own connections"
                     ),
                     "set net.Dialer's KeepAliveConfig in the program, or the sysctls net.ipv4.tcp_keepalive_* and tcp_retries2",
                 ).for_supervisor());
             }
             return Some(Verdict::cannot(
                 format!(
-                    "{name} is a Go program: {linked}it makes its system calls itself, past every preloaded library"
+                                            "{name} is a Go program: {linked}it makes its system calls without libc, so no preloaded library sees them"
                 ),
                 format!(
                     "set net.Dialer's KeepAliveConfig in the program, or the sysctls net.ipv4.tcp_keepalive_* and tcp_retries2; {WHAT_IT_STARTS}"
@@ -269,7 +269,9 @@ impl Image {
         }
         if self.loader.is_none() {
             return Some(if self.is_library {
-                Verdict::unknown(format!("{name} is a loader: what it loads is not judged"))
+                Verdict::unknown(format!(
+                    "{name} is a dynamic loader: sockopt does not judge the program that it loads"
+                ))
             } else {
                 Verdict::cannot(
                     format!("{name} is statically linked: there is no loader that could preload a library"),

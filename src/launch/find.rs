@@ -108,10 +108,9 @@ pub(crate) fn interpreter_at(script: &Path, interpreter: &OsStr) -> Result<PathB
             }
             _ => format!("{}: its interpreter {} may not be executed", script.display(), interpreter.display()),
         },
-        help: interpreter
-            .as_bytes()
-            .ends_with(b"\r")
-            .then(|| "its lines end as on Windows: take the carriage returns out".into()),
+        help: interpreter.as_bytes().ends_with(b"\r").then(|| {
+            "its lines end with carriage return and line feed, as on Windows: remove the carriage returns".into()
+        }),
         ..failure
     })
 }

@@ -18,15 +18,15 @@ fn in_root(name: &str, root: &Path, library: &Library) -> Verdict {
     let root = root.display();
     if there.is_file() {
         return Verdict::unknown(format!(
-            "{name} starts a program in the root {root}, where sockopt does not judge it"
+            "{name} starts a program in the root directory {root}, where sockopt does not judge it"
         ));
     }
     Verdict::cannot(
         format!(
-            "{name} starts a program in the root {root}, which has no {}: the loader does not find the library",
+            "{name} starts a program in the root directory {root}, which has no {}: the loader does not find the library",
             library.path.display()
         ),
-        "put the library at the same place below that root",
+        "put the library at the same path below that directory",
     )
 }
 
@@ -39,10 +39,10 @@ impl Program {
             End::Program(image) if !image.is_for_this_machine() => {
                 return Verdict::cannot(
                     format!(
-                        "{name} is for {}: the supervisor sees only calls of this machine's own programs",
+                        "{name} is for {}: the supervisor handles only programs for the architecture of this host",
                         image.architecture
                     ),
-                    "use a build of it for this machine",
+                    "use a build for the architecture of this host",
                 );
             }
             _ => {}
@@ -58,9 +58,9 @@ impl Program {
         {
             return Verdict::cannot(
                 format!(
-                    "{name} gets rights from its file (setuid, setgid or capabilities): under a supervisor without CAP_SYS_ADMIN it would not get them"
+                    "{name} gains privileges from its file (setuid, setgid or capabilities): under a supervisor without CAP_SYS_ADMIN it would not gain them"
                 ),
-                "start sockopt as the user that the program is to run as, or as root",
+                "start sockopt as the user as whom the program should run, or as root",
             );
         }
         Verdict::works(format!("{name}: the supervisor sees its calls and sets the options"))
@@ -72,7 +72,7 @@ impl Program {
         if let Some((who, how)) = &self.cleared {
             return Verdict::cannot(
                 format!("{who} {how}: {name} is started without the library"),
-                format!("put sockopt run behind {who}: {who} ... sockopt run ... -- PROGRAM"),
+                format!("put sockopt run after {who}: {who} ... sockopt run ... -- PROGRAM"),
             )
             .for_supervisor();
         }
@@ -84,18 +84,18 @@ impl Program {
             return verdict;
         }
         let unknown =
-            |what: &str| Verdict::unknown(format!("{name} {what}: whether the library takes effect is not known"));
+            |what: &str| Verdict::unknown(format!("{name} {what}: it is not known whether the library takes effect"));
         let image = match &self.end {
             End::Program(image) => image,
             End::Foreign => return unknown("is neither an ELF file nor a script"),
             End::Unreadable => return unknown("cannot be read"),
             End::Unclear => {
                 return Verdict::unknown(format!(
-                    "{name} is called in a way that sockopt does not know: what it starts is not judged"
+                    "{name} is called in a way that sockopt does not know: the program that it starts is not judged"
                 ));
             }
             End::Missing(program) => {
-                return Verdict::unknown(format!("{}, which {name} is to start, is not found", program.display()));
+                return Verdict::unknown(format!("{}, which {name} should start, was not found", program.display()));
             }
             End::InRoot(root) => return in_root(&name, root, library),
             End::WithoutLibrary(why, instead) => return Verdict::cannot((*why).to_owned(), *instead),
@@ -111,7 +111,7 @@ impl Program {
                 if is_shell(&self.words) && image.is_static() && image.architecture == library.image.architecture =>
             {
                 Verdict::partly(
-                    format!("{}; dynamically linked programs that it starts have the library", verdict.why),
+                    format!("{}; dynamically linked programs that it starts get the library", verdict.why),
                     "if its own connections matter, use a dynamically linked shell",
                 )
                 .for_supervisor()
@@ -127,9 +127,9 @@ impl Program {
 
     /// What of the program the library sees, where it is loaded into it.
     fn within_reach(&self, name: &str, image: &Image, verdict: Verdict) -> Verdict {
-        const SEEN: &str = "the functions that the library sees (connect, listen, accept, sendto, ...)";
+        const SEEN: &str = "the functions that the library interposes (connect, listen, accept, sendto, ...)";
         const INSTEAD: &str =
-            "use what the program itself has for that, or the sysctls net.ipv4.tcp_keepalive_* and tcp_retries2";
+            "use the program's own settings for that, or the sysctls net.ipv4.tcp_keepalive_* and tcp_retries2";
         let Some(linked) = verdict.why.strip_suffix(TAKES_EFFECT).filter(|_| verdict.outlook == Outlook::Works) else {
             return verdict;
         };
@@ -141,29 +141,29 @@ impl Program {
             .map(|folder| OsStr::from_bytes(folder).into())
             .collect();
         let what_it_starts =
-            |starts: bool| if starts { "; dynamically linked programs that it starts have the library" } else { "" };
+            |starts: bool| if starts { "; dynamically linked programs that it starts get the library" } else { "" };
         match imports::reach(&self.file, image, &first) {
             Reach::Calls => verdict,
             Reach::Loads => Verdict::works(format!(
                 "{linked}, and loads code while it runs: the library takes effect in the code that calls {SEEN}"
             )),
             Reach::LoadsOrMakes => Verdict::unknown(format!(
-                "{name} calls none of {SEEN}, has system calls of its own, and loads code while it runs: whether the library sees its connections is not known"
+                "{name} calls none of {SEEN}, contains system calls, and loads code while it runs: it is not known whether the library sees its connections"
             )),
             Reach::Nothing { starts } => Verdict::works(format!(
-                "{linked}, and calls none of {SEEN}: nothing is set in it{}",
+                "{linked}, and calls none of {SEEN}: no options are set in it{}",
                 what_it_starts(starts)
             )),
             Reach::Makes { starts } => Verdict::partly(
                 format!(
-                    "{name} calls none of {SEEN}, and has system calls of its own: it connects past every preloaded library{}",
+                    "{name} calls none of {SEEN}, and contains system calls: no preloaded library sees its connections{}",
                     what_it_starts(starts)
                 ),
                 INSTEAD,
             )
             .for_supervisor(),
             Reach::Unknown(file) => Verdict::unknown(format!(
-                "{linked}, and needs {file}, which is not found or cannot be read: whether the library takes effect is not known"
+                "{linked}, and needs {file}, which was not found or cannot be read: it is not known whether the library takes effect"
             )),
         }
     }
@@ -192,7 +192,7 @@ impl Program {
             format!(
                 "{name} is started as user {user}, who may not read {path}: the loader starts it without the library"
             ),
-            "move the library where everybody may read it, /usr/local/lib for example",
+            "move the library to a directory that everybody may read, for example /usr/local/lib",
         ))
     }
 
@@ -201,7 +201,7 @@ impl Program {
         if self.has_other_rights {
             return rights.may_elevate().then(|| {
                 Verdict::unknown(format!(
-                    "{name} has rights of its own, and starts with other rights than yours: whether the library takes effect is not known"
+                    "{name} gains privileges, and is started with other privileges than yours: it is not known whether the library takes effect"
                 ))
             });
         }
@@ -227,7 +227,7 @@ impl Program {
             Elevation::Capabilities => {
                 "give it ambient capabilities instead of the file's: AmbientCapabilities= of systemd, setpriv --ambient-caps"
             }
-            Elevation::Caller => "start sockopt as the user that the program is to run as",
+            Elevation::Caller => "start sockopt as the user as whom the program should run",
         };
         Some(Verdict::cannot(why, instead))
     }
@@ -239,7 +239,7 @@ impl Program {
             Some(Libc::Glibc) => library.beside_glibc(name, self.folders(image).as_deref(), &loader),
             Some(Libc::Musl) => library.beside_musl(name, &loader),
             None => Verdict::unknown(format!(
-                "{name} has the loader {}, which is neither glibc's nor musl's: whether it takes the library is not known",
+                "{name} has the loader {}, which is neither glibc's nor musl's: it is not known whether it loads the library",
                 loader.display()
             )),
         }

@@ -53,7 +53,7 @@ impl Library {
         let found = if is_first { first } else { there.find(|(_, image)| is_for_this_machine(image)).or(first) };
         let (found, image) = found.ok_or_else(|| {
             let places: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
-            format!("{NAME} is in none of these places: {}; --library or SOCKOPT_LIBRARY names it", places.join(", "))
+            format!("{NAME} is in none of these places: {}; use --library or SOCKOPT_LIBRARY", places.join(", "))
         })?;
         let shown = found.display();
         let image = image?;
@@ -64,7 +64,7 @@ impl Library {
         }
         if statvfs(found).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::NOEXEC)) {
             return Err(format!(
-                "{shown} lies on a file system that is mounted noexec: no loader can map it; move the library"
+                "{shown} is on a file system that is mounted noexec: no loader can map it; move the library"
             ));
         }
         Ok(Self { path: found.clone(), image })
@@ -79,12 +79,12 @@ impl Library {
                     "{name} runs with glibc, and {} with musl ({musl}): the loader ends the program at once",
                     self.path.display()
                 ),
-                "name a libsockopt.so that is built for glibc by --library",
+                "use --library with a libsockopt.so that is built for glibc",
             );
         }
         if let Some(missing) = folders.and_then(|folders| self.missing_beside(folders, loader)) {
             return Verdict::cannot(
-                format!("{} needs {missing}, which is not there: the loader ends {name} at once", self.path.display()),
+                format!("{} needs {missing}, which is missing: the loader ends {name} at once", self.path.display()),
                 format!("install the package that has {missing}"),
             );
         }
@@ -112,7 +112,7 @@ impl Library {
                 "{name} runs with glibc {has}, and {} needs {wants}: the loader ends the program at once",
                 self.path.display()
             ),
-            "build the library on the oldest system that it is to run on, and name it by --library",
+            "build the library on the oldest system where it should run, and use it with --library",
         )
     }
 
@@ -134,7 +134,7 @@ impl Library {
                     "{name} runs with musl, which has no {what} for {}: the loader ends the program at once",
                     self.path.display()
                 ),
-                "build the library with musl, on Alpine for example, and name it by --library",
+                "build the library with musl, for example on Alpine, and use it with --library",
             )
         };
         let others: Vec<&String> = self.image.needed.iter().filter(|file| !is_part_of_musl(file)).collect();
@@ -155,7 +155,7 @@ impl Library {
         };
         let (Some(asks), Some(offers), true) = (read(&self.path, false), read(loader, true), others.is_empty()) else {
             return Verdict::unknown(format!(
-                "{name} is dynamically linked with musl: whether it takes the library is not known"
+                "{name} is dynamically linked with musl: it is not known whether the library loads there"
             ));
         };
         // musl's loader takes open for open64, and so on (ldso/dynlink.c, get_lfs64).

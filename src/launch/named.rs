@@ -30,7 +30,7 @@ pub fn beyond_reach(program: &Program, library: &Library) -> Option<String> {
 
 /// Says so; the supervisor may reach it.
 fn said(who: &str, verdict: Verdict) -> String {
-    let help = if verdict.backend == Backend::Supervisor { "; --by supervisor reaches it too" } else { "" };
+    let help = if verdict.backend == Backend::Supervisor { "; --by supervisor covers it too" } else { "" };
     format!("{who} a program that the library would not reach: {}{help}", verdict.why)
 }
 
@@ -44,7 +44,7 @@ fn in_text(program: &Program, library: &Library) -> Option<String> {
     let who = match wrapper::text_of_shell(&program.words)? {
         ShellText::Words(words) => {
             text.extend_from_slice(words.as_bytes());
-            "the shell's text names".to_owned()
+            "the shell's command line names".to_owned()
         }
         ShellText::File(file) => {
             let script = Path::new(file);

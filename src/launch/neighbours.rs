@@ -35,16 +35,14 @@ const NEIGHBOURS: &[Neighbour] = &[
     Neighbour {
         stems: &["libproxychains"],
         place: Place::Before,
-        note: Some(
-            "proxychains connects to the proxy by a socket of its own: rules go by the proxy's address, not the destination's",
-        ),
+        note: Some("proxychains connects to the proxy: rules must match the proxy's address, not the destination's"),
     },
     // It calls libc's functions past whatever is behind it.
     Neighbour { stems: &["libtorsocks.so"], place: Place::After, note: None },
     Neighbour {
         stems: &["libsocket_wrapper"],
         place: Place::Anywhere,
-        note: Some("socket_wrapper has Unix sockets in place of TCP: nothing can be set on those"),
+        note: Some("socket_wrapper replaces TCP by Unix sockets, on which there is nothing to set"),
     },
 ];
 

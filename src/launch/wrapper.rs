@@ -102,7 +102,7 @@ impl Start {
             Rights => self.has_other_rights = true,
             NoNewPrivileges => self.no_new_privileges = true,
             EmptiesEnvironment => {
-                self.cleared = Some("empties the environment");
+                self.cleared = Some("clears the environment");
                 self.path = Some(DEFAULT_PATH.into());
             }
         }
@@ -116,7 +116,7 @@ impl Start {
             let equals = word.as_bytes().iter().position(|byte| *byte == b'=')?;
             match word.as_bytes().split_at_checked(equals)? {
                 (b"PATH", value) => self.path = Some(OsStr::from_bytes(value.get(1..)?).to_owned()),
-                (b"LD_PRELOAD", _) => self.cleared = Some("sets LD_PRELOAD anew"),
+                (b"LD_PRELOAD", _) => self.cleared = Some("sets LD_PRELOAD to another value"),
                 _ => {}
             }
         }
@@ -341,7 +341,7 @@ fn systemd_run(arguments: &[OsString]) -> Option<Call> {
         Some(())
     })?;
     if !is_scope {
-        let instead = "put sockopt run behind it: systemd-run ... sockopt run ... -- PROGRAM";
+        let instead = "put sockopt run after it: systemd-run ... sockopt run ... -- PROGRAM";
         return Some(Call::WithoutLibrary(SYSTEMD, instead));
     }
     start.command = arguments.rest.into_iter().rev().collect();

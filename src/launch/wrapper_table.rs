@@ -114,16 +114,17 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
     Wrapper { names: &["fakeroot"], short: "us:i:l:b:", long: &["unknown-is-real", "lib=", "faked="], ..PLAIN },
 ];
 
-const SUDO: &str = "sudo and doas do not pass LD_PRELOAD on";
-pub(crate) const SYSTEMD: &str = "systemd starts the program, not systemd-run, and without this environment";
+const SUDO: &str = "sudo and doas remove LD_PRELOAD";
+pub(crate) const SYSTEMD: &str =
+    "the program is started by systemd, not by systemd-run, and does not get this environment";
 /// Wrappers behind which the library does not get: names, why, and what to do instead.
 pub(crate) const WITHOUT_LIBRARY: &[(&[&str], &str, &str)] = &[
-    (&["sudo", "doas"], SUDO, "put sockopt run behind it: sudo sockopt run ... -- PROGRAM"),
-    (&["pkexec"], "pkexec does not pass LD_PRELOAD on", "put sockopt run behind it: pkexec sockopt run ... -- PROGRAM"),
+    (&["sudo", "doas"], SUDO, "put sockopt run after it: sudo sockopt run ... -- PROGRAM"),
+    (&["pkexec"], "pkexec removes LD_PRELOAD", "put sockopt run after it: pkexec sockopt run ... -- PROGRAM"),
     (
         &["torsocks"],
-        "torsocks puts its own library in front, which calls libc past all others: libsockopt.so sees no connection",
-        "put sockopt run behind it, so that libsockopt.so comes first: torsocks sockopt run ... -- PROGRAM",
+        "torsocks puts its own library first, which bypasses all others: libsockopt.so sees no connection",
+        "put sockopt run after it, so that libsockopt.so comes first: torsocks sockopt run ... -- PROGRAM",
     ),
 ];
 

@@ -95,7 +95,7 @@ impl fmt::Display for Advice<'_> {
         match self {
             Self::DataUnguarded { unnoticed, .. } => write!(
                 f,
-                "keepalive without user_timeout: data in flight to a vanished peer goes unnoticed {}",
+                "keepalive without user_timeout: a peer that vanishes while data is in flight goes unnoticed {}",
                 For(*unnoticed)
             ),
             Self::IdleUnguarded { .. } => f.write_str(
@@ -124,7 +124,7 @@ impl fmt::Display for Advice<'_> {
                 let user_timeout = time(*user_timeout_ms);
                 write!(
                     f,
-                    "with user_timeout = \"{user_timeout}\" set, probes = {probes} is ignored: the connection to an idle peer ends after {unanswered} unanswered, {noticed}"
+                    "with user_timeout = \"{user_timeout}\" set, probes = {probes} is ignored: a connection to an idle peer ends after {unanswered} unanswered probes, {noticed} after the last packet"
                 )
             }
             Self::ShortForBulk { user_timeout_ms, by, bulk, cut_off } => {
@@ -137,20 +137,20 @@ impl fmt::Display for Advice<'_> {
                 )
             }
             Self::TimeWaitUnneeded => f.write_str(
-                "time_wait = false has no effect beside linger = \"reset\", which leaves no TIME_WAIT either",
+                "time_wait = false has no effect together with linger = \"reset\", which leaves no TIME_WAIT either",
             ),
             Self::NoTimeWait => f.write_str(
-                "time_wait = false: no TIME_WAIT is left to answer a peer whose last FIN is lost, or to catch late duplicates",
+                "time_wait = false: no TIME_WAIT is left to acknowledge a FIN that the peer sends again, or to absorb delayed duplicates",
             ),
             Self::BlockingClose { seconds } => write!(
                 f,
-                "linger = \"{seconds}s\": close waits up to {seconds} s while data is not acknowledged, also on a non-blocking socket: an event loop (Node, nginx, Redis) stands still meanwhile"
+                "linger = \"{seconds}s\": close blocks for up to {seconds} s while data is not acknowledged, also on a non-blocking socket; an event loop (Node, nginx, Redis) handles nothing else meanwhile"
             ),
             Self::LatePort => f.write_str(
-                "local_ports_late = true: a program that binds to port 0 and then asks for its port is told 0 until it listens or connects (active FTP, Python's socketserver)",
+                "local_ports_late = true: a program that binds to port 0 and then asks for its port gets 0 until it listens or connects (active FTP, Python's socketserver)",
             ),
             Self::ResetsReplies => f.write_str(
-                "linger = \"reset\" on accepted connections: close and exit throw away what the client has not acknowledged",
+                "linger = \"reset\" on accepted connections: close and exit discard data that the client has not acknowledged",
             ),
             Self::FillBesideOther { user_timeout_ms } => write!(
                 f,
@@ -164,11 +164,11 @@ impl fmt::Display for Advice<'_> {
                 write!(f, "{} needs {capability} in the program{condition}", written(setting))
             }
             Self::UnknownAlgorithm { setting, .. } => {
-                write!(f, "{} is not among the congestion controls of this machine", written(setting))
+                write!(f, "{} is not a congestion control algorithm of this kernel", written(setting))
             }
             Self::TakesFromOther { rule, later, line } => write!(
                 f,
-                "{rule} takes connections from {later} (line {line}), and sets neither keepalive nor user_timeout on them"
+                "{rule} matches connections that {later} (line {line}) is also for, and sets neither keepalive nor user_timeout on them"
             ),
             Self::NeverMatches { rule, by, more } => {
                 let mut names: Vec<String> = by.iter().map(|(rule, line)| format!("{rule} (line {line})")).collect();
@@ -181,7 +181,7 @@ impl fmt::Display for Advice<'_> {
                 write!(f, "{rule} can never match: {names} {covers} everything it matches")
             }
             Self::NotCompared => {
-                f.write_str("from here on no rule was compared with the earlier ones: there are too many rules")
+                f.write_str("there are too many rules: from here on no rule was compared with the earlier ones")
             }
         }
     }
@@ -218,13 +218,13 @@ impl Words for Advice<'_> {
                     Cure::Auto(seconds) => format!("user_timeout = \"auto\", which is {seconds} s here"),
                     Cure::Seconds(_) => "user_timeout, or use dead_peer_timeout, which is both".to_owned(),
                 };
-                format!("while data is in flight nothing is probed; add {cure}")
+                format!("the kernel sends no probes while data is in flight; add {cure}")
             }
             Self::IdleUnguarded { user_timeout_ms } => {
-                format!("it counts only while data is in flight; add {}", fitting(*user_timeout_ms))
+                format!("user_timeout applies only while data is in flight; add {}", fitting(*user_timeout_ms))
             }
             Self::SlowKeepalive { time, .. } => {
-                format!("the system's net.ipv4.tcp_keepalive_time is {time} s; add time")
+                format!("without time, net.ipv4.tcp_keepalive_time applies, which is {time} s; add time")
             }
             Self::SingleProbe => "write probes = 3: the connection then survives two lost probes".to_owned(),
             Self::LostProbe { due, cure, .. } => {
@@ -243,24 +243,26 @@ impl Words for Advice<'_> {
             Self::ShortForBulk { .. } => {
                 "give slow readers a rule of their own with a longer user_timeout, as in config/presets/bulk-transfer.toml".to_owned()
             }
-            Self::TimeWaitUnneeded => "leave linger out: time_wait = false sends everything first".to_owned(),
+            Self::TimeWaitUnneeded => {
+                "remove linger: with time_wait = false alone the kernel sends all data first".to_owned()
+            }
             Self::NoTimeWait => {
-                "timestamps and random sequence numbers make harm rare (RFC 1337, RFC 6191); `check --allow no-time-wait` leaves this out".to_owned()
+                "harm is rare because of timestamps and random sequence numbers (RFC 1337, RFC 6191); `check --allow no-time-wait` hides this advice".to_owned()
             }
             Self::BlockingClose { .. } => {
-                "without linger the kernel sends what is left after close, in the background".to_owned()
+                "without linger, close returns at once, and the kernel sends the rest in the background".to_owned()
             }
             Self::LatePort => {
-                "put it into a rule whose process is a client that binds to an address of its own".to_owned()
+                "set it only for clients that bind to an address before they connect, with a rule that has process".to_owned()
             }
             Self::ResetsReplies => {
-                "measured: 128504 of 161104 bytes of a reply arrived; time_wait = false leaves no TIME_WAIT either, and sends everything first".to_owned()
+                "measured: 128504 of 161104 bytes of a reply arrived; time_wait = false leaves no TIME_WAIT either, and the kernel sends all data first".to_owned()
             }
             Self::FillBesideOther { .. } => {
-                "\"auto\" and dead_peer_timeout are set only beside a keepalive that outlasts a lost probe".to_owned()
+                "write \"auto\" or use dead_peer_timeout: their user timeout is set only if the keepalive survives a lost probe with it".to_owned()
             }
             Self::FillUnknown { .. } => {
-                "kernels tell whether the program has set the buffer only since Linux 5.14 (SO_BUF_LOCK)".to_owned()
+                "only Linux 5.14 and newer tell whether the program has set the buffer (SO_BUF_LOCK)".to_owned()
             }
             Self::NeedsCapability { .. } => {
                 "without it the kernel refuses the option, and the program runs without the option".to_owned()
@@ -269,7 +271,7 @@ impl Words for Advice<'_> {
                 format!("net.ipv4.tcp_available_congestion_control: {}", available.join(" "))
             }
             Self::TakesFromOther { .. } => {
-                "only the first rule that matches is used; write dead_peer_timeout in this rule too, or into [defaults]; dead_peer_timeout = \"system\" if none is meant".to_owned()
+                "only the first rule that matches is used; add dead_peer_timeout to this rule or to [defaults], or write dead_peer_timeout = \"system\" here if you want none".to_owned()
             }
             Self::NeverMatches { by, more, .. } => {
                 let them = if by.len() + more == 1 { "it" } else { "them" };

@@ -245,19 +245,19 @@ impl fmt::Display for Mismatch<'_> {
         match self {
             Self::Connects => f.write_str("it is for sockets that connect (to)"),
             Self::Accepts => f.write_str("it is for sockets that listen or accept (listen, from)"),
-            Self::NoClient => f.write_str("it is for some clients (from), decided when one is accepted"),
+            Self::NoClient => f.write_str("it is for some clients (from), which are known only after accept"),
             Self::Address(key, patterns) => {
-                write!(f, "another address than {key}: ")?;
+                write!(f, "{key} does not match: ")?;
                 list(f, patterns)
             }
             Self::Protocol(Protocol::Tcp) => f.write_str("it is for TCP sockets (protocol)"),
             Self::Protocol(Protocol::Udp) => f.write_str("it is for UDP sockets that are bound (protocol)"),
             Self::Process(globs) => {
-                f.write_str("another process than: ")?;
+                f.write_str("process does not match: ")?;
                 list(f, globs)
             }
             Self::Command(globs) => {
-                f.write_str("another command line than: ")?;
+                f.write_str("command does not match: ")?;
                 list(f, globs)
             }
         }

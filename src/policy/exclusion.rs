@@ -36,7 +36,10 @@ impl List {
         let pattern = read(excluded)?;
         if pattern.host().is_some() {
             return refused(
-                format!("\"{}\" excludes a host's name; exclusions are addresses, networks and ports", text.trim()),
+                format!(
+                    "\"{}\" excludes a host name; an exclusion must be an address, a network or a port",
+                    text.trim()
+                ),
                 before(&pattern),
             );
         }
@@ -61,7 +64,7 @@ impl List {
         }
         if excluded.len() > MOST_EXCLUSIONS {
             let help = format!(
-                "accepted: at most {MOST_EXCLUSIONS}; a rule before this one may have what is excluded, with other options or none"
+                "accepted: at most {MOST_EXCLUSIONS}; instead, put a rule for the excluded addresses before this one, with other options or none"
             );
             return refused(format!("{} exclusions are too many", excluded.len()), help);
         }
@@ -74,7 +77,7 @@ impl List {
             for one in meant {
                 if one.host().is_some() && pattern.network().is_some() && overlap(&one, pattern) {
                     let message =
-                        format!("\"!{pattern}\" cannot be taken from \"{one}\": that is decided by the name alone");
+                        format!("\"!{pattern}\" cannot restrict \"{one}\": a host name is matched by its name alone");
                     return refused(message, before(pattern));
                 }
                 cut(one, pattern, &mut left);
@@ -82,7 +85,7 @@ impl List {
                     // The next list does not begin anew.
                     *room = 0;
                     let help = format!(
-                        "accepted: {MOST_PIECES} of them in all; exclude whole networks, or write what is meant"
+                        "accepted: {MOST_PIECES} in all; exclude whole networks, or list the networks that should match"
                     );
                     return refused("the exclusions leave too many networks".into(), help);
                 }
@@ -90,7 +93,7 @@ impl List {
             meant = left;
         }
         if meant.is_empty() {
-            return refused("everything in this list is excluded".into(), "leave out an exclusion, or the rule");
+            return refused("everything in this list is excluded".into(), "remove an exclusion, or the rule");
         }
         *room -= meant.len().saturating_sub(written);
         Ok(meant.into_boxed_slice())
@@ -186,8 +189,8 @@ mod tests {
         for (texts, part) in [
             (&["10.0.0.1", "!10.0.0.0/8"][..], "everything"),
             (&["!*"], "everything"),
-            (&["redis", "!10.0.0.1"], "by the name alone"),
-            (&["*", "!redis"], "a host's name"),
+            (&["redis", "!10.0.0.1"], "by its name alone"),
+            (&["*", "!redis"], "a host name"),
             (&["*", "!!10.0.0.1"], "is an exclusion"),
             (&["*", "!10.*"], "\"10.*\" is not an address"),
             (&["*", "!"], "an empty address"),

@@ -222,33 +222,41 @@ impl Quantity {
 impl fmt::Display for Fault<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // The parser takes every value without quotes for a text.
+            Self::Syntax { meant: Some(Meant::Boolean(_)), .. } => f.write_str("not a TOML value"),
+            Self::Syntax { meant: Some(_), .. } => f.write_str("not a TOML value: strings need quotes"),
+            Self::Syntax { message: "string values must be quoted, expected literal string", .. } => {
+                f.write_str("the value is missing, or is not TOML: strings need quotes")
+            }
             Self::Syntax { message, .. } => f.write_str(message),
             Self::DuplicateKey(None) => f.write_str("duplicate key"),
             Self::DuplicateKey(Some(key)) => write!(f, "duplicate key \"{key}\""),
-            Self::TooManyTokens(most) => write!(f, "more than {most} names, values and signs in one table"),
+            Self::TooManyTokens(most) => write!(f, "more than {most} tokens in one table"),
 
             Self::UnknownTable(name) | Self::UnknownKey(name) => write!(f, "unknown key \"{name}\""),
-            Self::NoTable { name, form } => write!(f, "{name} is a table, not {form}"),
-            Self::SingleRule => f.write_str("[rule] is a single table; rules are a list"),
-            Self::NoRule(form) => write!(f, "a rule is a table, not {form}"),
-            Self::NoName(form) => write!(f, "name takes a text, not {form}"),
-            Self::UnknownPart { of: Parts::Keepalive, name } => write!(f, "unknown part of keepalive: \"{name}\""),
-            Self::UnknownPart { of: Parts::Raw, name } => write!(f, "unknown part of raw: \"{name}\""),
+            Self::NoTable { name, form } => write!(f, "{name} must be a table, not {form}"),
+            Self::SingleRule => f.write_str("[rule] is a single table; rules are a list of tables"),
+            Self::NoRule(form) => write!(f, "a rule must be a table, not {form}"),
+            Self::NoName(form) => write!(f, "name takes a string, not {form}"),
+            Self::UnknownPart { of: Parts::Keepalive, name } => write!(f, "unknown key \"{name}\" in keepalive"),
+            Self::UnknownPart { of: Parts::Raw, name } => write!(f, "unknown key \"{name}\" in raw"),
             Self::MisplacedCondition(key) => {
                 write!(f, "\"{key}\" is not allowed in [defaults], which applies to every TCP socket")
             }
             Self::BothDirections => f.write_str(
-                "a rule has \"to\", for sockets that connect, or \"listen\" and \"from\", for those that accept, not both",
+                "a rule cannot have both \"to\" (for sockets that connect) and \"listen\" or \"from\" (for sockets that accept)",
             ),
             Self::NoProtocol(form) => write!(f, "protocol is \"tcp\" or \"udp\", not {form}"),
-            Self::ProtocolAlone => f.write_str("\"protocol\" says whose ports \"listen\" means, and there is no \"listen\""),
-            Self::NoUdpClients => f.write_str("a UDP socket accepts no connections, so a rule with \"from\" is never for it"),
+            Self::ProtocolAlone => f.write_str("\"protocol\" needs \"listen\": it says whose ports these are"),
+            Self::NoUdpClients => {
+                f.write_str("a UDP socket accepts no connections, so a rule with \"from\" never matches one")
+            }
             Self::Conflict { one, with, why } => write!(f, "{one} conflicts with {with}, {why}"),
 
-            Self::NoText { key, form } => write!(f, "{key} takes a list of texts, not {form}"),
+            Self::NoText { key, form } => write!(f, "{key} takes a list of strings, not {form}"),
             Self::EmptyList(key) | Self::EmptyGlob(key) => write!(f, "an empty \"{key}\" matches nothing"),
-            Self::Path(text) => write!(f, "process \"{text}\" is a path"),
-            Self::LongGlob { key, bytes, .. } => write!(f, "{key} has {bytes} bytes"),
+            Self::Path(text) => write!(f, "process takes a base name, not a path (\"{text}\")"),
+            Self::LongGlob { key, bytes, .. } => write!(f, "an entry of {key} with {bytes} bytes is too long"),
             Self::HostName { key, text } => write!(f, "{key} takes addresses, not a host name (\"{text}\")"),
             Self::Address(refused) => f.write_str(&refused.message),
 
@@ -267,17 +275,17 @@ impl fmt::Display for Fault<'_> {
             Self::NoQuantity { key, text, of, .. } => write!(f, "{key} = \"{text}\" is not a {}", of.name()),
             Self::NotWhole { key, text, unit, .. } => write!(f, "{key} = \"{text}\" is not a whole number of {unit}"),
             Self::NoRetransmission { key, form, .. } => {
-                write!(f, "{key} = {form} is not possible: the kernel knows only the times of its retransmissions")
+                write!(f, "{key} = {form} is not possible: the kernel counts this time in SYN-ACK retransmissions")
             }
-            Self::ReplacedLinger(gone) => write!(f, "linger = \"{gone}\" is replaced by time_wait = false"),
-            Self::NoLinger => f.write_str("linger for no time means an abortive close (RST)"),
+            Self::ReplacedLinger(gone) => write!(f, "linger = \"{gone}\" was replaced by time_wait = false"),
+            Self::NoLinger => f.write_str("linger with a time of 0 means an abortive close (RST)"),
 
             Self::ManyRaw { entries, .. } => write!(f, "raw has {entries} entries"),
-            Self::NoRawEntry(form) => write!(f, "an entry of raw is a table, not {form}"),
-            Self::IncompleteRaw => f.write_str("an entry of raw has level, name and value"),
+            Self::NoRawEntry(form) => write!(f, "an entry of raw must be a table, not {form}"),
+            Self::IncompleteRaw => f.write_str("an entry of raw needs level, name and value"),
             Self::UnknownConstant { part, text, .. } => write!(f, "unknown {part} \"{text}\""),
-            Self::NoCall(form) => write!(f, "at = {form} is not one of the calls"),
-            Self::Structure { option, .. } => write!(f, "{option} takes a structure, which raw cannot write"),
+            Self::NoCall(form) => write!(f, "at = {form} is not possible"),
+            Self::Structure { option, .. } => write!(f, "{option} takes a structure, which raw cannot express"),
             Self::TextForNumber { option, text } => write!(f, "{option} takes a number, not \"{text}\""),
             Self::NumberForText { option, form } => write!(f, "{option} takes a name, not {form}"),
 
@@ -295,7 +303,7 @@ impl fmt::Display for Fault<'_> {
                     Direction::UdpServers => "protocol = \"udp\"",
                     Direction::Accepted => "\"from\"",
                 };
-                write!(f, " is never set by a rule with {with}")
+                write!(f, " cannot be set by a rule with {with}")
             }
             Self::NoAuto { rule, .. } => {
                 f.write_str("user_timeout = \"auto\" cannot be computed")?;
@@ -359,7 +367,7 @@ impl Words for Fault<'_> {
             Self::Syntax { meant, .. } => meant.as_ref()?.help(),
             Self::DuplicateKey(_) => return None,
             Self::TooManyTokens(_) => {
-                "make several rules of it, each under its own [[rule]] at the start of a line".to_owned()
+                "split it into several rules, each with its own [[rule]] at the start of a line".to_owned()
             }
 
             Self::UnknownTable(name) => misplaced(name),
@@ -370,24 +378,22 @@ impl Words for Fault<'_> {
             Self::UnknownKey(name) => meant_option(name),
             Self::UnknownPart { of, name } => meant_part(*of, name),
             Self::MisplacedCondition(_) => "move it to a [[rule]]".to_owned(),
-            Self::BothDirections => "make two rules".to_owned(),
-            Self::NoProtocol(_) => "leave it out if both are meant".to_owned(),
-            Self::ProtocolAlone => "add \"listen\", or leave it out: rules with \"to\" are for TCP and UDP".to_owned(),
+            Self::BothDirections => "write two rules".to_owned(),
+            Self::NoProtocol(_) => "leave it out if the rule is for both".to_owned(),
+            Self::ProtocolAlone => "add \"listen\", or leave \"protocol\" out: rules with \"to\" are for TCP and UDP".to_owned(),
             Self::NoUdpClients => "leave out \"from\", or \"protocol\"".to_owned(),
             Self::Conflict { .. } => "remove one of them".to_owned(),
 
-            Self::NoText { .. } => "texts stand in quotes".to_owned(),
+            Self::NoText { .. } => "strings need quotes".to_owned(),
             Self::EmptyList(key) => format!("leave \"{key}\" out to match everything"),
             Self::EmptyGlob(_) => "accepted: a name with * and ? as wildcards".to_owned(),
             Self::Path(_) => {
-                "process is the base name of the executable or script; command sees the whole command line".to_owned()
+                "write the base name of the executable or script; command matches the whole command line".to_owned()
             }
             Self::LongGlob { longest, .. } => {
                 format!("accepted: at most {longest} bytes, with * and ? as wildcards")
             }
-            Self::HostName { .. } => {
-                "\"to\" takes names that the program itself looks up; nothing is looked up for this".to_owned()
-            }
+            Self::HostName { .. } => "write an address; only \"to\" takes host names".to_owned(),
             Self::Address(refused) => refused.help.clone(),
 
             Self::WrongType { accepted, .. }
@@ -400,15 +406,15 @@ impl Words for Fault<'_> {
                 format!("{accepted}, for example \"{number}{unit}\"")
             }
             Self::NoRetransmission { nearest: [below, above], .. } => {
-                format!("nearest: \"{}\" or \"{}\"", DisplayNumber(*below), DisplayNumber(*above))
+                format!("nearest possible: \"{}\" or \"{}\"", DisplayNumber(*below), DisplayNumber(*above))
             }
             Self::ReplacedLinger(_) => {
-                "write time_wait = false: it leaves no TIME_WAIT and sends everything first, also at exit and over fork"
+                "write time_wait = false: it leaves no TIME_WAIT, and the kernel sends all data first, also when the program exits"
                     .to_owned()
             }
-            Self::NoLinger => "write \"reset\" if that is meant, or \"off\"".to_owned(),
+            Self::NoLinger => "write \"reset\" if you mean that, or \"off\"".to_owned(),
 
-            Self::ManyRaw { most, .. } => format!("accepted: at most {most}, for the kernel has few more options"),
+            Self::ManyRaw { most, .. } => format!("accepted: at most {most}; the kernel has few more options"),
             Self::NoRawEntry(_) => Accepted::As(RAW).to_string(),
             Self::IncompleteRaw => {
                 "for example { level = \"SOL_TCP\", name = \"TCP_USER_TIMEOUT\", value = 14000 }".to_owned()
@@ -427,13 +433,13 @@ impl Words for Fault<'_> {
             }
             Self::TextForNumber { text, .. } => match text.parse::<u32>() {
                 Ok(number) => format!("without quotes: value = {number}"),
-                Err(_) => "write a number without quotes: the kernel would read the bytes of a text as a number".to_owned(),
+                Err(_) => "write a number without quotes: the kernel would read the bytes of a string as a number".to_owned(),
             },
-            Self::NumberForText { .. } => "accepted: a text in quotes".to_owned(),
+            Self::NumberForText { .. } => "accepted: a string in quotes".to_owned(),
 
             Self::NeverSet { direction, .. } => match direction {
                 Direction::Outbound | Direction::Both => {
-                    "it is set on listening sockets or at bind, before the destination is known: use a rule with \"listen\", or [defaults]"
+                    "it is set at bind or on listening sockets, where no destination is known: use a rule with \"listen\", or [defaults]"
                 }
                 Direction::Listeners => "it is set on sockets that connect: use a rule with \"to\", or [defaults]",
                 Direction::UdpServers => "a UDP socket that is bound has no such option: make a rule for TCP of it",
@@ -446,7 +452,7 @@ impl Words for Fault<'_> {
                 format!("time + interval x probes is {seconds} s, more than TCP_USER_TIMEOUT holds (2147483 s)")
             }
             Self::NoAuto { sum: None, .. } => {
-                "it is time + interval x probes: give keepalive all three, or give user_timeout a duration"
+                "\"auto\" is time + interval x probes: set all three in keepalive, or write a duration for user_timeout"
                     .to_owned()
             }
 
@@ -455,13 +461,13 @@ impl Words for Fault<'_> {
             }
             Self::NoSwitch { .. } => "accepted: 1, true, on, yes; 0, false, off, no".to_owned(),
             Self::UnknownVariable { name: "SOCKOPT_RAW", .. } => {
-                "raw has no variable; SOCKOPT_CONFIG_TOML takes it".to_owned()
+                "raw has no variable; use SOCKOPT_CONFIG_TOML".to_owned()
             }
             Self::UnknownVariable { near, .. } => {
                 near().map_or_else(|| "it is ignored".to_owned(), |near| format!("did you mean \"{near}\"?"))
             }
             Self::VariableAlone(_) => {
-                "it limits options that are given beside it, such as dead_peer_timeout; rules of a file have their own conditions".to_owned()
+                "it restricts options that are given together with it, such as dead_peer_timeout; rules in a file have their own conditions".to_owned()
             }
         })
     }
@@ -477,7 +483,7 @@ impl Meant<'_> {
     fn help(&self) -> String {
         match self {
             Self::Boolean(value) => format!("write {value}, in lower case and without quotes"),
-            Self::Switch(word) => format!("write \"{word}\", in quotes; true or false where a key takes these"),
+            Self::Switch(word) => format!("write \"{word}\", in quotes; or true or false, if the key takes those"),
             Self::Text(word) => format!("write \"{word}\", in quotes"),
         }
     }
@@ -523,8 +529,8 @@ fn meant_part(of: Parts, name: &str) -> String {
         (Parts::Keepalive, "idle" | "keepidle") => return "did you mean \"time\"?".to_owned(),
         (Parts::Keepalive, "intvl" | "keepintvl") => return "did you mean \"interval\"?".to_owned(),
         (Parts::Keepalive, "count" | "cnt" | "keepcnt" | "retries") => return "did you mean \"probes\"?".to_owned(),
-        (Parts::Keepalive, _) => "keepalive has time, interval and probes",
-        (Parts::Raw, _) => "raw has level, name, value and at",
+        (Parts::Keepalive, _) => "keepalive takes time, interval and probes",
+        (Parts::Raw, _) => "an entry of raw takes level, name, value and at",
     };
     did_you_mean(name, of.names().iter().copied(), otherwise)
 }

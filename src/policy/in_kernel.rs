@@ -23,7 +23,7 @@ impl InKernel {
     pub fn why_not(self, options: &str) -> Option<String> {
         match self {
             Self::Bpf { .. } | Self::ByOption => None,
-            Self::NoOption => Some(format!("programs in the kernel cannot set {options}")),
+            Self::NoOption => Some(format!("eBPF programs cannot set {options}")),
             Self::AtBind => Some(format!("{options} is set at bind, which is not supported in the kernel yet")),
         }
     }

@@ -18,10 +18,10 @@ impl Entry {
     pub fn in_kernel_in_words(&self) -> String {
         let words = match (self.key, self.about().in_kernel) {
             (Key::Enforce, _) => "yes; fill from Linux 6.1".to_owned(),
-            (Key::Dscp, _) => "yes; on IPv6 sockets that connect to IPv4 addresses only in some kernels".to_owned(),
+            (Key::Dscp, _) => "yes; some kernels refuse it on IPv6 sockets that connect to IPv4 addresses".to_owned(),
             (_, InKernel::Bpf { since }) if since == OLDEST => "yes".to_owned(),
             (_, InKernel::Bpf { since }) => format!("yes, from Linux {since}"),
-            (_, InKernel::ByOption) => "yes, those options that have a yes here, and a few others".to_owned(),
+            (_, InKernel::ByOption) => "yes, for options whose key has a yes here, and a few others".to_owned(),
             (_, no) => {
                 let why = no.why_not(&names(&self.kernel)).unwrap_or_default();
                 format!("no: {why}")

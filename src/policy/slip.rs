@@ -16,7 +16,7 @@ pub(crate) fn slip(is_entry: IsEntry, text: &str, address: &str, ports: Option<&
         let is_port = |port: &str| parse_ports(port.trim()).is_ok();
         let (what, how) = match ports {
             Some(ports) if ports.split(',').all(is_port) => ("has several ports", "write an entry for each"),
-            _ => ("is several entries", "write each by itself"),
+            _ => ("contains several entries", "write an entry for each"),
         };
         let help = meant(is_entry, text).map_or_else(|| FORMS.to_owned(), |each| format!("{how}: {each}"));
         return told(format!("\"{text}\" {what}"), help);
@@ -32,8 +32,8 @@ pub(crate) fn slip(is_entry: IsEntry, text: &str, address: &str, ports: Option<&
     }
     if !address.is_ascii() && international(address).is_none() && address.chars().any(char::is_alphabetic) {
         return told(
-            format!("\"{text}\" cannot be looked up in the form that it has here"),
-            "write its ASCII form, which begins with \"xn--\" (idn2(1) prints it); a label with a wildcard has ASCII characters alone".to_owned(),
+            format!("\"{text}\" is not a valid internationalised host name"),
+            "write its ASCII form, which begins with \"xn--\" (idn2(1) prints it); a label with a wildcard must be ASCII".to_owned(),
         );
     }
     None

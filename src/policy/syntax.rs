@@ -341,7 +341,7 @@ mod tests {
         let wrong = "[[rule]]\nttl = 300\nttl 5\nto = 5\n";
         let text = format!("{}{wrong}{}{wrong}{}", rules(1_000), rules(1_000), rules(1_000));
         assert!(text.len() > 4 * SHORT);
-        let messages = ["ttl = 300 is out of range", "key with no value", "to takes a list of texts"];
+        let messages = ["ttl = 300 is out of range", "key with no value", "to takes a list of strings"];
         let (found, is_torn) = problems(&text);
         let lines: Vec<usize> = found.iter().map(|(line, _)| *line).collect();
         assert_eq!(lines, [3_002, 3_003, 3_004, 6_006, 6_007, 6_008], "{found:?}");
@@ -364,7 +364,7 @@ mod tests {
     fn a_table_of_too_many_tokens() {
         let list = |count: usize| format!("[[rule]]\nttl = 5\n[[rule]]\nlisten = [{}]\n", "':80',".repeat(count));
         assert_eq!(problems(&list(MOST_TOKENS / 2 - 100)), (vec![], false));
-        let message = format!("more than {MOST_TOKENS} names, values and signs in one table");
+        let message = format!("more than {MOST_TOKENS} tokens in one table");
         assert_eq!(problems(&list(MOST_TOKENS / 2 + 100)), (vec![(1, message)], true));
     }
 }

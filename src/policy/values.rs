@@ -306,8 +306,9 @@ impl Reader<'_> {
         /// The kernel keeps at most 255.
         const LONGEST: u64 = 127 + (255 - 7) * 120;
         if form.text().is_none() {
-            const TIMES: Accepted =
-                Accepted::As("\"1s\", \"3s\", \"7s\", \"15s\", \"31s\", \"63s\", \"127s\", then every 120 s");
+            const TIMES: Accepted = Accepted::As(
+                "\"1s\", \"3s\", \"7s\", \"15s\", \"31s\", \"63s\", \"127s\", \"247s\" and so on in steps of 120 s",
+            );
             let (of, accepted, example) = (Quantity::Duration, TIMES, None);
             self.fault(span, &Fault::BareNumber { key, of, form, accepted, example });
             return None;

@@ -350,7 +350,7 @@ fn what_hangs_already_ends() {
 
 /// `sockopt apply` where programs enforce other values: they stay, and that is said.
 ///
-/// Seen to fail: with what the kernel says yes to taken for set ("as configured already").
+/// Seen to fail: with what the kernel says yes to taken for set ("already as configured").
 fn apply_says_what_is_held() {
     let lab = Lab::new();
     let group = Group::new();
@@ -369,11 +369,11 @@ fn apply_says_what_is_held() {
     let (code, (stdout, stderr)) = apply("30s");
     assert_eq!(code, Some(1), "{stdout}{stderr}");
     assert!(stdout.ends_with("0 sockets changed\n") && !stdout.contains("already"), "{stdout}");
-    assert!(stderr.contains("TCP_USER_TIMEOUT=30000 failed: a program in the kernel holds the value"), "{stderr}");
+    assert!(stderr.contains("TCP_USER_TIMEOUT=30000 failed: an eBPF program keeps the present value"), "{stderr}");
     assert!(stderr.contains("`sockopt status`"), "{stderr}");
     // What it has is what is wanted: nothing is held against it.
     let (code, (stdout, _)) = apply("14s");
     assert_eq!(code, Some(0), "{stdout}");
-    assert!(stdout.contains("as configured already: 1 socket"), "{stdout}");
+    assert!(stdout.contains("already as configured: 1 socket"), "{stdout}");
     assert_eq!(program.go_on(), "ready\nuser 14000\n");
 }

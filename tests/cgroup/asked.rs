@@ -50,7 +50,7 @@ fn as_root_the_options_are_tried() {
         of_rule(&report, "rule \"out\""),
         [
             "TCP_USER_TIMEOUT=7000 [connect4,connect6] true null",
-            "SO_LINGER={1,0} [] false programs in the kernel cannot set SO_LINGER",
+            "SO_LINGER={1,0} [] false eBPF programs cannot set SO_LINGER",
             "TCP_NODELAY=1 [connect4,connect6] true null",
             "SO_PRIORITY=1 [connect4,connect6] true null",
         ]
@@ -63,15 +63,12 @@ fn as_root_the_options_are_tried() {
         of_rule(&report, "defaults"),
         ["SO_PRIORITY=1 [connect4,connect6,sock_ops at listen,sock_ops at accept] true null"]
     );
-    assert_eq!(
-        report["cannot"],
-        serde_json::json!(["rule \"out\": linger: programs in the kernel cannot set SO_LINGER"])
-    );
+    assert_eq!(report["cannot"], serde_json::json!(["rule \"out\": linger: eBPF programs cannot set SO_LINGER"]));
     let report = asked(&["explain", "--for", "kernel", "10.1.1.1:80"]);
     let calls = report["connections"][0]["steps"][0]["calls"].as_array().expect("calls");
     let of = |name: &str| calls.iter().find(|call| call["name"] == name).expect("a call")["kernel"].clone();
     assert_eq!(of("TCP_USER_TIMEOUT")["set_by"], serde_json::json!(["connect4", "connect6"]));
-    assert_eq!(of("SO_LINGER")["why_not"], "programs in the kernel cannot set SO_LINGER");
+    assert_eq!(of("SO_LINGER")["why_not"], "eBPF programs cannot set SO_LINGER");
     let notes = report["notes"].to_string();
     assert!(notes.contains("tried on this kernel") && notes.contains("--partial: rule"), "{notes}");
     let report = asked(&["explain", "--for", "kernel", "--listen", ":80", "--from", "10.1.1.1"]);
@@ -96,7 +93,7 @@ fn without_root_they_are_not() {
     let _ = fs::remove_file(&copy);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("the options were not tried on this kernel (that takes root)"), "{said}");
-    assert!(said.contains("warning: rule \"out\": linger: programs in the kernel cannot set SO_LINGER"), "{said}");
+    assert!(said.contains("warning: rule \"out\": linger: eBPF programs cannot set SO_LINGER"), "{said}");
     let printed = printed.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(printed.contains("connect4, connect6; enforced by setsockopt"), "{printed}");
 }

@@ -75,7 +75,7 @@ fn what_the_kernel_cannot_do() {
     let output = group.try_attach(text, &[]);
     refused(&output, 78, "rule \"java\": the kernel does not know command lines");
     refused(&output, 78, "rule \"quic\": programs in the kernel do not see UDP sockets that are bound");
-    refused(&output, 78, "rule \"short\": linger: programs in the kernel cannot set SO_LINGER");
+    refused(&output, 78, "rule \"short\": linger: eBPF programs cannot set SO_LINGER");
     assert!(!is_pinned(&group));
     let output = group.try_attach(text, &["--partial"]);
     refused(&output, 0, "left out: rule \"java\"");

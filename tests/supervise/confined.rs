@@ -105,7 +105,7 @@ fn said_at_the_start() {
     );
     let (code, _, said) = outcome(confined().args([RULE, "--dry-run"]).arg(program()));
     assert_eq!(code, Some(0));
-    assert!(said.contains("the supervisor makes the program's sockets itself"), "{said}");
+    assert!(said.contains("the supervisor creates the program's sockets itself"), "{said}");
 }
 
 /// A program that goes into a network namespace of its own has its sockets there. Seen to fail: `own namespace 0 connect connected`,
@@ -334,7 +334,7 @@ fn container(profile: &str, how: How) {
     let found = run(&["/bin/program", "dial", &port]);
     assert_eq!(found, (Some(0), format!("{KEPT}\nown 0 0\n{KEPT}\n"), String::new()));
     let (code, _, said) = run(&["--dry-run", "/bin/program"]);
-    assert_eq!((code, said.contains("makes the program's sockets itself")), (Some(0), profile == "docker"), "{said}");
+    assert_eq!((code, said.contains("creates the program's sockets itself")), (Some(0), profile == "docker"), "{said}");
     let (code, printed, stderr) = run(&["/bin/program", "self"]);
     assert_eq!((code, stderr.as_str()), (Some(7), ""));
     assert!(printed.starts_with("pid 1 parent 0 ") && printed.contains(" wait -1 No child processes\n"), "{printed}");

@@ -112,7 +112,7 @@ fn shown() {
         let _ = child.kill();
         let _ = child.wait();
         assert_eq!(told, way, "{words:?} {report}");
-        assert_eq!(heading.contains(&format!("({id}), by the {way}")), !way.is_empty(), "{heading}");
+        assert_eq!(heading.contains(&format!("({id}), options set by the {way}")), !way.is_empty(), "{heading}");
     }
 }
 
@@ -132,7 +132,7 @@ fn check_for() {
     assert_eq!((code, &report["cannot"]), (Some(0), &serde_json::json!([lost])));
     let (_, printed, _) = check(toml, &["--json"]);
     assert!(!printed.contains("cannot"), "{printed}");
-    assert_eq!(check(toml, &["--for=library"]).2, "note: nothing in this configuration is beyond the library\n");
+    assert_eq!(check(toml, &["--for=library"]).2, "note: the library can do everything in this configuration\n");
     assert_eq!(check("[[rule]]\nto = [1]\n", &["--for=supervisor"]).0, Some(78));
     assert_eq!(check(toml, &["--for=nothing"]).0, Some(2));
 }

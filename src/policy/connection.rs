@@ -86,11 +86,6 @@ pub enum Connection {
         /// The address asked for.
         local: Endpoint,
     },
-    /// bind(2) of a UDP socket to `local`: a UDP server needs no listen(2).
-    BindingUdp {
-        /// The address asked for.
-        local: Endpoint,
-    },
     /// listen(2) on a socket bound to `local`.
     Listening {
         /// The listener's bound address; unspecified for "any".
@@ -102,6 +97,11 @@ pub enum Connection {
         local: Endpoint,
         /// The client.
         peer: Endpoint,
+    },
+    /// bind(2) of a UDP socket to `local`: a UDP server needs no listen(2).
+    BindingUdp {
+        /// The address asked for.
+        local: Endpoint,
     },
 }
 

@@ -399,8 +399,9 @@ impl Rules {
                 (Some(by_address), Some(by_name)) => Some(by_address.min(by_name)),
                 (by_address, by_name) => by_address.or(by_name),
             },
-            Connection::Binding { local } | Connection::Listening { local } => self.listeners.first(local),
-            Connection::BindingUdp { local } => self.udp_servers.as_deref().unwrap_or(&self.listeners).first(local),
+            Connection::Binding { local } | Connection::BindingUdp { local } | Connection::Listening { local } => {
+                self.bound(connection).first(local)
+            }
             Connection::Inbound { local, peer } => {
                 let is_it =
                     |number: &u32| self.rules.get(*number as usize).is_some_and(|rule| rule.matches(connection));
@@ -417,6 +418,13 @@ impl Rules {
             _ => false,
         };
         Decision { rule, profile: profiles.of(in_scope) }
+    }
+
+    /// `listen` of the rules that may be for a socket with this local address.
+    #[cold]
+    fn bound(&self, connection: &Connection) -> &Index {
+        let of_udp = self.udp_servers.as_deref().filter(|_| matches!(connection, Connection::BindingUdp { .. }));
+        of_udp.unwrap_or(&self.listeners)
     }
 
     /// What is inherited from a listener bound to `local`, for which this was decided.

@@ -8,6 +8,7 @@ use libtest_mimic::Trial;
 use object::Endianness;
 use object::read::elf::ElfFile64;
 use object::read::{Object, ObjectSymbol};
+use policy::constants;
 use policy::{CATALOG, Configuration, Process, Source, compile, variables};
 
 use crate::support::{library, root, sockopt, test};
@@ -29,6 +30,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("house::the_documents_name_every_key", the_documents_name_every_key),
         test("house::the_documents_name_every_variable", the_documents_name_every_variable),
         test("house::every_key_is_tried", every_key_is_tried),
+        test("house::numbers_are_compared_with_libc", numbers_are_compared_with_libc),
         test("house::the_wrapper_knows_every_option", the_wrapper_knows_every_option),
         test("house::the_documents_name_every_hook", the_documents_name_every_hook),
         test("house::configurations_in_the_documents_compile", configurations_in_the_documents_compile),
@@ -443,6 +445,34 @@ fn every_key_is_tried() {
     let keys = CATALOG.iter().map(|entry| entry.key.name()).filter(|key| !ELSEWHERE.contains(key));
     let missing: Vec<&str> = keys.filter(|key| !text.contains(&format!("\"{key} = "))).collect();
     assert!(missing.is_empty(), "tests/options.rs does not set {}", missing.join(", "));
+    // Those that conflict with others there, and those without a value of their own, have fixtures of their own.
+    let moments = read("tests/fixtures/decisions/moments.toml");
+    let variables = read("tests/fixtures/decisions/environment_every_variable.toml");
+    for key in CATALOG.iter().map(|entry| entry.key) {
+        let name = key.name();
+        if !["connect_timeout", "time_wait", "enforce", "dead_peer_timeout", "fastopen"].contains(&name) {
+            assert!(
+                moments.contains(&format!("\n{name} = ")),
+                "the fixture decisions/moments.toml does not set {name}"
+            );
+        }
+        if !["connect_timeout", "time_wait", "dead_peer_timeout", "raw"].contains(&name) {
+            let variable = format!("\nSOCKOPT_{}=", name.to_uppercase());
+            assert!(variables.contains(&variable), "decisions/environment_every_variable.toml does not set {name}");
+        }
+    }
+}
+
+/// `socket/ffi.rs` compares the numbers of the options with libc's. Seen to fail: without IP_FREEBIND and IP_TRANSPARENT
+/// there.
+fn numbers_are_compared_with_libc() {
+    let compared = read("src/socket/ffi.rs");
+    let names = CATALOG
+        .iter()
+        .flat_map(|entry| entry.kernel.iter())
+        .filter_map(|option| constants::option_name(option.level, option.name));
+    let missing: Vec<&str> = names.filter(|name| !has_word(&compared, name)).collect();
+    assert!(missing.is_empty(), "same_as_libc! in src/socket/ffi.rs does not have {}", missing.join(", "));
 }
 
 /// The wrapper for containers asks whether anything is configured, by each variable.

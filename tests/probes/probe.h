@@ -88,7 +88,7 @@ UNUSED static void option(const char *text, int *level, int *number) {
             *number = OPTIONS[i].number;
             return;
         }
-    fprintf(stderr, "unknown option %s\n", text);
+    fprintf(stderr, "\nno option %s in OPTIONS of tests/probes/probe.h: add it there\n", text);
     abort();
 }
 

@@ -10,7 +10,7 @@ use crate::assembler::{Assembler, Helper, Label, Map, NoProgram, Program, Regist
 use crate::btf::Types;
 use crate::counted::{Count, ROW};
 use crate::layout::{NUMBER_BIT, event};
-use crate::maker::follow;
+use crate::maker::{follow, if_to_itself};
 use crate::refusal::Refusal;
 
 /// Events: BPF_SOCK_OPS_TCP_CONNECT_CB and BPF_SOCK_OPS_STATE_CB.
@@ -220,6 +220,8 @@ pub fn ended(fields: &Fields) -> Result<Program, NoProgram> {
     // One that was accepted.
     make.asm.place(established);
     make.asm.go_if(R8, NotEqual, state::SYN_RECEIVED, end);
+    // It was counted when it began to connect.
+    if_to_itself(&mut make.asm, end);
     make.is(Count::Sockets);
 
     make.asm.place(add);

@@ -7,8 +7,8 @@ use crate::assembler::{Assembler, Helper, Label, Map, NoProgram, Program, Regist
 use crate::compile::{Kind, MOST_OPTIONS, SLOTS};
 use crate::executable::{self, Fields};
 use crate::layout::{
-    FILL, HALVINGS, IPPROTO_TCP, IPPROTO_UDP, MOST_BYTES, NUMBER_BIT, OPTION_LENGTH, OPTION_VALUE, SCRATCH, SOCK_DGRAM,
-    SOCK_STREAM, address, event, network_order, stack,
+    AF_INET, FILL, HALVINGS, IPPROTO_TCP, IPPROTO_UDP, MOST_BYTES, NUMBER_BIT, OPTION_LENGTH, OPTION_VALUE, SCRATCH,
+    SOCK_DGRAM, SOCK_STREAM, address, event, network_order, stack,
 };
 use crate::tables::{Class, TO};
 
@@ -277,6 +277,39 @@ impl Maker {
             executable::find(&mut self.asm, fields, stack::PROCESS, stack::KEY, stack::NAME);
         }
     }
+}
+
+/// In a program for events, with the context in r6: goes on at the label if the socket has connected to itself. The kernel tells of
+/// it as of one that was accepted. Uses r1 and r2.
+pub(crate) fn if_to_itself(asm: &mut Assembler, label: Label) {
+    let [ipv6, other] = [(); 2].map(|()| asm.label());
+    remote_port(asm, R1);
+    asm.load(Word, R2, R6, event::LOCAL_PORT);
+    asm.go_if_register(R1, NotEqual, R2, other);
+    asm.load(Word, R1, R6, event::FAMILY);
+    asm.go_if(R1, NotEqual, AF_INET, ipv6);
+    asm.load(Word, R1, R6, event::REMOTE_IP4);
+    asm.load(Word, R2, R6, event::LOCAL_IP4);
+    asm.go_if_register(R1, Equal, R2, label);
+    asm.go(other);
+    asm.place(ipv6);
+    for word in [0, 4, 8, 12] {
+        asm.load(Word, R1, R6, event::REMOTE_IP6 + word);
+        asm.load(Word, R2, R6, event::LOCAL_IP6 + word);
+        asm.go_if_register(R1, NotEqual, R2, other);
+    }
+    asm.go(label);
+    asm.place(other);
+}
+
+/// In a program for events: the peer's port.
+pub(crate) fn remote_port(asm: &mut Assembler, to: Register) {
+    asm.load(Word, to, R6, event::REMOTE_PORT);
+    // The kernel has the port in the upper half where the machine is little endian.
+    if cfg!(target_endian = "little") {
+        asm.shift_right(to, 16);
+    }
+    asm.swap_16(to);
 }
 
 /// In a program for events, with the context in r6: the socket is to have those of its states too.

@@ -9,8 +9,8 @@ use crate::layout::{
     AF_INET, FILL, MOST_BYTES, PAGE, RESULT_LENGTH, RESULT_READ, RESULT_VALUE, address, call, event, network_order,
     socket, stack,
 };
-use crate::maker::Maker;
 pub use crate::maker::Parts;
+use crate::maker::{Maker, if_to_itself, remote_port};
 use crate::tables::{LISTEN, LOCAL, TO};
 
 /// `cgroup/connect4`: a socket connects to an address of IPv4.
@@ -214,6 +214,7 @@ pub fn events(parts: Parts) -> Result<Program, NoProgram> {
         make.asm.go_if(R1, Equal, event::CONNECTED, connected);
     }
     make.asm.go_if(R1, NotEqual, event::ACCEPTED, make.end);
+    if_to_itself(&mut make.asm, if parts.fills { connected } else { make.end });
     if parts.process.is_some() {
         // Whatever process is interrupted by the client's packet.
         make.asm.store_number(Double, R10, stack::PROCESS, 0);
@@ -229,6 +230,12 @@ pub fn events(parts: Parts) -> Result<Program, NoProgram> {
     make.asm.load(Double, R8, R0, 0);
     make.asm.go(accepted);
     make.asm.place(listener);
+    if parts.fills {
+        // A connect has failed before.
+        let settled = make.asm.label();
+        FILL.settle(&mut make.asm, event::SOCKET, settled);
+        make.asm.place(settled);
+    }
     make.find_process();
     make.asm.place(local);
     make.asm.load(Word, R7, R6, event::LOCAL_PORT);
@@ -259,12 +266,7 @@ pub fn events(parts: Parts) -> Result<Program, NoProgram> {
     make.asm.place(accepted);
     make.asm.go_if(R8, Equal, 0, make.end);
     make.asm.store(Word, R10, stack::CLASS, R8);
-    make.asm.load(Word, R7, R6, event::REMOTE_PORT);
-    // The kernel has the port in the upper half where the machine is little endian.
-    if cfg!(target_endian = "little") {
-        make.asm.shift_right(R7, 16);
-    }
-    make.asm.swap_16(R7);
+    remote_port(&mut make.asm, R7);
     make.asm.load(Word, R1, R6, event::FAMILY);
     make.asm.go_if(R1, NotEqual, AF_INET, remote_ipv6);
     make.asm.load(Word, R1, R6, event::REMOTE_IP4);

@@ -11,6 +11,7 @@ pub(super) fn trials() -> Vec<Trial> {
         in_kernel(&["namespaces"], "cgroup::limit::connects_that_nobody_answers", connects_that_nobody_answers),
         in_kernel(&["namespaces", "ip"], "cgroup::limit::a_real_cut", a_real_cut),
         in_kernel(&["namespaces"], "cgroup::limit::what_a_connection_has_then", what_a_connection_has_then),
+        in_kernel(&["namespaces"], "cgroup::limit::to_itself_or_a_listener_at_last", to_itself_or_listening),
     ]
     .into_iter()
     .map(|trial| if fill::tells() { trial } else { trial.with_ignored_flag(true).with_kind("needs Linux 6.1") })
@@ -122,4 +123,46 @@ fn what_a_connection_has_then() {
     ];
     let printed = group.calls(&lab, &calls);
     assert_eq!(answers(&printed, "get s"), ["1999", "0"], "{printed}");
+}
+
+/// A socket that connects to itself has connected too, though the kernel tells of it as of one that was accepted: it gets nothing of
+/// rules for those. One whose connect has failed may listen, and what it accepts has no time for connecting.
+///
+/// Seen to fail: with the time taken back at the event for connected sockets alone (1999); with a socket that connects to itself taken
+/// for an accepted one (33).
+fn to_itself_or_listening() {
+    let lab = Lab::new();
+    let with_accepted = format!("{TWO_SECONDS}[[rule]]\nfrom = [\"127.0.0.0/8\"]\nkeepalive = {{ time = \"33s\" }}\n");
+    let group = Group::new();
+    for rules in [TWO_SECONDS, &with_accepted] {
+        group.attach(rules);
+        // Without what is left of the connections before.
+        let lab = Lab::new();
+        for (family, address) in [("inet", "127.0.0.1:7000"), ("inet6", "[::1]:7000")] {
+            let (socket, bind, connect) =
+                (format!("socket s {family} stream"), format!("bind s {address}"), format!("connect s {address}"));
+            let printed = group.calls(&lab, &[&socket, &bind, &connect, "get s 6/18", "get s 6/4"]);
+            assert!(printed.contains(&format!("{connect} = 0")), "{printed}");
+            assert_eq!(answers(&printed, "get s"), ["0", "7200"], "{rules} {printed}");
+        }
+    }
+    let printed = group.calls(
+        &lab,
+        &[
+            "socket l inet stream",
+            "bind l 127.0.0.1:7001",
+            "connect l 127.0.0.1:7000",
+            "get l 6/18",
+            "listen l 5",
+            "get l 6/18",
+            "socket t inet stream",
+            "connect t 127.0.0.1:7001",
+            "accept a l",
+            "get a 6/18",
+            "get a 6/4",
+        ],
+    );
+    assert!(printed.contains("connect l 127.0.0.1:7000 = -1 ECONNREFUSED"), "{printed}");
+    assert_eq!(answers(&printed, "get l"), ["1999", "0"], "{printed}");
+    assert_eq!(answers(&printed, "get a"), ["0", "33"], "{printed}");
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use policy::Rules;
 
 use super::interpreter::Machine;
-use super::{Programs, Random, connect, event, policy as random_policy, rules};
+use super::{Programs, Random, connect, context, event, policy as random_policy, rules};
 use crate::assembler::{Map, Program};
 use crate::compile::Tables;
 use crate::counted::{Count, Counted, Side};
@@ -14,6 +14,8 @@ use crate::layout::NUMBER_BIT;
 use crate::programs::Parts;
 use crate::rows::Rows;
 
+/// A connection's state changes.
+const CHANGES: u8 = 10;
 /// As if `struct tcp_sock` had them there.
 pub(super) const FIELDS: Fields = Fields { error: 8, socket: 16, written: 24, sent: 28, acknowledged: 32, window: 36 };
 
@@ -177,5 +179,31 @@ fn ends_are_told_apart() {
     }
     for before in [7, 10, 3] {
         assert_eq!(why(&program, (before, libc::ETIMEDOUT, sent, true)), None, "{before} is no connection");
+    }
+}
+
+/// A socket that connects to itself was counted when it began to connect.
+///
+/// Seen to fail: with each counted of which the kernel says that it was accepted.
+#[test]
+fn a_socket_that_connects_to_itself_is_counted_once() {
+    let program = ended(&FIELDS).expect("a program");
+    for (local, remote, is_counted) in [
+        ("127.0.0.1:80", "127.0.0.1:80", false),
+        ("[::1]:80", "[::1]:80", false),
+        ("127.0.0.1:80", "127.0.0.1:81", true),
+        ("127.0.0.1:80", "127.0.0.2:80", true),
+        ("[::1]:80", "[2001:db8::1]:80", true),
+        ("[2001:db8::2]:80", "[2001:db8::1]:80", true),
+    ] {
+        let tables = tables(&rules("[defaults]\npriority = 1\n"));
+        let mut machine = machine(&tables);
+        machine.storage.insert(Map::Sockets, 10 << NUMBER_BIT | 1);
+        let mut context = context(CHANGES, address(local), address(remote), false);
+        context[4..8].copy_from_slice(&3_u32.to_ne_bytes());
+        context[8..12].copy_from_slice(&1_u32.to_ne_bytes());
+        let done = machine.run(&program, &context, 184, &[0; 80]);
+        let expected = is_counted.then_some(Count::Sockets as u64 * 8);
+        assert_eq!(done.counted, expected, "{local} {remote}");
     }
 }

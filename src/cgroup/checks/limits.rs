@@ -11,6 +11,8 @@ use crate::rows::Rows;
 use crate::settable::Enforced;
 
 const CONNECTED: u8 = 4;
+const ACCEPTED: u8 = 5;
+const LISTENS: u8 = 11;
 const TIMEOUT: (i32, i32) = (6, TCP_USER_TIMEOUT.name);
 const OTHER: (IpAddr, u16) = (IpAddr::V4(Ipv4Addr::new(10, 2, 2, 2)), 80);
 const PEER: (IpAddr, u16) = (IpAddr::V4(Ipv4Addr::new(10, 1, 1, 1)), 80);
@@ -102,5 +104,25 @@ fn what_the_program_sets_meanwhile() {
         socket.connects(PEER);
         let kept = socket.1.storage.get(&crate::assembler::Map::Sockets).copied().unwrap_or_default();
         assert_eq!(kept & bit != 0, is_enforced, "{options}");
+    }
+}
+
+/// The kernel tells of a socket that connects to itself as of one that was accepted. One whose connect has failed may listen.
+///
+/// Seen to fail: with the time taken back at the event for connected sockets alone.
+#[test]
+fn to_itself_and_listening() {
+    const ITSELF: (IpAddr, u16) = (IpAddr::V4(Ipv4Addr::new(10, 1, 1, 1)), 80);
+    for (what, local, remote, then) in [
+        (ACCEPTED, ITSELF, ITSELF, 0),
+        (LISTENS, ITSELF, (ANY, 0), 0),
+        // Somebody else's connections are no end of it.
+        (ACCEPTED, (ANY, 80), ITSELF, 2_999),
+        (ACCEPTED, (ITSELF.0, 81), ITSELF, 2_999),
+    ] {
+        let mut socket = Socket::new("connect_timeout = \"3s\"\n", 0);
+        assert_eq!(socket.connects(PEER), 2_999);
+        event(&socket.0, &mut socket.1, what, local, remote, false);
+        assert_eq!(socket.timeout(), then, "{what} {local:?} {remote:?}");
     }
 }

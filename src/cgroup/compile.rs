@@ -13,7 +13,7 @@ use policy::rules::{Inheritance, Rule};
 use policy::{Decision, Enforce, Key, Phase, Phases, Rules, Setting};
 
 use crate::account;
-use crate::counted::{Counted, DEFAULTS, MOST_DESTINATIONS, Side};
+use crate::counted::{Counted, DEFAULTS, MOST_COUNTED, MOST_DESTINATIONS, Side};
 use crate::fill::Fill;
 use crate::hosts::Hosts;
 use crate::names::{Names, Passed};
@@ -254,8 +254,8 @@ impl Tables {
         if place == next {
             self.counted.push(counted);
         }
-        if self.counted.len() > MOST_RULES {
-            return Err(TooLarge { what: "counters", limit: MOST_RULES });
+        if self.counted.len() > MOST_COUNTED {
+            return Err(TooLarge { what: "counters", limit: MOST_COUNTED });
         }
         Ok(place << 16 | profile)
     }
@@ -349,7 +349,7 @@ impl Tables {
             return Ok(*known);
         }
         let number = self.profiles.len();
-        if number > MOST_RULES {
+        if number >= MOST_RULES {
             return Err(TooLarge { what: "profiles", limit: MOST_RULES });
         }
         self.profiles.push(profile);
@@ -460,4 +460,64 @@ fn lost(rules: &Rules, refused: &Refused) -> Vec<Lost> {
         }
     });
     lost
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::{Configuration, Source};
+
+    use super::*;
+
+    fn rules(text: String) -> Rules {
+        let document = Some(Source { name: "test".into(), text });
+        let configuration = Configuration { document, ..Configuration::default() };
+        configuration.parse().into_rules(None).0.expect("it is right")
+    }
+
+    fn of_many(count: u32) -> Result<Tables, TooLarge> {
+        let rule = |n: u32| format!("[[rule]]\nto = [\"10.{}.{}.{}\"]\npriority = 1\n", n >> 16, n >> 8 & 255, n & 255);
+        Tables::of(&rules((0..count).map(rule).collect()))
+    }
+
+    /// Seen to fail: with one rule more or less taken.
+    #[test]
+    fn as_many_rules_as_there_may_be() {
+        assert_eq!(of_many(65_534).map(|tables| tables.networks.rows.len()), Ok(65_536));
+        let refused = of_many(65_535).expect_err("one too many");
+        assert_eq!(refused.to_string(), "the rules need more than 65534 rules");
+    }
+
+    /// Seen to fail: with one profile more taken than is said; with as many things counted as there may be rules.
+    #[test]
+    fn as_many_profiles_and_counters_as_there_may_be() {
+        let rules = rules("[[rule]]\nto = [\"10.0.0.1\", \"10.0.0.2\"]\npriority = 1\n".to_owned());
+        let decision = rules.rules().next().expect("a rule").decision(true);
+        let profiles = |count| Tables { profiles: vec![Profile::default(); count], ..Tables::default() };
+        assert_eq!(profiles(65_533).profile(decision, For::Connecting), Ok(65_533));
+        let refused = profiles(65_534).profile(decision, For::Connecting).expect_err("one too many");
+        assert_eq!(refused.to_string(), "the rules need more than 65534 profiles");
+        let answer = |count, to: &str| {
+            let counted = vec![Counted::new("", Side::Connect, ""); count];
+            let mut tables = Tables { counted, counts: true, ..profiles(1) };
+            let profile = tables.profile(decision, For::Connecting).expect("it fits");
+            tables.answer(rules.rules().next(), Side::Connect, to.to_owned(), profile)
+        };
+        assert_eq!(answer(65_434, "one"), Ok(65_435 << 16 | 1));
+        let refused = answer(65_435, "one").expect_err("one too many");
+        assert_eq!(refused.to_string(), "the rules need more than 65435 counters");
+    }
+
+    /// Seen to fail: with one option more taken than the programs' loop has turns.
+    #[test]
+    fn as_many_options_as_a_rule_may_have() {
+        let with = |count: usize| {
+            let one = "{ level = \"SOL_SOCKET\", name = \"SO_PRIORITY\", value = 1 }";
+            // One of its own beside those of raw, which may be 64.
+            let raw = vec![one; count - 1].join(", ");
+            let text = format!("[[rule]]\nto = [\"10.0.0.1\"]\nnodelay = true\nraw = [{raw}]\n");
+            Tables::of(&rules(text)).map(|tables| tables.options.len())
+        };
+        assert_eq!(with(64), Ok(64));
+        assert_eq!(with(65).expect_err("one too many").to_string(), "the rules need more than 64 options in one rule");
+    }
 }

@@ -144,6 +144,8 @@ pub(crate) struct Book {
 const MOST_RETIRED: usize = 100;
 /// Numbers have 16 bits, and 0 is none.
 const MOST_NUMBERS: usize = 0xffff;
+/// As many as may be counted by one configuration.
+pub(crate) const MOST_COUNTED: usize = MOST_NUMBERS - MOST_RETIRED;
 
 impl Book {
     /// How many rows a table is to have for so many things that are counted.
@@ -152,8 +154,8 @@ impl Book {
     /// [`TooLarge`]
     pub(crate) fn capacity(count: usize) -> Result<u32, TooLarge> {
         let needed = count + MOST_RETIRED;
-        if needed > MOST_NUMBERS {
-            return Err(TooLarge { what: "counters", limit: MOST_NUMBERS - MOST_RETIRED });
+        if count > MOST_COUNTED {
+            return Err(TooLarge { what: "counters", limit: MOST_COUNTED });
         }
         // Room for others before a number comes again.
         Ok((4 * needed).next_power_of_two().min(MOST_NUMBERS + 1) as u32)
@@ -288,7 +290,8 @@ mod tests {
 
     #[test]
     fn too_many() {
-        assert!(Book::capacity(65_000).is_ok());
-        assert!(Book::capacity(65_500).is_err());
+        assert_eq!(Book::capacity(65_435), Ok(65_536));
+        let refused = Book::capacity(65_436).expect_err("one too many");
+        assert_eq!(refused.to_string(), "the rules need more than 65435 counters");
     }
 }

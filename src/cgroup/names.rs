@@ -328,6 +328,16 @@ mod tests {
         assert_eq!(names.classes.len(), 4);
     }
 
+    /// A name needs a state for each of its characters, one before them, and one for every other name.
+    ///
+    /// Seen to fail: with one state more or less taken.
+    #[test]
+    fn as_many_states_as_there_may_be() {
+        let of_length = |length: usize| names(&[&[&*"x".repeat(length)]]).map(|names| names.states.len());
+        assert_eq!(of_length(4_094), Ok(4_096));
+        assert!(of_length(4_095).is_err());
+    }
+
     /// Each of these may be met or not, by itself: 2 to the power of 13.
     #[test]
     fn too_many_states_are_refused() {

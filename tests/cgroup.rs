@@ -15,6 +15,7 @@ mod refusals;
 mod served;
 mod shown;
 mod targets;
+mod whose;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,6 +60,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(served::trials());
     trials.extend(shown::trials());
     trials.extend(targets::trials());
+    trials.extend(whose::trials());
     trials
 }
 

@@ -309,7 +309,9 @@ fn refused(file: &Path, why: &str) {
 
 fn check_files_that_cannot_be_taken() {
     let folder = scratch("check-refused");
-    refused(&folder.join("missing.toml"), "cannot be read: No such file or directory (os error 2)");
+    let missing = "cannot be read: No such file or directory (os error 2)\nhelp: the manual page sockopt.toml(5) shows how to write one; \
+                   without a file, give options such as --dead-peer-timeout 15s";
+    refused(&folder.join("missing.toml"), missing);
     refused(&folder, "is not a regular file");
     refused(Path::new("/dev/null"), "is not a regular file");
     let large = folder.join("large.toml");

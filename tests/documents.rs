@@ -118,6 +118,20 @@ fn long_help_has_everything() {
         assert!(help.lines().all(|line| line.chars().count() <= 80), "{subcommand}: too wide\n{help}");
     }
     assert!(printed(&["explain", "--help"]).contains("\nExamples:\n  sockopt explain --config "));
+    // Those that programs in the kernel cannot set are not offered.
+    for subcommand in ["attach", "agent"] {
+        let help = printed(&[subcommand, "--help"]);
+        let found = options(&help);
+        for entry in policy::CATALOG.iter().filter(|entry| entry.accepts != policy::catalog::Accepts::Raw) {
+            let option = format!("--{}", entry.key.name().replace('_', "-"));
+            let is_done = matches!(entry.about().in_kernel, policy::InKernel::Bpf { .. });
+            assert_eq!(found.contains(&option), is_done, "{subcommand} {option}: {help}");
+        }
+    }
+    for (subcommand, target) in [("attach", "<TARGET>"), ("detach", "<TARGET>"), ("status", "[TARGET]")] {
+        let help = printed(&[subcommand, "--help"]);
+        assert_eq!(help.matches("TARGET").count(), help.matches(target).count(), "{subcommand}: {help}");
+    }
     // What stands in columns at the end is not broken.
     for subcommand in subcommands().iter().map(String::as_str).chain([""]) {
         let end = |columns: &str| {

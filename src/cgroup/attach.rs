@@ -222,19 +222,20 @@ fn collect(folder: &Folder) {
     }
 }
 
-/// Takes everything off a control group.
+/// Takes everything off a control group: what that was.
 ///
 /// # Errors
 /// What is left, and why.
-pub fn detach(group: &Group) -> Result<(), Refusal> {
+pub fn detach(group: &Group) -> Result<About, Refusal> {
     let nothing = || Refusal::NothingAttached(group.path.clone());
     let folder = Folder::existing()?.ok_or_else(nothing)?;
     let pins = folder.pins_of(group);
     if !pins.is_dir() {
         return Err(nothing());
     }
+    let about = about_at(&pins).unwrap_or_default();
     remove(&pins)?;
     collect(&folder);
     let _ = fs::remove_dir(&folder.path);
-    Ok(())
+    Ok(about)
 }

@@ -42,7 +42,7 @@ pub use counted::{Count, Counted, Side};
 pub use counters::Counts;
 pub use group::Group;
 pub use pins::FILE_SYSTEM;
-pub use probe::{probe, probe_anywhere};
+pub use probe::{clear_away, probe, probe_anywhere};
 pub use refusal::Refusal;
 pub use remembered::Remembered;
 pub use settable::{HostNames, Refused};

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use policy::constants::{SOL_IPV6, SOL_SOCKET};
+use rustix::fs::{FlockOperation, flock};
 use socket::{Errno, ffi};
 
 use crate::assembler::{Map, NoProgram};
@@ -22,29 +23,54 @@ use crate::place::Place;
 use crate::programs;
 use crate::refusal::Refusal;
 use crate::rows::Rows;
-use crate::search::own_folder;
+use crate::search::{own_folder, search};
 use crate::settable::{HostNames, OptionRow, Refused};
 use crate::sys::{self, ProgramType, borrowed};
 
-/// A control group for a moment.
-struct Trial(PathBuf);
+/// A control group for a moment. It is locked for as long as it is used, whatever PID namespace its maker is in: one that nobody has
+/// locked was left by a process that was killed.
+struct Trial {
+    path: PathBuf,
+    folder: OwnedFd,
+}
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
+        let _ = fs::remove_dir(&self.path);
     }
 }
 
 /// What its name begins with; the number of the process follows.
 const PREFIX: &str = "sockopt-probe-";
+/// Somebody may take it for one that was left, before it is locked.
+const MOST_TRIES: usize = 10;
 
-/// Removes those of processes that were killed.
-fn clear_away(top: &Path) {
-    for entry in fs::read_dir(top).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
-        if !Path::new("/proc").join(pid).exists() {
-            let _ = fs::remove_dir(entry.path());
+impl Trial {
+    fn below(parent: &Path) -> Result<Self, Refusal> {
+        let path = parent.join(format!("{PREFIX}{}", std::process::id()));
+        let step = || format!("{} cannot be made", path.display());
+        for _ in 0..MOST_TRIES {
+            match fs::create_dir(&path) {
+                // Of a process that had this number.
+                Err(why) if why.kind() == std::io::ErrorKind::AlreadyExists => {}
+                made => made.map_err(Refusal::file(step()))?,
+            }
+            let Ok(folder) = fs::File::open(&path).map(OwnedFd::from) else { continue };
+            if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() && path.is_dir() {
+                return Ok(Self { path, folder });
+            }
+        }
+        Err(Refusal::kernel(step())(Errno(libc::EBUSY)))
+    }
+}
+
+/// Removes the control groups in which options were tried by commands that were killed meanwhile, wherever they are.
+pub fn clear_away() {
+    let mounts = mounts_or_refusal().unwrap_or_default();
+    for path in search(&mounts, &|name| name.starts_with(PREFIX)) {
+        let Ok(folder) = fs::File::open(&path) else { continue };
+        if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let _ = fs::remove_dir(path);
         }
     }
 }
@@ -68,6 +94,7 @@ pub fn probe_anywhere(tables: &Tables) -> Result<Refused, Refusal> {
 }
 
 fn tried(top: &Path, tables: &Tables) -> Result<Refused, Refusal> {
+    clear_away();
     maps::allow_locked_memory();
     let mut found = options(top, &tables.options)?;
     found.process = if tables.names.are_asked_for() { why_no_process() } else { None };
@@ -184,10 +211,7 @@ fn answers(top: &Path, tried: &[OptionRow], is_v6: bool) -> Result<Vec<Answer>, 
 /// The same, in a group that is made below this one.
 fn answers_within(parent: &Path, tried: &[OptionRow], is_v6: bool) -> Result<Vec<Answer>, Refusal> {
     let step = "options cannot be tried";
-    clear_away(parent);
-    let trial = parent.join(format!("{PREFIX}{}", std::process::id()));
-    fs::create_dir(&trial).map_err(Refusal::file(format!("{} cannot be made", trial.display())))?;
-    let trial = Trial(trial);
+    let trial = Trial::below(parent)?;
     let options = maps::of_rows(&Rows::options(tried))?;
     // What it is before an answer is there.
     let unknown = |row: &OptionRow| -> [u8; 32] {
@@ -205,9 +229,9 @@ fn answers_within(parent: &Path, tried: &[OptionRow], is_v6: bool) -> Result<Vec
         errno: refused.errno,
         log: refused.log,
     })?;
-    let folder = OwnedFd::from(fs::File::open(&trial.0).map_err(Refusal::file(step))?);
-    let _link = sys::create_link(borrowed(&program), borrowed(&folder), kind.place).map_err(Refusal::kernel(step))?;
-    let members = fs::File::options().write(true).open(trial.0.join("cgroup.procs")).map_err(Refusal::file(step))?;
+    let _link =
+        sys::create_link(borrowed(&program), borrowed(&trial.folder), kind.place).map_err(Refusal::kernel(step))?;
+    let members = fs::File::options().write(true).open(trial.path.join("cgroup.procs")).map_err(Refusal::file(step))?;
     let members = OwnedFd::from(members);
     sys::connect_within(borrowed(&members), is_v6).map_err(Refusal::kernel(step))?;
     (0..tried.len() as u32)

@@ -20,7 +20,7 @@ const ALL_DIGITS: usize = 64;
 const UNITS: [&str; 5] = [".service", ".slice", ".scope", ".socket", ".mount"];
 
 /// Everything below the mounts that `is_meant`, by its name. What lies within something that was found is not looked at.
-fn search(mounts: &[PathBuf], is_meant: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
+pub(crate) fn search(mounts: &[PathBuf], is_meant: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
     walk(mounts, &|folder| folder.file_name().and_then(OsStr::to_str).is_some_and(is_meant))
 }
 

@@ -5,7 +5,7 @@
 //! copy of a socket's descriptor (pidfd_getfd) is the same socket in whatever namespace, and lets us write what the programs
 //! remember of it. So the very rules and calls of `sockopt apply` serve here, on every kernel that programs are attached to.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use cgroup::{Group, Refused, Remembered, Tables, account};
 use policy::enforce::{Untouched, is_of_keepalive};
@@ -17,6 +17,9 @@ use crate::keeper::Keeper;
 use crate::output;
 use crate::processes::Found;
 use crate::retrofit::{Means, subjects};
+
+/// As many lines about options that could not be set as anybody reads.
+const MOST_LINES: usize = 5;
 
 /// What is in force for the group.
 pub(crate) struct Policy<'a> {
@@ -45,7 +48,8 @@ pub(crate) fn adopt(group: &Group, policy: &Policy<'_>, remembered: &Remembered)
     };
     // The kernel knows a process by its executable alone.
     let mut known: HashMap<&[String], Option<Rules>> = HashMap::new();
-    let (mut sockets, mut processes, mut out_of_reach, mut waiting, mut refused) = (0, 0, 0, 0, 0);
+    let (mut sockets, mut processes, mut out_of_reach, mut without_room, mut waiting) = (0, 0, 0, 0, 0);
+    let mut not_set: BTreeMap<String, usize> = BTreeMap::new();
     let mut seen = HashSet::new();
     for looked in &found.processes {
         let executable = looked.process.names.get(..1).filter(|_| policy.asks_for_process).unwrap_or_default();
@@ -57,11 +61,15 @@ pub(crate) fn adopt(group: &Group, policy: &Policy<'_>, remembered: &Remembered)
         // What several processes have goes by the first, which mostly made it.
         let subjects = subjects(looked, rules).into_iter().filter(|subject| seen.insert(subject.descriptor.inode));
         for applied in subjects.filter_map(|subject| subject.retrofit(looked, &means)) {
-            let is_new = applied.kept.is_some_and(|kept| kept.is_new) || !applied.changes.is_empty();
+            let is_new =
+                !applied.is_refused() && (applied.kept.is_some_and(|kept| kept.is_new) || !applied.changes.is_empty());
             adopted += usize::from(is_new);
             out_of_reach += usize::from(is_new && applied.kept.is_some_and(|kept| kept.is_out_of_reach));
+            without_room += usize::from(is_new && applied.kept.is_some_and(|kept| kept.is_without_room));
             waiting += if is_new { applied.waiting as usize } else { 0 };
-            refused += usize::from(applied.is_refused());
+            for failure in applied.failures {
+                *not_set.entry(format!("{}: {}", failure.setting, failure.errno)).or_default() += 1;
+            }
         }
         sockets += adopted;
         processes += usize::from(adopted > 0);
@@ -75,8 +83,12 @@ pub(crate) fn adopt(group: &Group, policy: &Policy<'_>, remembered: &Remembered)
             Some("run it in the host's (hostPID: true in Kubernetes)"),
         );
     }
-    if refused > 0 {
-        output::warning(&format!("the kernel refuses the options on {}", Count(refused, "socket")), None);
+    let more = not_set.len().saturating_sub(MOST_LINES);
+    for (what, count) in not_set.iter().take(MOST_LINES) {
+        output::warning(&format!("not set on {}: {what}", Count(*count, "socket")), None);
+    }
+    if more > 0 {
+        output::warning(&format!("{} more could not be set", Count(more, "option")), None);
     }
     if sockets == 0 {
         return;
@@ -92,6 +104,15 @@ pub(crate) fn adopt(group: &Group, policy: &Policy<'_>, remembered: &Remembered)
             "{out_of_reach} of them {} made in another control group: the programs can change these options",
             if out_of_reach == 1 { "was" } else { "were" }
         ));
+    }
+    if without_room > 0 {
+        output::warning(
+            &format!(
+                "{} of them: the kernel has no memory left for what is to be remembered, so the programs can change these options",
+                without_room
+            ),
+            Some("raise net.core.optmem_max, and attach again"),
+        );
     }
     if waiting > 0 {
         output::note(&format!(

@@ -30,7 +30,8 @@ pub(crate) fn command() -> Command {
                 "Does what `sockopt attach` does, and stays. Once a second it looks whether the configuration has changed, and \
                  attaches the new one without a gap. If the new one has errors, they are reported and the old one stays in \
                  force. If the control group is a new one, as after each start of a systemd service, it attaches there too. \
-                 While there is no such control group it waits. What was detached by `sockopt detach` is attached again.\n\n\
+                 While there is no such control group it waits. What was detached by `sockopt detach` is attached again. What somebody \
+                 else attaches there stays until the agent's own configuration changes.\n\n\
                  If the agent ends, everything stays attached and in force; `sockopt detach` takes it off. Under systemd, \
                  with Type=notify, the agent counts as started only when it has attached for the first time.",
             ),
@@ -39,7 +40,7 @@ pub(crate) fn command() -> Command {
         Arg::new("metrics")
             .long("metrics")
             .value_name("ADDRESS:PORT")
-            .help("Count, and serve it to Prometheus there")
+            .help("Count, and serve it to Prometheus there, such as 127.0.0.1:9464")
             .long_help(
                 "Count for each rule the sockets that it was carried out on and how their connections ended, as `sockopt attach \
                  --metrics` does, and serve the counters as OpenMetrics text to Prometheus: 127.0.0.1:9464 or [::1]:9464, path \
@@ -96,6 +97,8 @@ struct Agent {
     missing: Option<String>,
     /// How many looks to leave out, because the kernel refused.
     pause: u32,
+    /// What it has attached there, as long as nobody else has replaced it: the numbers of the programs.
+    own: Option<Vec<(&'static str, u32)>>,
     /// Whether what was read last can be attached, and is.
     is_right: bool,
     is_current: bool,
@@ -148,7 +151,11 @@ impl Agent {
                 return Ok(());
             }
         };
-        if !is_new && self.group == Some(group.id()) && self.attachment().is_some() {
+        if !is_new
+            && self.group == Some(group.id())
+            && let Some(found) = self.attachment()
+        {
+            self.look_whose(found);
             return Ok(());
         }
         if self.pause > 0 && !is_new {
@@ -156,11 +163,13 @@ impl Agent {
             return Ok(());
         }
         match attach::put(&group, prepared) {
-            Ok(()) => {
+            Ok(generation) => {
                 if self.group.is_none() {
                     tell_service_manager();
                 }
                 self.group = Some(group.id());
+                let own = self.attachment().filter(|found| found.about.generation == generation);
+                self.own = own.map(|found| found.programs);
                 self.is_current = self.is_right;
             }
             Err(code) if self.group.is_none() => return Err(code),
@@ -171,6 +180,30 @@ impl Agent {
             }
         }
         Ok(())
+    }
+}
+
+impl Agent {
+    /// Says once if what is attached is somebody else's. Whoever attaches last is right: two agents that replace each other's
+    /// programs every second are nothing that anybody wants.
+    fn look_whose(&mut self, found: Attachment) {
+        if self.own.as_ref() == Some(&found.programs) {
+            return;
+        }
+        let about = &found.about;
+        output::warning(
+            &format!(
+                "somebody else has attached {} to {}, in place of what this agent had attached (sockopt attach, or another agent)",
+                output::plain(&about.configuration),
+                output::plain(&about.group),
+            ),
+            Some(
+                "this agent leaves that in force until its own configuration changes; to have its own back at once, \
+                 `sockopt detach` that control group",
+            ),
+        );
+        self.own = Some(found.programs);
+        self.is_current = false;
     }
 }
 

@@ -4,7 +4,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use policy::catalog::Accepts;
 use policy::variables::{Level, PREFIX};
-use policy::{CATALOG, Entry, Key, constants};
+use policy::{CATALOG, Entry, InKernel, Key, constants};
 use std::ffi::OsString;
 
 use crate::{exit, output};
@@ -76,6 +76,15 @@ const COMMON: [Key; 4] = [Key::DeadPeerTimeout, Key::Keepalive, Key::UserTimeout
 
 /// Adds an option for each environment shortcut to a subcommand.
 pub(crate) fn with_shortcuts(command: Command) -> Command {
+    with_some_shortcuts(command, |_| true)
+}
+
+/// The same, and of those that programs in the kernel cannot set the help says nothing: whoever gives one is told why.
+pub(crate) fn with_shortcuts_of_kernel(command: Command) -> Command {
+    with_some_shortcuts(command, |entry| matches!(entry.about().in_kernel, InKernel::Bpf { .. }))
+}
+
+fn with_some_shortcuts(command: Command, is_shown: fn(&Entry) -> bool) -> Command {
     let heading = "Socket options";
     let mut command = command.next_help_heading(heading);
     // dead_peer_timeout first: it is all that most people need.
@@ -88,11 +97,12 @@ pub(crate) fn with_shortcuts(command: Command) -> Command {
                 .help(brief(entry))
                 .long_help(format!("{} [env: {}]", described(entry, &entry.accepts.in_words()), variable(entry)))
                 .hide_short_help(!COMMON.contains(&entry.key))
+                .hide(!is_shown(entry))
                 .allow_hyphen_values(true)
                 .value_hint(ValueHint::Other),
         );
     }
-    let hidden = shortcuts().count() - COMMON.len();
+    let hidden = shortcuts().filter(|entry| is_shown(entry) && !COMMON.contains(&entry.key)).count();
     command.next_help_heading(None).after_help(format!("{heading}: {hidden} more with --help"))
 }
 

@@ -33,8 +33,10 @@ fn with_target(command: Command, is_required: bool) -> Command {
                 .long_help(
                     "The control group (version 2): its folder, such as /sys/fs/cgroup/system.slice/x.service, or its path \
                      as in /proc/PID/cgroup, such as /system.slice/x.service. All groups in it are meant too, also those \
-                     that are made later.",
+                     that are made later. In its place, one of the next four can be given.",
                 )
+                // Not beside another kind: it is in a group with them.
+                .required(is_required)
                 .value_hint(ValueHint::DirPath)
                 .value_parser(value_parser!(OsString)),
         )
@@ -130,7 +132,7 @@ pub(crate) fn with_arguments(command: Command) -> Command {
             .hide_short_help(true)
             .help("Leave sockets alone that are there already: options only for new connections and listeners"),
     );
-    args::with_shortcuts(args::with_control(command, &["config"]))
+    args::with_shortcuts_of_kernel(args::with_control(command, &["config"]))
 }
 
 pub(crate) fn detach_command() -> Command {
@@ -281,7 +283,8 @@ pub(crate) fn prepared(loaded: &load::Loaded, matches: &ArgMatches, group: Optio
     }
     let host_names = dns::notes(&rules, &unable);
     let document = loaded.configuration.document.as_ref();
-    let configuration = document.map_or("options", |source| source.name.as_str()).to_owned();
+    let configuration =
+        document.map_or_else(|| format!("options of {}", output::origin()), |source| source.name.clone());
     Ok(Prepared {
         tables,
         source: loaded.configuration.clone(),
@@ -294,11 +297,11 @@ pub(crate) fn prepared(loaded: &load::Loaded, matches: &ArgMatches, group: Optio
     })
 }
 
-/// Attaches it, or puts it in the place of what is attached.
+/// Attaches it, or puts it in the place of what is attached: how often that was done there so far.
 ///
 /// # Errors
 /// The exit status; why was said.
-pub(crate) fn put(group: &Group, prepared: &Prepared) -> Result<(), u8> {
+pub(crate) fn put(group: &Group, prepared: &Prepared) -> Result<u64, u8> {
     let Prepared { tables, configuration, rules, .. } = prepared;
     let done = cgroup::attach(group, tables, configuration, *rules).map_err(|refusal| refused(&refusal))?;
     if done.has_mounted {
@@ -306,10 +309,10 @@ pub(crate) fn put(group: &Group, prepared: &Prepared) -> Result<(), u8> {
     }
     let what = if done.generation == 1 { "attached to" } else { "replaced at" };
     output::print(&format!(
-        "{what} {}: {}, {}\n",
+        "{what} {}: {}; {}\n",
         output::plain(&group.path().display().to_string()),
-        output::plain(configuration),
-        Count(*rules, "rule")
+        source(configuration, *rules),
+        members(group),
     ));
     for note in &prepared.host_names {
         output::note(note);
@@ -323,7 +326,24 @@ pub(crate) fn put(group: &Group, prepared: &Prepared) -> Result<(), u8> {
         let policy = adopt::Policy { configuration, asks_for_process, tables, refused };
         adopt::adopt(group, &policy, &done.remembered);
     }
-    Ok(())
+    Ok(done.generation)
+}
+
+/// Where options come from, in words.
+fn source(configuration: &str, rules: usize) -> String {
+    let name = output::plain(configuration);
+    if rules == 0 { name } else { format!("{name}, {}", Count(rules, "rule")) }
+}
+
+/// Who is in a group now.
+fn members(group: &Group) -> String {
+    let (processes, has_others) = group.processes();
+    match (processes.len(), has_others) {
+        (0, false) => "no process is in this control group yet".to_owned(),
+        (1, false) => "1 process now".to_owned(),
+        (count, false) => format!("{count} processes now"),
+        (count, true) => format!("{count} processes now, and others that this PID namespace does not show"),
+    }
 }
 
 /// What else of ours runs for the same programs: attached to a group around this one, or within it. The kernel runs the inner one's
@@ -351,12 +371,26 @@ fn nested(group: &Group) -> Vec<String> {
 }
 
 pub(crate) fn detach(matches: &ArgMatches) -> u8 {
-    let detached = group(matches).and_then(|group| cgroup::detach(&group));
-    detached.map_or_else(|refusal| refused(&refusal), |()| exit::OK)
+    cgroup::clear_away();
+    let detached = group(matches).and_then(|group| Ok((cgroup::detach(&group)?, group)));
+    match detached {
+        Ok((about, group)) => {
+            output::print(&format!(
+                "detached from {}: {}; sockets keep the options that they have\n",
+                output::plain(&group.path().display().to_string()),
+                source(&about.configuration, about.rules),
+            ));
+            exit::OK
+        }
+        Err(refusal) => refused(&refusal),
+    }
 }
 
 pub(crate) fn status(matches: &ArgMatches) -> u8 {
     let asked = matches.get_one::<clap::Id>("group").is_some();
+    if !asked {
+        cgroup::clear_away();
+    }
     let looked = if asked { group(matches).map(Some) } else { Ok(None) };
     let found = looked.and_then(|group| {
         let mut attachments = cgroup::status()?;
@@ -401,12 +435,11 @@ fn in_words(attachment: &Attachment) -> String {
             if adopted == 1 { "was" } else { "were" }
         ),
     };
-    let programs: Vec<String> = attachment.programs.iter().map(|(place, id)| format!("{place} ({id})")).collect();
+    let programs: Vec<&str> = attachment.programs.iter().map(|(place, _)| *place).collect();
     format!(
-        "{}{state}\n  configuration: {}, {}, generation {}\n{adopted}{}  programs: {}\n{}",
+        "{}{state}\n  configuration: {}, generation {}\n{adopted}{}  programs: {}\n{}",
         output::plain(group),
-        output::plain(&about.configuration),
-        Count(about.rules, "rule"),
+        source(&about.configuration, about.rules),
         about.generation,
         attachment.known_addresses().map(dns::known).unwrap_or_default(),
         if programs.is_empty() { "none".to_owned() } else { programs.join(", ") },

@@ -160,7 +160,7 @@ impl<'a> Entry<'a> {
             severity,
             code: None,
             message,
-            help: None,
+            help: help_for(message),
             source: None,
             line: None,
             column: None,
@@ -168,6 +168,13 @@ impl<'a> Entry<'a> {
             end: None,
         }
     }
+}
+
+/// What to do about a file that cannot be read, if that is plain.
+fn help_for(failure: &str) -> Option<&'static str> {
+    const HELP: &str = "the manual page sockopt.toml(5) shows how to write one; without a file, give options such as \
+                        --dead-peer-timeout 15s";
+    failure.contains("No such file or directory").then_some(HELP)
 }
 
 /// What is to be checked.
@@ -319,7 +326,7 @@ fn more(compiled: &Compiled, advice: &Listed) -> usize {
 }
 
 fn show(loaded: &Loaded, compiled: &Compiled, advice: &Listed) -> Result<usize, u8> {
-    loaded.failures.iter().for_each(|failure| output::error(failure, None));
+    loaded.failures.iter().for_each(|failure| output::error(failure, help_for(failure)));
     for problem in problems(compiled).chain(advice) {
         output::problem(problem, &compiled.sources);
     }

@@ -21,6 +21,8 @@ pub(crate) struct Kept {
     pub(crate) is_new: bool,
     /// The program that owns it can change what was set: it was made in another control group.
     pub(crate) is_out_of_reach: bool,
+    /// The same, because the kernel has no memory left to remember anything of it.
+    pub(crate) is_without_room: bool,
 }
 
 impl Keeper<'_> {
@@ -78,11 +80,12 @@ impl Keeper<'_> {
             let made = inherited.settings().filter(|setting| self.makes(plan, setting));
             bits |= remembered::bits(made.filter(|setting| setting.phases.intersects(Phases::ACCEPTED)));
         }
-        let is_out_of_reach = bits != 0 && !self.remembered.is_reached(socket);
         // Where nothing is to be remembered, nothing is written: the kernel has little room for each socket.
-        if bits != 0 || known.is_some() {
-            let _ = self.remembered.enforce(socket, bits);
+        let is_kept = (bits == 0 && known.is_none()) || self.remembered.enforce(socket, bits).is_ok();
+        Kept {
+            is_new: is_kept && known != Some(bits) && bits != 0,
+            is_out_of_reach: is_kept && bits != 0 && !self.remembered.is_reached(socket),
+            is_without_room: !is_kept && bits != 0,
         }
-        Kept { is_new: known != Some(bits) && bits != 0, is_out_of_reach }
     }
 }

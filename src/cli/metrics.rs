@@ -85,7 +85,7 @@ impl Collector for Shown {
         gauge("attached", "Whether the programs are in force", self.state.attachment.is_some().into())?;
         gauge(
             "configuration_current",
-            "Whether the configuration that was read last is in force: 0 if it had errors and the one before stays",
+            "Whether the agent's configuration is in force as it was read last: 0 if it had errors, or if somebody else has replaced it",
             self.state.is_current.into(),
         )?;
         let generation = self.state.attachment.as_ref().map_or(0, |attachment| attachment.about.generation);
@@ -93,6 +93,10 @@ impl Collector for Shown {
         if let Some(known) = self.state.attachment.as_ref().and_then(Attachment::known_addresses) {
             gauge("known_addresses", "Addresses that are known by names of hosts, from DNS answers", known as u64)?;
         }
+        let adopted = self.state.attachment.as_ref().map_or(0, |attachment| attachment.about.adopted as u64);
+        let help = "Sockets that were there before and have got the options, of which nothing else is counted";
+        let mut family = encoder.encode_descriptor("adopted_sockets", help, None, MetricType::Counter)?;
+        family.encode_counter(&adopted, NO_EXAMPLE)?;
         fn labels(counts: &Counts) -> [(&'static str, &str); 3] {
             let counted = &counts.counted;
             [("rule", &counted.rule), ("direction", counted.side.name()), ("to", &counted.to)]

@@ -21,6 +21,8 @@ pub(super) fn trials() -> Vec<Trial> {
         in_kernel(python, "cgroup::adopted::made_in_another_group", made_in_another_group),
         in_kernel(python, "cgroup::adopted::the_program_keeps_its_choice", the_program_keeps_its_choice),
         in_kernel(python, "cgroup::adopted::none_if_not_wanted", none_if_not_wanted),
+        in_kernel(python, "cgroup::adopted::where_there_is_no_memory_to_remember_it", no_memory),
+        in_kernel(python, "cgroup::adopted::what_the_kernel_refuses_is_said", what_the_kernel_refuses),
         in_kernel(python, "cgroup::adopted::apply_says_what_is_held", apply_says_what_is_held),
         in_kernel(&["python3", "setpriv", "ip"], "cgroup::adopted::who_may_not_look_is_told", who_may_not_look),
         in_kernel(python, "cgroup::adopted::what_is_left_out_is_left_out", what_is_left_out_is_left_out),
@@ -121,7 +123,10 @@ fn each_by_its_rule() {
     let group = Group::new();
     let program = Program::start(&group, &lab, SOCKETS);
     let said = attached(&group, RULES, &[]);
-    assert!(said.contains("adopted 12 sockets of 1 process that were there before\n"), "{said}");
+    assert!(
+        said.contains(", 3 rules; 1 process now\nadopted 12 sockets of 1 process that were there before\n"),
+        "{said}"
+    );
     assert!(!said.contains("another control group"), "{said}");
     let again = attached(&group, RULES, &[]);
     assert!(!again.contains("adopted"), "{again}");
@@ -277,6 +282,39 @@ fn none_if_not_wanted() {
     let printed = program.go_on();
     // What its listener accepts later is the kernel's to see.
     assert_eq!([of(&printed, "s"), of(&printed, "b"), of(&printed, "f")], ["7200 500", "7200 500", "9 9"], "{printed}");
+}
+
+/// The kernel has no memory left for what is remembered of a socket: the options are set, and it is said that nothing holds them.
+///
+/// Seen to fail: with the kernel's answer ignored.
+fn no_memory() {
+    let lab = Lab::new();
+    let group = Group::new();
+    lab.shell(Place::Here, "echo 64 >/proc/sys/net/core/optmem_max");
+    let script = "l = server('127.0.0.1', 7009); s = connect('127.0.0.1', 7009); t = connect('127.0.0.1', 7009); wait(); show(s=s, t=t)\n";
+    let program = Program::start(&group, &lab, script);
+    let said = attached(&group, "[[rule]]\nto = [\"127.0.0.1:7009\"]\nkeepalive = { time = \"77s\" }\n", &[]);
+    assert!(said.contains("adopted 2 sockets of 1 process"), "{said}");
+    let told = "2 of them: the kernel has no memory left for what is to be remembered";
+    assert!(said.contains(told) && said.contains("raise net.core.optmem_max"), "{said}");
+    let printed = program.go_on();
+    assert_eq!([of(&printed, "s"), of(&printed, "t")], ["77 500", "77 500"], "{printed}");
+}
+
+/// A socket that gets none of its rule's options is none that was adopted.
+///
+/// Seen to fail: with every listener counted of which something is remembered.
+fn what_the_kernel_refuses() {
+    let lab = Lab::new();
+    let group = Group::new();
+    let script = "l = server('127.0.0.1', 7009); s = connect('127.0.0.1', 7009); wait()\n";
+    let program = Program::start(&group, &lab, script);
+    let rules = "[[rule]]\nlisten = [\":7009\"]\ncongestion = \"no-such\"\n\
+                 [[rule]]\nto = [\"127.0.0.1:7009\"]\ncongestion = \"no-such\"\nkeepalive = { time = \"77s\" }\n";
+    let said = attached(&group, rules, &[]);
+    assert!(said.contains("not set on 2 sockets: TCP_CONGESTION=\"no-such\": ENOENT"), "{said}");
+    assert!(said.contains("adopted 1 socket of 1 process"), "{said}");
+    drop(program.go_on());
 }
 
 /// Without CAP_SYS_PTRACE: it is attached, and what could not be adopted is said.

@@ -18,6 +18,7 @@ pub(super) fn trials() -> Vec<Trial> {
         in_kernel(&[], "cgroup::agent::follows_a_config_map", follows_a_config_map),
         in_kernel(&[], "cgroup::agent::follows_a_unit_over_its_starts", follows_a_unit),
         in_kernel(&[], "cgroup::agent::leaves_all_in_force_when_it_ends", leaves_all_in_force),
+        in_kernel(&[], "cgroup::agent::says_when_somebody_replaces_what_it_attached", replaced_by_somebody),
         in_kernel(&[], "cgroup::agent::does_not_start_with_a_wrong_configuration", wrong_at_the_start),
     ]
 }
@@ -167,6 +168,38 @@ fn leaves_all_in_force() {
     wait_until("taken over", || generation(&group.0) == Some(2));
     drop(again);
     group.detach();
+}
+
+/// Somebody else attaches to its control group: it says so once, and leaves that until its own configuration changes. Whoever detaches
+/// has the agent's back, also where both have been attached once.
+///
+/// Seen to fail: with nothing compared; with generations compared, where detach and attach come one after the other.
+fn replaced_by_somebody() {
+    let group = Group::new();
+    let folder = scratch("agent-replaced");
+    let (file, log) = (folder.join("sockopt.toml"), folder.join("log"));
+    fs::write(&file, "[defaults]\npriority = 1\n").expect("a file");
+    let path = group.0.to_str().expect("text");
+    let _agent = Agent::new(&[path, "--no-adopt", "--config", file.to_str().expect("text")], &log);
+    wait_until("attached", || generation(&group.0) == Some(1));
+    let said = || fs::read_to_string(&log).unwrap_or_default().matches("somebody else has attached").count();
+    group.attach("[defaults]\npriority = 2\n");
+    wait_until("it is said", || said() == 1);
+    sleep(Duration::from_millis(2500));
+    assert_eq!((generation(&group.0), said()), (Some(2), 1), "it is left alone");
+    fs::write(&file, "[defaults]\npriority = 3\n").expect("a file");
+    wait_until("its own has changed", || generation(&group.0) == Some(3));
+    sleep(Duration::from_millis(1500));
+    assert_eq!(said(), 1, "its own is not somebody else's");
+    // Between two looks, mostly: the same generation, and other programs.
+    group.detach();
+    wait_until("attached again", || generation(&group.0) == Some(1));
+    sleep(Duration::from_millis(1500));
+    assert_eq!(said(), 1);
+    group.detach();
+    group.attach("[defaults]\npriority = 2\n");
+    let is_theirs = || status(&group.0).is_some_and(|one| one["configuration"].as_str() != file.to_str());
+    wait_until("said, or the agent was first", || said() == 2 || !is_theirs());
 }
 
 fn wrong_at_the_start() {

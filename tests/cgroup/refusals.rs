@@ -30,6 +30,7 @@ pub(super) fn trials() -> Vec<Trial> {
             "cgroup::refused::killed_at_each_step_it_can_be_repeated",
             killed_at_each_step,
         ),
+        in_kernel(&[], "cgroup::refused::what_a_killed_one_has_left_is_taken_away", left_by_a_killed_one),
         in_kernel(&[], "cgroup::refused::nothing_to_detach", nothing_to_detach),
     ]
 }
@@ -83,6 +84,16 @@ fn what_the_kernel_cannot_do() {
     let output = group.try_attach("[[rule]]\nto = [\"10.0.0.1\"]\nlinger = \"reset\"\n", &["--partial"]);
     refused(&output, 78, "sets nothing that the kernel can set");
     refused(&group.try_attach("[[rule]]\nno_such_key = 1\n", &[]), 78, "no_such_key");
+    let at_bind = "[[rule]]\nname = \"bound\"\nlisten = [\":80\"]\nreuse_address = true\nfreebind = true\n\
+                   raw = [{ level = \"SOL_SOCKET\", name = \"SO_REUSEPORT\", value = 1, at = \"bind\" }]\n";
+    let output = group.try_attach(at_bind, &[]);
+    for what in [
+        "reuse_address: SO_REUSEADDR is set at bind, which is not supported in the kernel yet",
+        "freebind: eBPF programs cannot set IP_FREEBIND",
+        "raw: SO_REUSEPORT is set at bind, which is not supported in the kernel yet",
+    ] {
+        refused(&output, 78, &format!("rule \"bound\": {what}"));
+    }
 }
 
 /// Options of the environment for some destinations or processes alone (SOCKOPT_TO, SOCKOPT_PROCESS) are left out with --partial,
@@ -303,15 +314,46 @@ fn killed_at_each_step() {
     assert!(!left.any(|entry| is_dead(&entry.file_name().to_string_lossy())), "groups for trying options are left");
 }
 
+/// A group in which options were tried by a command that was killed: whatever is asked next takes it away, wherever it is, and none
+/// that is in use, whatever its number is here.
+///
+/// Seen to fail: with those taken away beside which the next one is made.
+fn left_by_a_killed_one() {
+    let group = Group::new();
+    let within = group.0.join("within");
+    fs::create_dir(&within).expect("a control group");
+    let used = within.join("sockopt-probe-0");
+    fs::create_dir(&used).expect("a control group");
+    let lock = fs::File::open(&used).expect("it is there");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("a lock");
+    let left = within.join("sockopt-probe-4194305");
+    for next in [&["status"][..], &["detach"], &["check", "--for", "kernel"], &["attach", "--priority", "1"]] {
+        fs::create_dir(&left).expect("a control group");
+        let mut command = plain(sockopt());
+        command.args(next).args(["detach", "attach"].contains(&next[0]).then_some(&group.0));
+        let _ = command.env("SOCKOPT_PRIORITY", "1").output().expect("sockopt");
+        assert!(!left.exists(), "{next:?}");
+        assert!(used.is_dir(), "{next:?}");
+    }
+    drop(lock);
+    let _ = run_status();
+    assert!(!used.exists());
+    group.detach();
+    fs::remove_dir(&within).expect("nothing is in it");
+}
+
 fn nothing_to_detach() {
     let group = Group::new();
     refused(&run(&["detach"], &group.0), 1, "nothing is attached to");
-    group.attach(KEEPALIVE);
+    let (said, _) = text(&group.try_attach(KEEPALIVE, &[]));
+    assert!(said.contains(", 1 rule; no process is in this control group yet\n"), "{said}");
     let json = plain(sockopt()).args(["status", "--json"]).output().expect("sockopt");
     let (json, _) = text(&json);
     assert!(json.contains(&format!("\"cgroup\": \"{}\"", group.0.display())), "{json}");
     assert!(json.contains("\"generation\": 1") && json.contains("\"at\": \"connect4\""), "{json}");
-    group.detach();
+    let (said, _) = text(&run(&["detach"], &group.0));
+    let expected = format!("detached from {}: ", group.0.display());
+    assert!(said.starts_with(&expected) && said.contains(", 1 rule; sockets keep"), "{said}");
     let status = text(&run_status()).0;
     assert!(!status.contains(&*group.0.to_string_lossy()), "{status}");
 }

@@ -102,6 +102,7 @@ fn others_read_it() {
         "gauge sockopt_attached [] 1.0".to_owned(),
         "gauge sockopt_configuration_current [] 1.0".to_owned(),
         "gauge sockopt_configuration_generation [] 1.0".to_owned(),
+        "counter sockopt_adopted_sockets_total [] 0.0".to_owned(),
         format!("counter sockopt_sockets_total [{labels}, {rest} 1.0"),
         format!("gauge sockopt_open_connections [{labels}, {rest} 0.0"),
         format!("counter sockopt_ended_connections_total [{labels}, ('reason', 'refused'), {rest} 1.0"),

@@ -170,9 +170,9 @@ fn how_hardened() {
     let figure = stdout.lines().find_map(|line| line.split_once("sockopt-agent.service: "));
     let figure = figure.unwrap_or_else(|| panic!("{stdout}{stderr}")).1.split(' ').next().expect("a figure").to_owned();
     let readme = read("examples/systemd/README.md");
-    let said = readme.split_once("exposure level of ").expect("a figure").1;
-    let of_version = said.split_once("systemd ").expect("a version").1;
-    if of_version.starts_with(&version) {
+    let (before, said) = readme.split_once(" rates its exposure at ").expect("a figure");
+    let of_version = before.rsplit_once("of systemd ").expect("a version").1;
+    if of_version == version {
         assert!(said.starts_with(&format!("{figure} ")), "{figure}: {stdout}");
     }
     assert!(figure.parse::<f64>().expect("a number") < 2.5, "{stdout}");

@@ -77,6 +77,10 @@ impl Worker {
     fn kept(&self, waiting: Waiting<'_>, plan: Plan<'_>) -> Answer {
         let (level, name) = (waiting.call.int(1), waiting.call.int(2));
         let (fd, decision, thread) = (waiting.fd, plan.decision(), waiting.call.thread);
+        // Names are looked for where they are written: the table is no part of what a call needs otherwise.
+        if !self.log.enabled(Level::Info) {
+            return Answer::Result(0);
+        }
         match constants::option_name(level, name) {
             Some(name) => self.log.say(
                 Level::Info,

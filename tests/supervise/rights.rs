@@ -121,7 +121,7 @@ fn setuid_children() {
         outcome(command.args(["sh", "-c", &line]))
     };
     let root = || plain("env");
-    let note = "note: without CAP_SYS_ADMIN, programs under the supervisor get no rights from setuid bits or file capabilities: sudo, su and \
+    let note = "note: without CAP_SYS_ADMIN, programs under the supervisor gain no privileges from setuid bits or file capabilities: sudo, su and \
         the like fail\n";
     let closed = "the kernel does not let the supervisor look into this process";
     for (command, is_under, user, options, said) in [
@@ -162,9 +162,8 @@ fn what_it_starts() {
         let mut command = plain("unshare");
         outcome(command.args(["-Urmpf", "--mount-proc", "sh", "-c", &script]).arg(sockopt()))
     };
-    let said = "warning: this machine lets no process look into another one (kernel.yama.ptrace_scope): the supervisor sets options in this \
-        program, not in programs that it starts\nhelp: run sockopt with CAP_SYS_PTRACE, or put `sockopt run` in front of the program that \
-        connects\n";
+    let said = "warning: kernel.yama.ptrace_scope is set here: the supervisor sets options in this program, but not in programs that it \
+        starts\nhelp: run sockopt with CAP_SYS_PTRACE, or put `sockopt run` directly before the program that connects\n";
     let none = "--bounding-set=-sys_ptrace";
     for (scope, drops, said) in [("1", none, said), ("0", none, ""), ("1", "--inh-caps=-all", "")] {
         assert_eq!(start(scope, drops), (Some(0), String::new(), said.to_owned()), "{scope} {drops}");
@@ -181,9 +180,9 @@ fn limits() {
         command.args(["prlimit", limit]).arg(&copies.sockopt).args(["run", RULE]).arg(&copies.program);
         outcome(command.args(["dial", &port()]))
     };
-    let descriptors = "error: the supervisor cannot take effect: the program's descriptors cannot be copied: EMFILE\n\
+    let descriptors = "error: the supervisor cannot work here: the program's descriptors cannot be copied: EMFILE\n\
         help: raise the limit of descriptors (ulimit -n)\n";
-    let processes = "error: the supervisor cannot take effect: its processes cannot be started: EAGAIN\n\
+    let processes = "error: the supervisor cannot work here: its processes cannot be started: EAGAIN\n\
         help: raise the limit of processes (ulimit -u, or pids.max of the control group)\n";
     for (limit, said) in [("--nofile=6", descriptors), ("--nproc=1", processes), ("--nproc=2", processes)] {
         assert_eq!(start(limit), (Some(1), String::new(), said.to_owned()), "{limit}");

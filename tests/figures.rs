@@ -40,7 +40,7 @@ const COSTS: &[Figure] = &[
     figure("connect, 10,000 rules, none matches", "unmatched", &["sockopt: 10000 rules, none matches"]),
     figure("accept, a rule with `listen`, 5 options", "accept", &["sockopt: a rule with listen, 5 options"]),
     figure("accept, a rule with `from`, 1 option", "accept", &["sockopt: a rule with from, 1 option"]),
-    figure("`close` of what is no socket", "calls", &["close() of what is no socket", FIVE]),
+    figure("`close` of a descriptor that is not a socket", "calls", &["close() of what is no socket", FIVE]),
     figure("`socket` for a UNIX socket", "calls", &["socket(AF_UNIX)", FIVE]),
     figure("`socket` for a UDP socket", "calls", &["socket(AF_INET, SOCK_DGRAM)", FIVE]),
     figure("connect of a UNIX socket", "calls", &["connect() of a UNIX socket", FIVE]),

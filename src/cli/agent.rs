@@ -175,7 +175,7 @@ impl Agent {
             Err(code) if self.group.is_none() => return Err(code),
             Err(_) => {
                 self.is_current = false;
-                output::note(&format!("it is tried again in {RETRY} s"));
+                output::note(&format!("the agent tries again in {RETRY} s"));
                 self.pause = RETRY;
             }
         }

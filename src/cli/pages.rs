@@ -129,7 +129,7 @@ fn library(roff: &mut Roff) {
     paragraph(
         roff,
         "A rule overrides the program: if the program sets the same option later, its setsockopt returns success and changes nothing. With \
-         enforce = false the program overrides the rule. With enforce = \"fill\" the library sets only options that the program has left at the \
+         enforce = false the program can override what the rule has set. With enforce = \"fill\" the library sets only options that the program has left at the \
          system's default.",
     );
     paragraph(

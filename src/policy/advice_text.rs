@@ -168,7 +168,7 @@ impl fmt::Display for Advice<'_> {
             }
             Self::TakesFromOther { rule, later, line } => write!(
                 f,
-                "{rule} matches connections that {later} (line {line}) is also for, and sets neither keepalive nor user_timeout on them"
+                "{rule} comes before {later} (line {line}), matches some of the same connections, and sets neither keepalive nor user_timeout on them"
             ),
             Self::NeverMatches { rule, by, more } => {
                 let mut names: Vec<String> = by.iter().map(|(rule, line)| format!("{rule} (line {line})")).collect();
@@ -235,7 +235,7 @@ impl Words for Advice<'_> {
                 format!("write {cure}: the kernel checks user_timeout when the second probe is due, {due} after the last packet")
             }
             Self::LateUserTimeout { all_probes, probes, unanswered, .. } => format!(
-                "with user_timeout set, probes = {probes} is ignored: the connection ends after {unanswered} unanswered probes; \"auto\" is {all_probes} s"
+                "with user_timeout set, probes = {probes} is ignored: the connection ends after {unanswered} unanswered probes; \"auto\" would be {all_probes} s"
             ),
             Self::UselessProbes { all_probes, unanswered, .. } => format!(
                 "write probes = {unanswered}, or user_timeout = \"auto\" for time + interval x probes = {all_probes} s"

@@ -62,7 +62,7 @@ codes! {
     UselessProbes Advice "useless-probes" "user_timeout decides, and not the number of probes"
     ShortForBulk Advice "short-for-bulk" "a short user_timeout ends a transfer to a slow reader"
     TimeWaitUnneeded Advice "time-wait-unneeded" "time_wait = false together with linger = \"reset\""
-    NoTimeWait Advice "no-time-wait" "time_wait = false: what is lost with TIME_WAIT"
+    NoTimeWait Advice "no-time-wait" "time_wait = false: what TIME_WAIT protects against"
     BlockingClose Advice "blocking-close" "linger with a time blocks close"
     LatePort Advice "late-port" "local_ports_late hides the port after a bind to port 0"
     ResetsReplies Advice "resets-replies" "linger = \"reset\" on accepted connections loses replies"

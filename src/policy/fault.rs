@@ -247,7 +247,7 @@ impl fmt::Display for Fault<'_> {
                 "a rule cannot have both \"to\" (for sockets that connect) and \"listen\" or \"from\" (for sockets that accept)",
             ),
             Self::NoProtocol(form) => write!(f, "protocol is \"tcp\" or \"udp\", not {form}"),
-            Self::ProtocolAlone => f.write_str("\"protocol\" needs \"listen\": it says whose ports these are"),
+            Self::ProtocolAlone => f.write_str("\"protocol\" needs \"listen\": it says whether these are TCP or UDP ports"),
             Self::NoUdpClients => {
                 f.write_str("a UDP socket accepts no connections, so a rule with \"from\" never matches one")
             }
@@ -256,7 +256,7 @@ impl fmt::Display for Fault<'_> {
             Self::NoText { key, form } => write!(f, "{key} takes a list of strings, not {form}"),
             Self::EmptyList(key) | Self::EmptyGlob(key) => write!(f, "an empty \"{key}\" matches nothing"),
             Self::Path(text) => write!(f, "process takes a base name, not a path (\"{text}\")"),
-            Self::LongGlob { key, bytes, .. } => write!(f, "an entry of {key} with {bytes} bytes is too long"),
+            Self::LongGlob { key, bytes, .. } => write!(f, "an entry of {key} is too long ({bytes} bytes)"),
             Self::HostName { key, text } => write!(f, "{key} takes addresses, not a host name (\"{text}\")"),
             Self::Address(refused) => f.write_str(&refused.message),
 
@@ -414,7 +414,7 @@ impl Words for Fault<'_> {
             }
             Self::NoLinger => "write \"reset\" if you mean that, or \"off\"".to_owned(),
 
-            Self::ManyRaw { most, .. } => format!("accepted: at most {most}; the kernel has few more options"),
+            Self::ManyRaw { most, .. } => format!("accepted: at most {most}; the kernel has hardly more options than that"),
             Self::NoRawEntry(_) => Accepted::As(RAW).to_string(),
             Self::IncompleteRaw => {
                 "for example { level = \"SOL_TCP\", name = \"TCP_USER_TIMEOUT\", value = 14000 }".to_owned()
@@ -442,7 +442,7 @@ impl Words for Fault<'_> {
                     "it is set at bind or on listening sockets, where no destination is known: use a rule with \"listen\", or [defaults]"
                 }
                 Direction::Listeners => "it is set on sockets that connect: use a rule with \"to\", or [defaults]",
-                Direction::UdpServers => "a UDP socket that is bound has no such option: make a rule for TCP of it",
+                Direction::UdpServers => "a UDP socket that is bound has no such option: write protocol = \"tcp\"",
                 Direction::Accepted => {
                     "the client is known only after accept, too late for this option: use a rule with \"listen\" or \"to\", or [defaults]"
                 }

@@ -337,15 +337,15 @@ fn exceptions() -> Vec<(&'static str, Script)> {
         // Seen to fail: with one table of rules for TCP and UDP; with reuse_port and raw at bind of TCP sockets alone; with a
         // connection_of that asks for TCP's rule.
         ("a rule for UDP and one for TCP on the same port", {
-            let calls = "socket u inet dgram\nbind u 127.0.0.1:4001\n@look u SO_RCVBUF=131072 IP_TTL=9 SO_REUSEPORT=1 SO_RXQ_OVFL=1\n\
+            let calls = "socket u inet dgram\nbind u 127.0.0.1:4001\n@look u SO_RCVBUF=131072 IP_TTL=9 SO_REUSEPORT=1 SO_BROADCAST=1\n\
                          set u IP_TTL 8\n@look u IP_TTL=9\n\
-                         socket l inet stream\nbind l 127.0.0.1:4001\nlisten l 8\n@look l IP_TTL=7 SO_REUSEPORT=0 SO_RXQ_OVFL=0\n\
+                         socket l inet stream\nbind l 127.0.0.1:4001\nlisten l 8\n@look l IP_TTL=7 SO_REUSEPORT=0 SO_BROADCAST=0\n\
                          socket v inet6 dgram\nbind v [::1]:4002\n@look v IPV6_UNICAST_HOPS=6\n\
                          socket w inet dgram\nbind w 127.0.0.1:4003\n@look w IP_TTL=6\n\
                          socket m inet stream\nbind m 127.0.0.1:4003\nlisten m 8\n@look m IP_TTL=6";
             Script::new(calls).toml(
                 "[[rule]]\nlisten = [\":4001\"]\nprotocol = \"udp\"\nreceive_buffer = \"64KiB\"\nttl = 9\nreuse_port = true\n\
-                 raw = [{ level = \"SOL_SOCKET\", name = \"SO_RXQ_OVFL\", value = 1 }]\n\
+                 raw = [{ level = \"SOL_SOCKET\", name = \"SO_BROADCAST\", value = 1 }]\n\
                  [[rule]]\nlisten = [\":4001-4002\"]\nprotocol = \"tcp\"\nttl = 7\n[[rule]]\nlisten = \":4002-4003\"\nttl = 6",
             )
         }),

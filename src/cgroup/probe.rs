@@ -42,7 +42,7 @@ impl Drop for Trial {
 
 /// What its name begins with; the number of the process follows.
 const PREFIX: &str = "sockopt-probe-";
-/// Somebody may take it for one that was left, before it is locked.
+/// Another command may take it for one that was left, before it is locked, and removes it.
 const MOST_TRIES: usize = 10;
 
 impl Trial {
@@ -56,7 +56,8 @@ impl Trial {
                 made => made.map_err(Refusal::file(step()))?,
             }
             let Ok(folder) = fs::File::open(&path).map(OwnedFd::from) else { continue };
-            if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() && path.is_dir() {
+            // Whoever removes it has the lock until that is done.
+            if flock(&folder, FlockOperation::LockExclusive).is_ok() && path.is_dir() {
                 return Ok(Self { path, folder });
             }
         }

@@ -39,6 +39,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         add("names_without_path", names_without_path);
         add("errors", errors);
         add("threads", threads);
+        add("loaded_at_once", loaded_at_once);
         add("own_namespace", own_namespace);
         add("a_dependency_has_its_own", a_dependency_has_its_own);
     }
@@ -298,6 +299,59 @@ fn threads(build: Build) {
         assert!(without.ends_with("wrong: 0\n"), "{without}");
         assert_eq!(run(&[&shown(build)], &steps), (set(&without), String::new()));
     }
+}
+
+/// Two threads load and unload libraries again and again: while the first has its pages made read-only by one, the loader writes to
+/// those of the other, which takes it long. Seen to fail with pages made read-only that were not yet: SIGSEGV in the loader.
+fn loaded_at_once(build: Build) {
+    const FUNCTIONS: usize = 4000;
+    let folder = scratch(&format!("deepbind-at-once-{build:?}"));
+    let each = |text: &dyn Fn(usize) -> String| (0..FUNCTIONS).map(text).collect::<String>();
+    let compile = |name: &str, source: String, options: &[&str]| {
+        let file = folder.join(format!("{name}.c"));
+        fs::write(&file, source).expect("a file");
+        let mut cc = Command::new("cc");
+        cc.args(["-O1", "-Wl,-z,relro,-z,now", "-o"]).arg(name).arg(&file).args(options);
+        let output = cc.current_dir(&folder).output().expect("cc runs");
+        assert!(output.status.success(), "{}", text(&output).1);
+    };
+    let shared = ["-shared", "-fPIC"];
+    compile("functions.so", each(&|number| format!("int f{number}(void) {{ return {number}; }}\n")), &shared);
+    let connects = "#include <sys/socket.h>\nint connects(void) { return connect(-1, 0, 0); }\n";
+    let declared = each(&|number| format!("int f{number}(void);\n"));
+    let calls = each(&|number| format!(" + f{number}()"));
+    compile("large.so", format!("{connects}{declared}int all(void) {{ return 0{calls}; }}\n"), &shared);
+    compile("small.so", connects.to_owned(), &shared);
+    let program = r#"
+        #include <dlfcn.h>
+        #include <pthread.h>
+        #include <stdio.h>
+        #include <stdlib.h>
+        static int is_over;
+        static void load(const char *file) {
+            void *handle = dlopen(file, RTLD_NOW | RTLD_DEEPBIND);
+            if (!handle) { puts(dlerror()); exit(3); }
+            dlclose(handle);
+        }
+        static void *small(void *nothing) {
+            while (!__atomic_load_n(&is_over, __ATOMIC_RELAXED)) load("./small.so");
+            return nothing;
+        }
+        int main(void) {
+            pthread_t thread;
+            if (!dlopen("./functions.so", RTLD_NOW | RTLD_GLOBAL)) { puts(dlerror()); return 3; }
+            if (pthread_create(&thread, 0, small, 0)) return 4;
+            for (int i = 0; i < 1000; i++) load("./large.so");
+            __atomic_store_n(&is_over, 1, __ATOMIC_RELAXED);
+            pthread_join(thread, 0);
+            puts("over");
+        }"#;
+    compile("program", program.to_owned(), &["-pthread", "-ldl"]);
+    let mut command = plain(folder.join("program"));
+    command.current_dir(&folder).env(RULE.0, RULE.1).env("LD_PRELOAD", shown(build));
+    let output = command.output().expect("it starts");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(text(&output), ("over\n".to_owned(), String::new()));
 }
 
 /// Another libc with an errno of its own is not reached, and that is said once.

@@ -446,8 +446,8 @@ impl Binding {
             outcome.contended = outcome.contended.or(sets_options(name).then_some(name.trim_end_matches('\0')));
             return;
         }
-        match pages.open(slot.place) {
-            Ok(()) => outcome.calls += usize::from(replace(slot.place, hook, is_wanted)),
+        match pages.write(slot.place, hook, is_wanted) {
+            Ok(is_written) => outcome.calls += usize::from(is_written),
             Err(errno) => outcome.refused = Some(errno),
         }
     }
@@ -488,7 +488,9 @@ impl<'lock> Together<'lock> {
     }
 }
 
-/// An object's pages that are read-only since it was relocated; they are writable from the first `open` until this ends.
+/// An object's pages that the loader makes read-only when it has relocated the object; they are writable from the first `write`
+/// until this ends. If they are not read-only yet, another thread is loading the object. They are left to it: it comes here too
+/// when it has done that.
 struct ReadOnly {
     pages: Range<usize>,
     opened: Option<Result<(), Errno>>,
@@ -501,13 +503,18 @@ impl ReadOnly {
         Self { pages: object.read_only(page), opened: None }
     }
 
-    /// Makes a place writable.
-    fn open(&mut self, place: usize) -> Result<(), Errno> {
+    /// Writes the hook over what is wanted; says whether it did.
+    fn write(&mut self, place: usize, hook: usize, is_wanted: impl Fn(usize) -> bool) -> Result<bool, Errno> {
         if !self.pages.contains(&place) {
-            return Ok(());
+            return Ok(replace(place, hook, is_wanted));
+        }
+        if self.opened.is_none() && is_writable(place) {
+            return Ok(false);
         }
         let pages = &self.pages;
-        *self.opened.get_or_insert_with(|| protect(pages, libc::PROT_READ | libc::PROT_WRITE))
+        self.opened
+            .get_or_insert_with(|| protect(pages, libc::PROT_READ | libc::PROT_WRITE))
+            .map(|()| replace(place, hook, is_wanted))
     }
 }
 
@@ -521,10 +528,24 @@ impl Drop for ReadOnly {
 }
 
 fn protect(pages: &Range<usize>, how: c_int) -> Result<(), Errno> {
-    // SAFETY: whole pages of an object that is loaded, which the loader has made read-only in this way; it is asked under the
-    // loader's lock, so that no other thread does the same meanwhile.
+    // SAFETY: whole pages of an object that is loaded, which the loader has made read-only in this way (`ReadOnly::write`), and does
+    // so once; no other thread does the same meanwhile, since the loader's list is locked.
     let result = unsafe { libc::mprotect(pages.start as *mut c_void, pages.len(), how) };
     if result == 0 { Ok(()) } else { Err(ffi::errno()) }
+}
+
+/// Whether a word can be written, as the kernel sees it. It does not change: FUTEX_WAKE_OP (futex(2)) sets none of its bits, in one
+/// step. Filters of system calls let futex through, and not those that are for debuggers.
+fn is_writable(place: usize) -> bool {
+    /// FUTEX_OP_OR with 0, and whatever comparison.
+    const SETS_NO_BIT: c_int = libc::FUTEX_OP_OR << 28;
+    let nobody_waits = 0u32;
+    // SAFETY: futex(2) takes any address of the second word; the first is ours.
+    let result = unsafe {
+        let operation = libc::FUTEX_WAKE_OP | libc::FUTEX_PRIVATE_FLAG;
+        libc::syscall(libc::SYS_futex, &raw const nobody_waits, operation, 0, 0usize, place, SETS_NO_BIT)
+    };
+    result >= 0
 }
 
 fn slot_at(place: usize) -> &'static AtomicUsize {

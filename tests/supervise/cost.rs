@@ -84,21 +84,27 @@ fn a_number_again() {
 /// options. Once for a process that the supervisor did not know before, once for one that it knew. Seen to fail: "keepalive 1 5", when the kernel
 /// was not asked whether the call still waits (`Tasks::copy_of_new`).
 fn a_number_again_at_once() {
+    // The probe and strace wait for fixed times, so on a busy machine it may not come to the point.
+    const TRIES: usize = 5;
     for times in ["0", "1"] {
-        let log = scratch("supervise-number").join("strace");
-        let mut command = plain("timeout");
-        command.args(["60", "unshare", "-Urpf", "--kill-child", "--mount-proc", "strace", "-f", "-qq", "-o"]).arg(&log);
-        command.args(["-e", "trace=process_vm_readv,pidfd_open,ioctl", "-e"]);
-        command
-            .arg("inject=process_vm_readv:delay_exit=1500000")
-            .arg(sockopt())
-            .args(["run", "--dead-peer-timeout=15s"]);
-        let found = outcome(command.arg(static_probe("supervised")).args(["takes-its-number", &port(), times]));
-        let wanted = "keepalive 0 7200 user_timeout 0\nkilled 9 same 1\n";
-        assert_eq!(found, (Some(0), wanted.to_owned(), String::new()), "{times}");
-        // It came to the point.
-        let text = fs::read_to_string(log).expect("what strace wrote");
-        let mut asked = text.lines().filter(|line| line.contains("NOTIF_ID_VALID"));
-        assert!(asked.next_back().is_some_and(|line| line.contains("ENOENT")), "{text}");
+        let came_to_the_point = (0..TRIES).any(|_| takes_its_number(times));
+        assert!(came_to_the_point, "{times}: not in {TRIES} tries");
     }
+}
+
+/// Whether a call was found to wait no more, because its process had ended.
+fn takes_its_number(times: &str) -> bool {
+    let log = scratch("supervise-number").join("strace");
+    let mut command = plain("timeout");
+    command.args(["60", "unshare", "-Urpf", "--kill-child", "--mount-proc", "strace", "-f", "-qq", "-o"]).arg(&log);
+    command.args(["-e", "trace=process_vm_readv,pidfd_open,ioctl", "-e"]);
+    command.arg("inject=process_vm_readv:delay_exit=1500000").arg(sockopt()).args(["run", "--dead-peer-timeout=15s"]);
+    let (code, printed, said) =
+        outcome(command.arg(static_probe("supervised")).args(["takes-its-number", &port(), times]));
+    assert_eq!((code, printed.as_str()), (Some(0), "keepalive 0 7200 user_timeout 0\nkilled 9 same 1\n"), "{times}");
+    // If the worker is held for more than two seconds, the guardian says so, and answers in its place.
+    assert!(said.is_empty() || said.contains("could not get on with a call"), "{times}: {said}");
+    let text = fs::read_to_string(log).expect("what strace wrote");
+    let mut asked = text.lines().filter(|line| line.contains("NOTIF_ID_VALID"));
+    said.is_empty() && asked.next_back().is_some_and(|line| line.contains("ENOENT"))
 }

@@ -46,11 +46,13 @@ const SUITES: [(&str, &str, &str, usize); 5] = [
 ];
 
 /// Sockets that are not the library's, long waits, what is tried with one kind of event loop after the other, and one
-/// that holds keepalive to be off where nobody switched it on.
+/// that holds keepalive to be off where nobody switched it on; and one that has a tenth of a second for a TLS handshake, which fails
+/// without the library too if the machine is busy.
 const LEFT_OUT: &str = "*VSOCK*,*VSock*,*Bluetooth*,*UDP*,*RFC3542*,*NetworkConnectionBehaviourTest*,*ReadAfterTimeout,\
     *WithTimeoutTriggeredSend,*test_sendall_interrupted*,*testInterruptedTimeout,\
     *.PollEventLoopTests.*,*.SelectEventLoopTests.*,*test_subprocess_*,*_pty_*,*CGIHTTPServerTestCase*,\
-    *_GIReactorTests.*,*_Glib2ReactorTests.*,*test_tcpKeepAlive";
+    *_GIReactorTests.*,*_Glib2ReactorTests.*,*test_tcpKeepAlive,\
+    *SimpleHTTPSClientTestCase.test_request_timeout";
 
 /// Prints every test's name and outcome. The resource "network" is the internet, but for test_socketserver.
 const OUTCOMES: &str = r#"

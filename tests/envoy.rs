@@ -296,7 +296,7 @@ fn serve(lab: &Lab, place: Place, address: &str) -> Running {
     let mut command = lab.command(place, &[], "python3");
     command.args(["-c", UPSTREAM, address, &SERVICE_PORT.to_string()]);
     let running = Running::start(command);
-    lab.wait_for(1, |socket| socket.state == State::Listening && socket.local.port() == SERVICE_PORT);
+    lab.wait_for(1, |socket| socket.listens_on(SERVICE_PORT));
     running
 }
 

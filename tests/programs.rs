@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
-use crate::support::lab::{Lab, Options, PATIENCE, Place::Here, Running, Socket, State, java_arguments, needs};
+use crate::support::lab::{Lab, Options, PATIENCE, Place::Here, Running, Socket, java_arguments, needs};
 use crate::support::{MORE_USERS, library, scratch, sockopt, test, test_with, text};
 
 /// A program in the table of docs/programs.md.
@@ -778,7 +778,7 @@ fn nginx_accepts_at_no_cost() {
             }
             if counts.get("accept4") == Some(&REQUESTS) {
                 let sockets = lab.sockets();
-                let listener = one(&sockets, |socket| socket.state == State::Listening && socket.local.port() == 9000);
+                let listener = one(&sockets, |socket| socket.listens_on(9000));
                 return (listener, counts.into_iter().map(|(name, n)| (name.to_owned(), n)).collect::<Vec<_>>());
             }
             assert!(Instant::now() < until, "not {REQUESTS} accepts: {counts:?}");

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 
 use crate::script::{NEEDS, Script};
-use crate::support::lab::{Lab, PATIENCE, Place, Running, SERVER, java_arguments, needs};
+use crate::support::lab::{Lab, PATIENCE, Place, Running, SERVER, State, java_arguments, needs};
 use crate::support::{probe, test_with, text};
 
 const WITHOUT: &str = "SOCKOPT_TIME_WAIT=false";
@@ -50,7 +50,7 @@ fn server(lab: &Lab, words: &[&str]) -> Running {
     let mut command = lab.command(Place::Server, &[], probe("time_wait"));
     command.args(words);
     let running = Running::start(command);
-    lab.wait_for(1, |socket| socket.program == "time_wait");
+    lab.wait_for(1, |socket| socket.state == State::Listening);
     running
 }
 

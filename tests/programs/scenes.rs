@@ -7,15 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{FIRST, LISTENER, Look, Played, Role, Stage, one, outcome};
-use crate::support::lab::{PATIENCE, Place::Here, Running, Socket, State};
+use crate::support::lab::{PATIENCE, Place::Here, Running, Socket};
 use crate::support::{find, root, text};
 
 fn is_listening(socket: &Socket) -> bool {
-    is_listening_on(socket, 9000)
-}
-
-fn is_listening_on(socket: &Socket, port: u16) -> bool {
-    socket.state == State::Listening && socket.local.port() == port
+    socket.listens_on(9000)
 }
 
 impl Stage<'_> {
@@ -26,7 +22,7 @@ impl Stage<'_> {
 
     fn listening_on(&self, server: &Running, port: u16) {
         let until = Instant::now() + PATIENCE;
-        while !self.lab.sockets().iter().any(|socket| is_listening_on(socket, port)) {
+        while !self.lab.sockets().iter().any(|socket| socket.listens_on(port)) {
             let ended = server.has_ended().map(|output| text(&output));
             assert!(ended.is_none() && Instant::now() < until, "it does not start: {ended:?}");
             thread::sleep(Duration::from_millis(50));
@@ -208,7 +204,7 @@ fn waits_for_an_element(stage: &Stage, program: &str, arguments: &[&str]) -> Pla
     let mut server = stage.plain("redis-server");
     server.args(["--port", "8001", "--bind", "127.0.0.1", "--save", "", "--dir", "/"]);
     let _server = Running::start(server);
-    stage.lab.wait_for(1, |socket| socket.state == State::Listening && socket.local.port() == 8001);
+    stage.lab.wait_for(1, |socket| socket.listens_on(8001));
     let mut client = stage.under(program);
     client.args(arguments);
     let client = Running::start(client);

@@ -230,7 +230,7 @@ fn etcd(stage: &Stage) -> Played {
     // What it sets on a connection, it has set once it answers.
     stage.lab.shell(Here, "etcdctl --endpoints=http://127.0.0.1:9000 get key");
     let sockets = stage.lab.sockets();
-    let listening = |socket: &Socket| socket.state == State::Listening && socket.local.port() == 9000;
+    let listening = |socket: &Socket| socket.listens_on(9000);
     let looks = vec![
         Look::new(Role::Listener, one(&sockets, listening), LISTENER),
         Look::new(Role::Accepted, one(&sockets, accepted), LISTENER),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 
-use super::processes::{RULE, dial, kill, marker, port, within, workers};
+use super::processes::{RULE, both, dial, kill, marker, port, within, workers};
 use crate::command::{outcome, run};
 use crate::support::lab::{Lab, Place, SERVER, needs};
 use crate::support::{is_root, plain, probe, scratch, sockopt, static_probe, test, test_with};
@@ -263,7 +263,7 @@ fn all_killed(group: &Path) {
         let mut line = String::new();
         let _ = BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line);
         assert_eq!(line, "ready\n");
-        let (own, members) = (workers(&marker), std::fs::read_to_string(group.join("cgroup.procs")));
+        let (own, members) = (both(&marker), std::fs::read_to_string(group.join("cgroup.procs")));
         std::fs::write(group.join("cgroup.kill"), "1").expect("it may be killed");
         let members = members.expect("its processes");
         assert_eq!((own.len(), members.lines().count()), (2, 3), "{own:?} {members}");

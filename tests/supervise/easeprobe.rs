@@ -67,7 +67,7 @@ fn time_wait() {
         let mut server = lab.command(Place::Server, &[], probe("time_wait"));
         server.args(["answer", "8001"]);
         let server = Running::start(server);
-        let listener = lab.wait_for(1, |socket| socket.program == "time_wait");
+        let listener = lab.wait_for(1, |socket| socket.listens_on(8001));
         let configuration = format!("http:\n{targets}{}", settings(port, "50ms"));
         let running = Running::start(command(&lab, environment, &configuration, port));
         thread::sleep(Duration::from_secs(4));

@@ -94,7 +94,7 @@ fn incident(seconds: u64) {
         node.args(["node", address, "8001"]).stdout(Stdio::piped());
         send_lines(node.spawn().expect("nsenter").stdout.take().expect("a pipe"), sender.clone());
     }
-    lab.wait_for(2, |socket| socket.program == "client" && socket.local.port() == 8001);
+    lab.wait_for(2, |socket| socket.listens_on(8001));
     let after = Duration::from_secs(seconds + 2);
     let whole = (BEFORE + after + Duration::from_secs(4)).as_secs();
     let (time, workers) = (format!("{whole}s"), WORKERS.to_string());

@@ -75,6 +75,16 @@ pub(super) fn named(marker: &str, name: &str) -> Vec<i32> {
     workers(marker).into_iter().filter(|(_, known)| known == name).map(|(id, _)| id).collect()
 }
 
+/// Guardian and worker, once both have their names: the program may begin before the worker does.
+pub(super) fn both(marker: &str) -> Vec<(i32, String)> {
+    assert!(
+        within(Duration::from_secs(5), || workers(marker).len() == 2),
+        "guardian and worker: {:?}",
+        workers(marker)
+    );
+    workers(marker)
+}
+
 pub(super) fn within(patience: Duration, holds: impl Fn() -> bool) -> bool {
     let until = Instant::now() + patience;
     while !holds() {
@@ -183,7 +193,7 @@ fn signals_end_it() {
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
         assert_eq!(line, "ready\n");
-        assert_eq!(workers(&marker).len(), 2, "guardian and worker: {:?}", workers(&marker));
+        both(&marker);
         kill(child.id() as i32, name);
         assert_eq!(child.wait().expect("it ends").signal(), Some(number));
         assert!(within(Duration::from_secs(5), || workers(&marker).is_empty()), "{:?}", workers(&marker));
@@ -343,7 +353,7 @@ fn both_killed() {
     let mut child = start(&marker, &["stages", &port()]);
     let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
     assert_eq!(dial(&mut child, &mut output), KEPT);
-    let both: Vec<String> = workers(&marker).iter().map(|(id, _)| id.to_string()).collect();
+    let both: Vec<String> = both(&marker).iter().map(|(id, _)| id.to_string()).collect();
     kill_at_once(&both);
     assert!(within(Duration::from_secs(5), || workers(&marker).is_empty()), "{:?}", workers(&marker));
     assert_eq!(dial(&mut child, &mut output), "Function not implemented");

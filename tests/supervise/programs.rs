@@ -140,7 +140,7 @@ fn time_wait() {
     let mut server = lab.command(Place::Server, &[], probe("time_wait"));
     server.args(["answer", "8001"]);
     let _server = Running::start(server);
-    lab.wait_for(1, |socket| socket.program == "time_wait");
+    lab.wait_for(1, |socket| socket.listens_on(8001));
     let program = go_program("client").display().to_string();
     for (environment, left) in [(&["SOCKOPT_TIME_WAIT=false"][..], 0..=0), (&[], COUNT * 9 / 10..=COUNT)] {
         let mut command = command(&lab, Place::Client, environment, &program);
@@ -179,12 +179,12 @@ fn probes() {
         let mut server = lab.command(Place::Server, &[], probe("time_wait"));
         server.args(["answer", "8001"]);
         let server = Running::start(server);
-        let listener = lab.wait_for(1, |socket| socket.program == "time_wait");
+        let listener = lab.wait_for(1, |socket| socket.listens_on(8001));
         let program = "prometheus-blackbox-exporter";
         let mut exporter = command(&lab, Place::Client, environment, program);
         exporter.args([&format!("--web.listen-address=127.0.0.1:{port}"), "--config.file=/run/probes.yml"]);
         let _exporter = Running::start(exporter);
-        lab.wait_for(1, |socket| socket.program == program && socket.local.port() == port);
+        lab.wait_for(1, |socket| socket.listens_on(port));
         let start = Instant::now();
         let mut hey = lab.command(Place::Client, &[], "hey");
         hey.args(["-t", "0", "-n", &count.to_string(), "-c", "8", &url(port)]);
@@ -239,7 +239,7 @@ fn connect_timeout() {
     let mut server = lab.command(Place::Client, &[], probe("time_wait"));
     server.args(["answer", "8001"]);
     let _server = Running::start(server);
-    lab.wait_for(1, |socket| socket.program == "time_wait");
+    lab.wait_for(1, |socket| socket.listens_on(8001));
     let environment = ["SOCKOPT_CONNECT_TIMEOUT=3s", "SOCKOPT_USER_TIMEOUT=60s"];
     let mut command = command(&lab, Place::Client, &environment, &program);
     command.args(["dial", "127.0.0.1", "8001", "stay"]);
@@ -263,7 +263,7 @@ fn read_back() {
     let mut caddy = command(&lab, Place::Client, &environment, "caddy");
     caddy.args(["reverse-proxy", "--from", ":8080", "--to", &format!("{SERVER}:8002")]);
     let running = [etcdctl, caddy].map(Running::start);
-    lab.wait_for(1, |socket| socket.program == "caddy" && socket.local.port() == 8080);
+    lab.wait_for(1, |socket| socket.listens_on(8080));
     let mut curl = lab.command(Place::Client, &[], "python3");
     curl.args(["-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/')"]);
     let request = Running::start(curl);

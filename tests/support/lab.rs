@@ -441,6 +441,11 @@ impl Socket {
         self.peer.is_some_and(|peer| peer == address(ip, port))
     }
 
+    /// Bound is not enough: who connects before `listen` is refused.
+    pub(crate) fn listens_on(&self, port: u16) -> bool {
+        self.state == State::Listening && self.local.port() == port
+    }
+
     /// Accepted on this port.
     pub(crate) fn is_accepted_on(&self, port: u16) -> bool {
         self.state == State::Established && self.local.port() == port

@@ -7,7 +7,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use super::{WITHOUT, time_waits};
-use crate::support::lab::{Lab, Place, Running, SERVER, State, needs};
+use crate::support::lab::{Lab, Place, Running, SERVER, needs};
 use crate::support::{find, scratch, test_with, text};
 
 const COUNT: usize = 60;
@@ -43,7 +43,7 @@ fn says_goodbye(name: &str, server: fn(&Lab, &Path) -> Running, port: u16, clien
     let lab = Lab::with_link();
     let folder = scratch(&format!("goodbyes {name}"));
     let _server = server(&lab, &folder);
-    lab.wait_for(1, |socket| socket.state == State::Listening && socket.local.port() == port);
+    lab.wait_for(1, |socket| socket.listens_on(port));
     let loop_ = format!("i=0; while [ $i -lt {COUNT} ]; do {client} || exit; i=$((i+1)); done");
     let go = |environment: &[&str]| {
         let mut command = lab.covered(Place::Client, environment, "sh");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 
 use super::{RESET, WITHOUT, time_waits};
-use crate::support::lab::{Lab, PATIENCE, Place::Here, Running, State, needs};
+use crate::support::lab::{Lab, PATIENCE, Place::Here, Running, needs};
 use crate::support::{ENVOY, envoy, haproxy_configuration, scratch, test_with, text};
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -171,7 +171,7 @@ impl Way {
 }
 
 fn listens(lab: &Lab, port: u16) {
-    lab.wait_for(1, |socket| socket.state == State::Listening && socket.local.port() == port);
+    lab.wait_for(1, |socket| socket.listens_on(port));
 }
 
 /// Seen to fail: with `SOCKOPT_LINGER=reset`, with which each test here looks again: 100 of 100 had an error.

@@ -11,7 +11,7 @@ use super::WITHOUT;
 use crate::support::lab::{
     Lab, PATIENCE,
     Place::{Guest, Here},
-    Running, State, needs,
+    Running, needs,
 };
 use crate::support::{test_with, text};
 
@@ -107,7 +107,7 @@ impl Behind {
         let mut reader = self.lab.command(Here, &[], "python3");
         reader.args(["-c", READER, &pause.to_string()]);
         let reader = Running::start(reader);
-        self.lab.wait_for(1, |socket| socket.local.port() == 7000 && socket.state == State::Listening);
+        self.lab.wait_for(1, |socket| socket.listens_on(7000));
         let mut command = self.lab.covered(Guest, environment, "python3");
         command.args(["-c", SENDER, self.address, &size.to_string()]);
         let output = Running::start(command).finish();

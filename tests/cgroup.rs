@@ -40,6 +40,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         in_kernel(&["namespaces", "setpriv"], "cgroup::setuid_programs_are_reached", setuid_programs_are_reached),
         in_kernel(&["namespaces"], "cgroup::calls_answer_as_without", calls_answer_as_without),
         in_kernel(&["namespaces"], "cgroup::listeners_and_what_they_accept", listeners_and_what_they_accept),
+        in_kernel(&["namespaces"], "cgroup::calls_that_are_repeated", calls_that_are_repeated),
         in_kernel(&["namespaces"], "cgroup::what_is_excluded_and_udps_ports", what_is_excluded_and_udps_ports),
         in_kernel(&["namespaces", "python3"], "cgroup::a_reload_leaves_no_gap", a_reload_leaves_no_gap),
         in_kernel(&["namespaces"], "cgroup::what_was_set_before_a_reload_stays_enforced", stays_enforced),
@@ -180,6 +181,46 @@ fn run(arguments: &[&str], group: &Path) -> Output {
 fn answers(printed: &str, begin: &str) -> Vec<String> {
     let lines = printed.lines().filter(|line| line.starts_with(begin));
     lines.filter_map(|line| line.split(" = ").nth(1)).map(str::to_owned).collect()
+}
+
+/// With `enforce = false` a second listen or connect sets nothing over what the program has set since the first. That of a UDP
+/// socket does, as docs/design-kernel.md says.
+///
+/// Seen to fail: with `enforce = true`.
+fn calls_that_are_repeated() {
+    let lab = Lab::new();
+    let group = Group::with(
+        "[defaults]\nenforce = false\n[[rule]]\nlisten = [\":7001\"]\nkeepalive = { time = \"33s\" }\n\
+         [[rule]]\nto = [\":7001-7002\"]\nkeepalive = { time = \"77s\" }\nsend_buffer = \"64KiB\"\n",
+    );
+    let printed = group.calls(
+        &lab,
+        &[
+            "socket l inet stream",
+            "bind l 127.0.0.1:7001",
+            "listen l 5",
+            "get l 6/4",
+            "set l 6/4 9",
+            "listen l 6",
+            "get l 6/4",
+            "socket s inet stream",
+            "connect s 127.0.0.1:7001",
+            "get s 6/4",
+            "set s 6/4 9",
+            "connect s 127.0.0.1:7001",
+            "connect s 127.0.0.1:7002",
+            "get s 6/4",
+            "socket d inet dgram",
+            "connect d 127.0.0.1:7001",
+            "get d 1/7",
+            "set d 1/7 50000",
+            "connect d 127.0.0.1:7001",
+            "get d 1/7",
+        ],
+    );
+    assert_eq!(answers(&printed, "get l 6/4"), ["33", "9"], "{printed}");
+    assert_eq!(answers(&printed, "get s 6/4"), ["77", "9"], "{printed}");
+    assert_eq!(answers(&printed, "get d 1/7"), ["131072", "131072"], "{printed}");
 }
 
 const KEEPALIVE: &str = "[[rule]]\nto = [\"127.0.0.0/8:7000-7009\", \"[::1]:7000-7009\"]\n\

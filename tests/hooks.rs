@@ -438,6 +438,48 @@ fn enforce() -> Named {
         ("enforce = false, and the rule's values before", {
             client("", &after("@look s KEPT")).toml(&format!("{PROMISE}enforce = false"))
         }),
+        // nginx listens twice, Node's cluster does. Seen to fail with a listen that takes each for the first.
+        ("enforce = false, listened on once more", {
+            let calls = "set l TCP_KEEPIDLE 99\nlisten l 9\n@look l SO_KEEPALIVE=1 TCP_KEEPIDLE=99\n\
+                         @dial 127.0.0.1:4000\naccept c l\n@look c SO_KEEPALIVE=1 TCP_KEEPIDLE=99";
+            server(calls).toml(&format!("{SERVER}enforce = false"))
+        }),
+        // Seen to fail with a bind that takes each for the first.
+        ("enforce = false, bound once more", {
+            let calls = "set s SO_REUSEADDR 0\nbind s 127.0.0.1:4001\n@look s SO_REUSEADDR=0 IP_FREEBIND=1\n";
+            let calls = format!(
+                "socket s inet stream\nbind s 127.0.0.1:0\n{calls}close s\n\
+                 socket s inet stream\nset s IP_BIND_ADDRESS_NO_PORT 1\nbind s 127.0.0.1:0\n{calls}close s\n\
+                 socket s inet dgram\nbind s 127.0.0.1:0\nset s SO_RCVBUF 50000\nbind s 127.0.0.1:4001\n\
+                 @look s SO_RCVBUF=100000 SO_SNDBUF=131072",
+            );
+            Script::new(&calls).toml(
+                "[defaults]\nreuse_address = true\nfreebind = true\nenforce = false\n\
+                 [[rule]]\nlisten = [\"127.0.0.1\"]\nreceive_buffer = \"48KiB\"\nsend_buffer = \"64KiB\"",
+            )
+        }),
+        // The second connect fails: the socket is connected, or connects. Seen to fail without the question for a peer.
+        ("enforce = false, connected once more", {
+            let calls = "set s TCP_KEEPIDLE 99\nconnect s 127.0.0.1:4000\nconnect s 127.0.0.1:4001\n\
+                         @look s SO_KEEPALIVE=1 TCP_KEEPIDLE=99 TCP_USER_TIMEOUT=14000";
+            client("", calls).toml(&format!(
+                "[[rule]]\nto = [\":4001\"]\nuser_timeout = \"2s\"\nenforce = false\n{PROMISE}enforce = false"
+            ))
+        }),
+        ("enforce = false, connected once more meanwhile", {
+            waiting("set s TCP_KEEPIDLE 99\nconnect s 127.0.0.1:4000\n@look s SO_KEEPALIVE=1 TCP_KEEPIDLE=99")
+                .toml(&format!("{PROMISE}enforce = false"))
+        }),
+        // Seen to fail with a connect that asks only a TCP socket for its peer.
+        ("enforce = false, a datagram socket connected once more", {
+            Script::new("socket s inet dgram\nconnect s 127.0.0.1:4000\nset s SO_RCVBUF 50000\nconnect s 127.0.0.1:4001\n@look s SO_RCVBUF=100000 IP_TTL=33")
+                .toml("[defaults]\nenforce = false\nreceive_buffer = \"48KiB\"\nttl = 33")
+        }),
+        // Another rule has not been heard yet. Seen to fail with a connect that sets nothing where there is a peer.
+        ("enforce = false, a datagram socket connected elsewhere", {
+            Script::new("socket s inet dgram\nconnect s 127.0.0.1:4000\nset s SO_RCVBUF 50000\nconnect s 127.0.0.2:4001\n@look s SO_RCVBUF=100000 IP_TTL=33")
+                .toml("[defaults]\nenforce = false\n[[rule]]\nto = [\"127.0.0.1\"]\nreceive_buffer = \"48KiB\"\n[[rule]]\nto = [\"127.0.0.2\"]\nttl = 33")
+        }),
         ("said at info", {
             client("", &after("set s TCP_USER_TIMEOUT 96\n@look s KEPT"))
                 .toml(PROMISE)

@@ -78,6 +78,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 const UNKNOWN_WHEN_MADE: &[&str] = &[
     // A socket that is connected a second time.
     "hooks::connect: connected anew after AF_UNSPEC, elsewhere",
+    "hooks::enforce: enforce = false, a datagram socket connected elsewhere",
     "connecting::used_for_",
     // The program has the last word on accepted sockets.
     "hooks::enforce: on an accepted socket",

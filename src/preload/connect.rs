@@ -80,7 +80,8 @@ fn connect_to(
         }
         let sends_on = may_send_on && matches!(limit, Limit::Rule(_)) && !ffi::is_non_blocking(fd);
         let plan = if sends_on || limit.is_left_out() { plan.without_limit() } else { plan };
-        match enact::before_connect(fd, plan, kind_of) {
+        let rule_for = |peer| runtime.plan(Connection::Outbound { peer }, CONNECT).decision();
+        match enact::before_connect(fd, plan, kind_of, rule_for) {
             Ok((plan, first)) => {
                 apply_settings(runtime, fd, &plan.decision(), first, plan.settings(), call, peer);
                 let connecting = limit.connecting().filter(|_| plan.phases() == TCP)?;

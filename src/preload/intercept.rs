@@ -45,7 +45,9 @@ pub(crate) fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) {
             Ok(Kind::Udp) => of_udp,
             _ => return,
         };
-        if plan.bypass().is_none() {
+        // The call fails on what is bound already: the program has had the last word since.
+        let is_again = || plan.enforce() != Enforce::Always && standing::is_bound(fd);
+        if plan.bypass().is_none() && !is_again() {
             apply_settings(runtime, fd, &plan.decision(), None, plan.settings(), "bind", local);
         }
     });
@@ -79,7 +81,7 @@ pub(crate) fn before_listen(fd: c_int) -> Listening {
         let look = descriptors::look(fd);
         match (tcp(fd), local_endpoint(fd)) {
             (Some(kind), Some(local)) if local.port() != 0 => {
-                let known = prepare_listener(runtime, fd, kind, local, Occasion::Anew);
+                let known = prepare_listener(runtime, fd, kind, local, Occasion::Listen);
                 // It may listen already: who was started for a connection calls listen as well (sd_listen_fds(3)). Who
                 // does it twice (nginx) has given it its options before the first.
                 let known = if before.is_settled() { known } else { with_queue(fd, known) };
@@ -112,6 +114,8 @@ pub(crate) fn after_listen(fd: c_int, listening: Listening) {
 /// Why a listener is given its options.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Occasion {
+    /// It is told to listen, be it for the first time or once more.
+    Listen,
     /// It begins to listen.
     Anew,
     /// It listened before this process saw it, or before it had this number.
@@ -123,10 +127,16 @@ enum Occasion {
 /// Sets a listener's options. One of ours has them already, unless the program has the last word and has changed them.
 fn prepare_listener(runtime: &Runtime, fd: c_int, kind: Kind, local: Endpoint, why: Occasion) -> Known {
     let plan = runtime.plan(Connection::Listening { local }, Phases::of(&[Phase::Listen]));
-    let call = if why == Occasion::Anew { "listen" } else { "inherited listener" };
+    let call = if matches!(why, Occasion::Listen | Occasion::Anew) { "listen" } else { "inherited listener" };
+    let is_again = || standing::is_listening(fd) && descriptors::is_port_known(local);
+    let why = match why {
+        // Where the program has the last word, it has it since the first time.
+        Occasion::Listen if plan.enforce() != Enforce::Always && is_again() => Occasion::Again,
+        other => other,
+    };
     let settings = plan.settings().filter(|setting| match why {
         Occasion::Again => plan.enforce() == Enforce::Always && is_in_force(fd, setting) != Ok(true),
-        Occasion::Anew | Occasion::Found => true,
+        Occasion::Listen | Occasion::Anew | Occasion::Found => true,
     });
     match plan.bypass() {
         None => {

@@ -1,9 +1,9 @@
 //! Carries a plan out on one socket: each setting by itself, so that one that fails does not keep the next from being made.
 
-use std::fmt;
+use std::{fmt, ptr};
 
 use policy::plan::Plan;
-use policy::{Bypass, Enforce, Phase, Phases, Setting};
+use policy::{Bypass, Decision, Endpoint, Enforce, Phase, Phases, Setting};
 
 use crate::describe::Kind;
 use crate::errno::Errno;
@@ -52,7 +52,8 @@ impl Enactment {
 }
 
 /// What is to be set on a socket of this kind before it connects, by a plan for whatever connects; and which of it was set
-/// already to find out what kind that is. `kind_of` is asked where that does not tell.
+/// already to find out what kind that is. `kind_of` is asked where that does not tell; `rule_for` is the decision about another
+/// peer.
 ///
 /// # Errors
 /// Why nothing is set.
@@ -61,6 +62,7 @@ pub fn before_connect<'a>(
     fd: i32,
     plan: Plan<'a>,
     kind_of: impl FnOnce(i32) -> Option<Kind>,
+    rule_for: impl FnOnce(Endpoint) -> Decision<'a>,
 ) -> Result<(Plan<'a>, Option<&'a Setting>), Bypass> {
     if let Some(reason) = plan.bypass() {
         return Err(reason);
@@ -74,9 +76,15 @@ pub fn before_connect<'a>(
         Kind::Udp => plan.at(Phases::of(&[Phase::Datagram])),
         Kind::Other => return Err(Bypass::NotTcp),
     };
-    // A connect that is repeated, to see whether it is done: the program has had the last word since.
-    if plan.enforce() != Enforce::Always && plan.phases() == as_tcp.phases() && ffi::peer_address(fd).is_ok() {
-        return Err(Bypass::NothingToSet);
+    // A connect that is repeated, or cannot succeed: the program has had the last word since. Only a socket of UDP goes elsewhere so,
+    // and may meet another rule there.
+    if plan.enforce() != Enforce::Always
+        && let Ok(peer) = ffi::peer_address(fd)
+    {
+        let is_same_rule = |peer| ptr::eq(rule_for(peer).profile(), plan.decision().profile());
+        if plan.phases() == as_tcp.phases() || peer.endpoint().is_ok_and(is_same_rule) {
+            return Err(Bypass::NothingToSet);
+        }
     }
     plan.bypass().map_or(Ok((plan, None)), Err)
 }

@@ -23,8 +23,7 @@ pub fn of(
             return Some((Connection::BindingUdp { local }, UDP));
         }
         let may_listen = rules.phases().intersects(Phases::INBOUND);
-        let listening = may_listen && ffi::get_int(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|yes| yes != 0);
-        listening.then(|| tcp(fd)).flatten()?;
+        (may_listen && is_listening(fd)).then(|| tcp(fd)).flatten()?;
         return Some((Connection::Listening { local: local_endpoint(fd)? }, Phases::of(&[Phase::Listen])));
     };
     let peer = peer.endpoint().ok()?;
@@ -42,6 +41,18 @@ pub fn of(
         Some(local) => (Connection::Inbound { local, peer }, Phases::INBOUND),
         None => (outbound, Phases::OUTBOUND),
     })
+}
+
+/// Whether a socket listens.
+#[must_use]
+pub fn is_listening(fd: i32) -> bool {
+    ffi::get_int(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|yes| yes != 0)
+}
+
+/// Whether a socket is bound, to a port or at least to an address (IP_BIND_ADDRESS_NO_PORT).
+#[must_use]
+pub fn is_bound(fd: i32) -> bool {
+    local_endpoint(fd).is_some_and(|local| local.port() != 0 || !local.ip().is_unspecified())
 }
 
 /// The address and port that a socket is bound to.

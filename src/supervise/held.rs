@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use policy::Endpoint;
 use rustix::process::{Resource, getrlimit};
 use socket::line::Identity;
+use socket::standing::is_listening;
 use socket::{Errno, ffi};
 
 use crate::runtime::Runtime;
@@ -84,9 +85,8 @@ impl Held {
         /// After its time the kernel has given it up.
         const LATE: Duration = Duration::from_secs(60);
         let (fd, age) = (self.copy.as_raw_fd(), self.since.elapsed());
-        let is_listener = || ffi::get_int(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == Ok(1);
         ffi::connected_peer(fd).is_ok()
-            || age > BEGINS_WITHIN && (ffi::is_closed(fd) || is_listener())
+            || age > BEGINS_WITHIN && (ffi::is_closed(fd) || is_listening(fd))
             || age > Duration::from_millis(self.limit.unsigned_abs().into()) + LATE
     }
 }

@@ -15,7 +15,7 @@ use policy::{Connection, Decision, Endpoint, Enforce, Phase, Phases, Setting};
 use socket::connecting::{Connecting, Finish, Limit, afterwards, limit_syns, running_limit};
 use socket::describe::kind;
 use socket::enact::{self, Enacted, Hindrance};
-use socket::standing::local_endpoint;
+use socket::standing::{is_bound, is_listening, local_endpoint};
 use socket::{Address, Errno, Kind, address, ffi};
 
 use crate::held::{FIRST_LOOK, Held, SELDOM, State, most_held};
@@ -280,7 +280,8 @@ impl Worker {
         let has_port = || local_endpoint(fd).is_some_and(|local| local.port() != 0) && !ffi::has_begun_to_connect(fd);
         let is_by_syns = sends_on || cannot_hold || matches!(limit, Limit::Rule(_)) && has_port();
         let plan = if is_by_syns || limit.is_left_out() { plan.without_limit() } else { plan };
-        match enact::before_connect(fd, plan, |fd| kind(fd).ok()) {
+        let rule_for = |peer| runtime.plan(Connection::Outbound { peer }, CONNECT).decision();
+        match enact::before_connect(fd, plan, |fd| kind(fd).ok(), rule_for) {
             Ok((plan, first)) => {
                 let to = (&plan.decision(), first);
                 self.make(runtime, waiting, copy.as_fd(), to, plan.settings(), peer);
@@ -389,6 +390,10 @@ impl Worker {
             Ok(Kind::Udp) => of_udp,
             _ => return None,
         };
+        // The call fails on what is bound already: the program has had the last word since.
+        if plan.enforce() != Enforce::Always && is_bound(copy.as_raw_fd()) {
+            return None;
+        }
         self.make(runtime, waiting, copy.as_fd(), (&plan.decision(), None), plan.settings(), local);
         if plan.phases() == UDP {
             self.settle(copy.as_fd(), Connection::BindingUdp { local }, UDP);
@@ -415,17 +420,30 @@ impl Worker {
             }
             local = local_endpoint(copy.as_raw_fd()).unwrap_or(local);
         }
-        self.prepare_listener(runtime, ("listen", waiting.fd, waiting.call.thread), copy.as_fd(), local);
+        let at = ("listen", waiting.fd, waiting.call.thread);
+        self.prepare_listener(runtime, at, copy.as_fd(), local, answer.is_none());
         answer
     }
 
-    fn prepare_listener(&self, runtime: &Runtime, at: At, listener: BorrowedFd<'_>, local: Endpoint) {
+    /// Sets a listener's options. `may_be_again`: the program may have it listen for a second time.
+    fn prepare_listener(
+        &self,
+        runtime: &Runtime,
+        at: At,
+        listener: BorrowedFd<'_>,
+        local: Endpoint,
+        may_be_again: bool,
+    ) {
         let (call, fd, thread) = at;
         let plan = runtime.plan(Connection::Listening { local }, Phases::of(&[Phase::Listen]));
+        let is_again = || is_listening(listener.as_raw_fd()) && self.shared.ports.is_known(local);
         let debug = |text: std::fmt::Arguments<'_>| {
             self.log.say(Level::Debug, thread, format_args!("{call} fd {fd} {local}: {text}"));
         };
         match plan.bypass() {
+            None if may_be_again && plan.enforce() != Enforce::Always && is_again() => {
+                debug(format_args!("it listens already: the program has the last word"));
+            }
             None => {
                 self.make_at(runtime, at, listener, (&plan.decision(), None), plan.settings(), local);
                 self.settle(listener, Connection::Listening { local }, Phases::of(&[Phase::Listen]));
@@ -456,13 +474,12 @@ impl Worker {
         let numbers: Vec<i32> = own.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
         for fd in numbers {
             let Ok(copy) = sys::copy_own(fd) else { continue };
-            let is_listener = ffi::get_int(copy.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == Ok(1);
             let is_tcp = || matches!(kind(copy.as_raw_fd()), Ok(Kind::Tcp | Kind::Mptcp));
-            if is_listener
+            if is_listening(copy.as_raw_fd())
                 && is_tcp()
                 && let Some(local) = local_endpoint(copy.as_raw_fd())
             {
-                self.prepare_listener(&runtime, ("inherited listener", fd, thread), copy.as_fd(), local);
+                self.prepare_listener(&runtime, ("inherited listener", fd, thread), copy.as_fd(), local, false);
                 found = true;
             }
         }

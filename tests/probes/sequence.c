@@ -248,7 +248,9 @@ static void call_listen(int at, int port) {
     say(result, errno, "listen %d", numbers[at]);
     if (result) abort();
     if (is_limit(m->has.set[TIMEOUT])) m->has.set[TIMEOUT] = 0;
-    if (!is_per_peer(port)) put(m, rule_in(port, 0));
+    /* With the last word, what a second listen finds is the program's. */
+    int is_left = !enforce && m->state == LISTENING && known[port];
+    if (!is_per_peer(port) && !is_left) put(m, rule_in(port, 0));
     m->state = LISTENING;
     m->port = port;
     listeners[port] = m;

@@ -19,6 +19,7 @@ mod explain;
 mod faults;
 mod figures;
 mod fill;
+mod handlers;
 mod hooks;
 mod house;
 mod import;
@@ -71,6 +72,7 @@ fn main() {
         faults::trials(),
         figures::trials(),
         fill::trials(),
+        handlers::trials(),
         hooks::trials(),
         house::trials(),
         import::trials(),

@@ -28,10 +28,18 @@ pub(crate) enum Failure {
     Panic,
 }
 
-/// A private anonymous mapping, taken back when dropped.
+/// A private anonymous mapping, taken back when dropped. Where pieces are handed out, it begins with its [`Books`]: the value
+/// itself is small, since it lies on the stack of whoever comes first, which may be a signal handler's.
 pub(crate) struct Memory {
     start: usize,
     length: usize,
+}
+
+/// Which pieces of a mapping are free. Zeroes, as a new mapping has them, say that all is.
+#[derive(FromZeros)]
+#[repr(align(16))] // a grain
+struct Books {
+    /// Where the rest begins that nobody has had; 0 is behind the books.
     next: Cell<usize>,
     /// By size, the piece that was given back last; it begins with the one before.
     free: [Cell<usize>; SIZES],
@@ -72,16 +80,30 @@ impl Memory {
     }
 
     fn at(start: usize, length: usize) -> Self {
-        Self { start, length, next: Cell::new(start), free: [const { Cell::new(0) }; SIZES] }
+        Self { start, length }
     }
 
-    /// The first so many bytes, whole pages, as a piece of their own.
+    /// The first so many bytes, whole pages, as a piece of their own. Nothing was handed out yet.
     pub(crate) fn split_off(&mut self, length: usize) -> Self {
         let piece = Self::at(self.start, length);
         self.start += length;
         self.length -= length;
-        self.next.set(self.start);
         piece
+    }
+
+    fn books(&self) -> &Books {
+        let books: *const Books = ptr::with_exposed_provenance(self.start);
+        // SAFETY: a mapping begins with a page, larger than the books, that held zeroes when it was new; pieces are handed out
+        // behind them, and no other thread has the value.
+        unsafe { &*books }
+    }
+
+    /// Where the rest begins that nobody has had.
+    fn next(&self) -> usize {
+        match self.books().next.get() {
+            0 => self.start + size_of::<Books>(),
+            next => next,
+        }
     }
 
     fn end(&self) -> usize {
@@ -90,7 +112,7 @@ impl Memory {
 
     fn take(&self, layout: Layout) -> *mut u8 {
         let (size, number) = occupied(layout.size());
-        if let Some(free) = number.and_then(|number| self.free.get(number))
+        if let Some(free) = number.and_then(|number| self.books().free.get(number))
             && layout.align() <= GRAIN
             && free.get() != 0
         {
@@ -99,10 +121,10 @@ impl Memory {
             free.set(unsafe { *piece });
             return piece.cast();
         }
-        let start = self.next.get().checked_next_multiple_of(layout.align());
+        let start = self.next().checked_next_multiple_of(layout.align());
         match start.and_then(|start| Some((start, start.checked_add(size)?))) {
             Some((start, end)) if end <= self.end() => {
-                self.next.set(end);
+                self.books().next.set(end);
                 start as *mut u8
             }
             _ => ptr::null_mut(),
@@ -123,9 +145,9 @@ impl Memory {
             return;
         }
         let (size, number) = occupied(layout.size());
-        if piece as usize + size == self.next.get() {
-            self.next.set(piece as usize);
-        } else if let Some(free) = number.and_then(|number| self.free.get(number)) {
+        if piece as usize + size == self.next() {
+            self.books().next.set(piece as usize);
+        } else if let Some(free) = number.and_then(|number| self.books().free.get(number)) {
             // SAFETY: a piece of ours, of a grain at least and aligned to one, that is the caller's to give.
             unsafe { piece.cast::<usize>().write(free.replace(piece as usize)) };
         }
@@ -137,8 +159,8 @@ impl Memory {
         let end = (piece as usize).checked_add(new).filter(|end| *end <= self.end());
         match end {
             _ if !self.is_ours(piece, layout) => false,
-            Some(end) if piece as usize + old == self.next.get() => {
-                self.next.set(end);
+            Some(end) if piece as usize + old == self.next() => {
+                self.books().next.set(end);
                 true
             }
             _ => new == old,
@@ -159,10 +181,9 @@ impl Memory {
 
     /// Keeps what was handed out for the life of the process, and gives back the rest.
     pub(crate) fn keep(mut self) {
-        let used = (self.next.get() - self.start).next_multiple_of(PAGE);
+        let used = (self.next() - self.start).next_multiple_of(PAGE);
         self.start += used;
         self.length -= used;
-        self.next.set(self.start);
     }
 }
 
@@ -373,7 +394,7 @@ fn from_reserve(layout: Layout) -> *mut u8 {
         }
     }
     // More panics at once than anybody thought of.
-    let Some(memory) = Memory::reserve(room) else { return ptr::null_mut() };
+    let Some(memory) = Memory::reserve(size_of::<Books>() + room) else { return ptr::null_mut() };
     let piece = memory.take(layout);
     memory.keep();
     piece

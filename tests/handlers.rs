@@ -1,0 +1,84 @@
+//! What the library needs in a signal handler: bytes of its stack, and what a handler may do to the hook that it interrupts.
+
+use std::path::Path;
+use std::process::Command;
+
+use libtest_mimic::Trial;
+
+use crate::faults::{Build, built};
+use crate::support::{
+    AARCH64_GCC, AARCH64_LIBRARY, QEMU_AARCH64, aarch64_library, aarch64_probe, plain, probe, test, test_with, text,
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let here = || stack(&[], &probe("signal_stack"), &built(Build::Release));
+    let emulator = [QEMU_AARCH64, "-L", "/usr/aarch64-linux-gnu"];
+    vec![
+        test("handlers::stack", here),
+        test_with(&[QEMU_AARCH64, AARCH64_GCC, AARCH64_LIBRARY], "handlers::stack, aarch64", move || {
+            stack(&emulator, &aarch64_probe("signal_stack"), &aarch64_library());
+        }),
+    ]
+}
+
+/// Host names, a time for connecting and an option for bind: the longest ways.
+const CONFIGURATION: &str = "[defaults]\ndead_peer_timeout = \"15s\"\nconnect_timeout = \"5s\"\nreuse_port = true\n\
+                             [[rule]]\nto = [\"localhost\"]\nttl = 5\n";
+
+/// How many bytes of an alternate stack a call may need beyond what it needs without the library, and if a line of log is
+/// written (docs/limits.md).
+const MORE: (usize, usize) = (2048, 4096);
+
+/// The first use, which sets the library up, needs no more of a handler's stack than every later one. Seen to fail with an arena
+/// whose values hold what is free in them: the first use of each call but close needed about 6,000 bytes more.
+fn stack(emulator: &[&str], program: &Path, library: &Path) {
+    let run = |library: Option<&Path>, level: &str, call: &str| {
+        // Or the loader looks for the program's functions on the handler's stack.
+        let at_once = ("LD_BIND_NOW", "1".to_owned());
+        let environment =
+            [("SOCKOPT_CONFIG_TOML", CONFIGURATION.to_owned()), ("SOCKOPT_LOG", level.to_owned()), at_once];
+        let preload = library.map(|library| ("LD_PRELOAD", library.display().to_string()));
+        let mut command = program_in(emulator, program, environment.into_iter().chain(preload));
+        let output = command.arg(call).output().expect("the probe runs");
+        let (numbers, said) = text(&output);
+        assert!(output.status.success(), "{call}: {said}");
+        assert_eq!(
+            said.contains("sockopt["),
+            library.is_some() && level == "debug" && call != "close",
+            "{call}: {said}"
+        );
+        let numbers: Vec<usize> = numbers.split_whitespace().map(|n| n.parse().expect("a number")).collect();
+        let [first, later] = numbers[..] else { panic!("{call}: {numbers:?}") };
+        (first, later)
+    };
+    let mut found = Vec::new();
+    for (level, more) in [("error", MORE.0), ("debug", MORE.1)] {
+        for call in CALLS {
+            let (without, with) = (run(None, level, call), run(Some(library), level, call));
+            let is_bounded = with.0 <= without.0 + more && with.1 <= without.1 + more;
+            found.push((is_bounded, format!("{call}, {level}: without the library {without:?}, under it {with:?}")));
+        }
+    }
+    assert!(found.iter().all(|(is_bounded, _)| *is_bounded), "{found:#?}");
+    // The test of the test: the handler's own frames and the library's are seen.
+    assert!(run(Some(library), "error", "connect").1 > run(None, "error", "connect").1 + 500, "{found:#?}");
+}
+
+const CALLS: [&str; 10] =
+    ["connect", "bind", "listen", "accept", "setsockopt", "getsockopt", "sendto", "sendmsg", "close", "getaddrinfo"];
+
+/// The probe with an environment: an emulator takes its program's by options.
+fn program_in(emulator: &[&str], program: &Path, environment: impl Iterator<Item = (&'static str, String)>) -> Command {
+    let Some((emulator, options)) = emulator.split_first() else {
+        let mut command = plain("env");
+        command.args(environment.map(|(name, value)| format!("{name}={value}"))).arg(program);
+        return command;
+    };
+    let mut command = plain(emulator);
+    command.args(options);
+    environment.for_each(|(name, value)| {
+        command.arg("-E").arg(format!("{name}={value}"));
+    });
+    command.arg(program);
+    command
+}

@@ -734,6 +734,14 @@ pub(crate) fn scripts() -> Vec<(&'static str, Script)> {
                    { listen = [\":4010\"], user_timeout = \"4999ms\" }, { from = [\"10.9.9.9\"], user_timeout = \"4998ms\" }]")
             .before("@full 127.0.0.1:4008\n@listen 127.0.0.1:4000")
         }),
+        // What another process has begun, and this one learns the end of, is none of those that this one has begun. Seen to fail
+        // with a number of them that is counted down for it: the second kept 1999.
+        ("begun_by_another_process", {
+            script(
+                "socket s inet stream+nonblock\nchild connect s 127.0.0.1:4000\nsocket t inet stream+nonblock\n\
+                 connect t 127.0.0.1:4000\npoll s 1000\nget s 1/4\n@look s EVERYTHING\npoll t 1000\nchange t\n@look t EVERYTHING",
+            )
+        }),
         ("mptcp_and_udp", {
             script(
                 "socket s inet stream 262\nconnect s 127.0.0.1:4000\n@look s SO_KEEPALIVE=0 TCP_USER_TIMEOUT=0\n\

@@ -6,7 +6,6 @@
 //! to be taken back. So it does not matter by which descriptor, copy or process the program learns that it has connected.
 
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use libc::{sockaddr, socklen_t};
 use policy::{Bypass, Connection, Phase, Phases, Setting};
@@ -17,7 +16,7 @@ use socket::{Address, enact, ffi};
 
 use crate::apply::{apply_settings, concerns, kind_of, say_if_blind};
 use crate::setup::{Runtime, runtime};
-use crate::{fault, guard, log};
+use crate::{fault, guard, left, log};
 
 const TCP: Phases = Phases::of(&[Phase::Connect]);
 /// Before it is known which of both it is.
@@ -126,7 +125,7 @@ fn connect_returned(fd: c_int, connecting: &Connecting, result: i64) {
     let goes_on = result < 0 && matches!(ffi::errno().0, libc::EINPROGRESS | libc::EINTR | libc::EALREADY);
     if goes_on && connecting.own == 0 {
         if !connecting.is_running {
-            LEFT.fetch_add(1, Relaxed);
+            left::remember(fd);
         }
         return;
     }
@@ -136,30 +135,16 @@ fn connect_returned(fd: c_int, connecting: &Connecting, result: i64) {
         limit_syns(fd, connecting.limit);
     }
     if finish(runtime, fd, connecting) && connecting.is_running {
-        one_is_back();
+        left::forget(fd);
     }
-}
-
-/// On how many sockets a time for connecting was left and not taken back since: at least, also those that were closed so.
-/// Where it is 0 nothing is asked of any socket.
-static LEFT: AtomicUsize = AtomicUsize::new(0);
-
-#[inline]
-pub(crate) fn has_left_limits() -> bool {
-    LEFT.load(Relaxed) > 0
-}
-
-/// Another process may have taken back what this one left, or the other way about.
-fn one_is_back() {
-    let _ = LEFT.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
 }
 
 /// Before a socket is used for something else than the connect that it has a time for: one that failed, and nobody asked how,
 /// or that was undone (AF_UNSPEC).
 pub(crate) fn end_of_limit(runtime: &Runtime, fd: c_int) {
-    if has_left_limits() && running_limit(fd, &runtime.rules).is_some() && ffi::is_closed(fd) {
+    if left::is_any() && running_limit(fd, &runtime.rules).is_some() && ffi::is_closed(fd) {
         let _ = ffi::set(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0);
-        one_is_back();
+        left::forget(fd);
     }
 }
 
@@ -181,7 +166,7 @@ fn finish(runtime: &Runtime, fd: c_int, connecting: &Connecting) -> bool {
 /// has connected, and some never ask how (HAProxy, wrk).
 #[inline]
 pub(crate) fn before_epoll_ctl(change: c_int, fd: c_int) {
-    if has_left_limits() && matches!(change, libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL) {
+    if left::is_any() && matches!(change, libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL) {
         after_so_error(fd);
     }
 }
@@ -189,7 +174,7 @@ pub(crate) fn before_epoll_ctl(change: c_int, fd: c_int) {
 /// After a program has been told who its peer is, so that it knows the connection stands.
 #[inline]
 pub(crate) fn after_getpeername(fd: c_int) {
-    if has_left_limits() {
+    if left::is_any() {
         after_so_error(fd);
     }
 }
@@ -222,6 +207,6 @@ fn error_was_asked(runtime: &'static Runtime, fd: c_int) {
         None => ffi::set(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0).is_ok(),
     };
     if is_back {
-        one_is_back();
+        left::forget(fd);
     }
 }

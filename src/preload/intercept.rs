@@ -21,7 +21,7 @@ use socket::{Address, Kind, ffi};
 use crate::apply::{apply_settings, concerns, kind_of, say_if_blind};
 use crate::descriptors::{self, Known, Look, Seen};
 use crate::setup::{Runtime, runtime, sets_nothing_at};
-use crate::{connect, fault, guard, log};
+use crate::{connect, fault, guard, left, log};
 
 /// Before bind: options that the kernel looks at there and never again.
 pub(crate) fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) {
@@ -67,7 +67,7 @@ pub(crate) enum Listening {
 
 /// Before listen: options on the listener, which the sockets that it accepts inherit.
 pub(crate) fn before_listen(fd: c_int) -> Listening {
-    let Some(runtime) = runtime().filter(|runtime| concerns(runtime, Phases::INBOUND) || connect::has_left_limits())
+    let Some(runtime) = runtime().filter(|runtime| concerns(runtime, Phases::INBOUND) || left::is_any())
     else {
         return Listening::Ignored;
     };

@@ -12,6 +12,7 @@ mod fault;
 mod guard;
 mod hooks;
 mod intercept;
+mod left;
 mod libc_compat;
 #[cfg(all(target_env = "gnu", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod libc_symbols;

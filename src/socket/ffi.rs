@@ -111,6 +111,15 @@ pub fn get_int(fd: c_int, level: c_int, name: c_int) -> Result<c_int, Errno> {
     get_bytes(fd, level, name, &mut value).map(|_| c_int::from_ne_bytes(value))
 }
 
+/// What the kernel gives each socket and no other (SO_COOKIE, since Linux 4.12).
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn cookie(fd: c_int) -> Result<u64, Errno> {
+    let mut cookie = [0; 8];
+    get_bytes(fd, libc::SOL_SOCKET, libc::SO_COOKIE, &mut cookie).map(|_| u64::from_ne_bytes(cookie))
+}
+
 /// The connections that wait in a listener's accept queue (tcp_info.tcpi_unacked, net/ipv4/tcp.c); none if it does not listen.
 ///
 /// # Errors

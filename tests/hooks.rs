@@ -515,6 +515,14 @@ fn listen() -> Named {
             );
             Script::new(&kept(&calls)).toml(SERVER)
         }),
+        // The kernel takes that for 0.0.0.0. Seen to fail without to_bind.
+        ("bound with AF_UNSPEC", {
+            let calls = "socket l inet stream\nbind l unspec:4000\n@look l IP_FREEBIND=1\nlisten l 8\n@look l KEPT\n\
+                         socket m inet stream\nbind m unspec:4001\nget m IP_FREEBIND\n\
+                         socket d inet dgram\nbind d unspec:4000\n@look d SO_RCVBUF=98304\n\
+                         socket e inet6 stream\nbind e unspec:4000\nsocket f inet stream\nbind f unspec:4000 15";
+            Script::new(&kept(calls)).toml(&format!("{SERVER}freebind = true\nreceive_buffer = \"48KiB\""))
+        }),
         ("accept answers without an address", serve("@dial 127.0.0.1:4000\naccept c l null\n@look c KEPT")),
         ("accept answers in too few bytes", serve("@dial 127.0.0.1:4000\naccept c l short\n@look c KEPT")),
         ("MPTCP", {

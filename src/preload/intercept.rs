@@ -32,7 +32,7 @@ pub(crate) fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) {
     let near = place.page();
     guard::contained(|| {
         fault::point("bind");
-        let Some(Ok(local)) = near.address(address, length).map(|address| address.endpoint()) else {
+        let Some(Ok(local)) = near.address(address, length).map(|address| address.to_bind()) else {
             return say_if_blind();
         };
         let of_tcp = runtime.plan(Connection::Binding { local }, BIND);
@@ -67,8 +67,7 @@ pub(crate) enum Listening {
 
 /// Before listen: options on the listener, which the sockets that it accepts inherit.
 pub(crate) fn before_listen(fd: c_int) -> Listening {
-    let Some(runtime) = runtime().filter(|runtime| concerns(runtime, Phases::INBOUND) || left::is_any())
-    else {
+    let Some(runtime) = runtime().filter(|runtime| concerns(runtime, Phases::INBOUND) || left::is_any()) else {
         return Listening::Ignored;
     };
     guard::contained(|| {

@@ -13,7 +13,18 @@ const SHORTEST_V4: usize = 16;
 
 /// What a socket address says, read once.
 #[derive(Debug, Clone, Copy)]
-pub struct Address(Result<Endpoint, Bypass>);
+pub struct Address(Says);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Says {
+    Endpoint(Endpoint),
+    /// No family, no address, and this port: bind(2) takes it for 0.0.0.0 (net/ipv4/af_inet.c, __inet_bind), connect(2) does not.
+    Port(u16),
+    /// Fewer bytes than the family needs.
+    Bad,
+    /// Another family.
+    Foreign,
+}
 
 impl Address {
     /// Of the bytes.
@@ -28,25 +39,28 @@ impl Address {
     pub(crate) fn of(beginning: &[u8], length: usize) -> Self {
         let family = beginning.first_chunk().map(|family| i32::from(u16::from_ne_bytes(*family)));
         Self(match (family, beginning) {
-            (None, _) => Err(Bypass::BadAddress),
+            (None, _) => Says::Bad,
             (Some(libc::AF_INET), &[_, _, high, low, a, b, c, d, ..]) if length >= SHORTEST_V4 => {
-                Ok(Endpoint::new(IpAddr::V4(Ipv4Addr::new(a, b, c, d)), u16::from_be_bytes([high, low])))
+                Says::Endpoint(Endpoint::new(IpAddr::V4(Ipv4Addr::new(a, b, c, d)), u16::from_be_bytes([high, low])))
             }
             (Some(libc::AF_INET6), [_, _, high, low, _, _, _, _, rest @ ..]) if length >= SHORTEST_V6 => {
                 let at = |octets: &[u8; 16]| {
                     Endpoint::new(IpAddr::V6(Ipv6Addr::from(*octets)), u16::from_be_bytes([*high, *low]))
                 };
-                rest.first_chunk().map(at).ok_or(Bypass::BadAddress)
+                rest.first_chunk().map_or(Says::Bad, |octets| Says::Endpoint(at(octets)))
             }
-            (Some(libc::AF_INET | libc::AF_INET6), _) => Err(Bypass::BadAddress),
-            _ => Err(Bypass::NotInternet),
+            (Some(libc::AF_INET | libc::AF_INET6), _) => Says::Bad,
+            (Some(libc::AF_UNSPEC), &[_, _, high, low, 0, 0, 0, 0, ..]) if length >= SHORTEST_V4 => {
+                Says::Port(u16::from_be_bytes([high, low]))
+            }
+            _ => Says::Foreign,
         })
     }
 
     /// Whether it is of a family that this is not about.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
-        self.0 == Err(Bypass::NotInternet)
+        matches!(self.0, Says::Port(_) | Says::Foreign)
     }
 
     /// The address and port.
@@ -54,7 +68,22 @@ impl Address {
     /// # Errors
     /// [`Bypass::NotInternet`] for another family, [`Bypass::BadAddress`] for fewer bytes than the family needs.
     pub fn endpoint(&self) -> Result<Endpoint, Bypass> {
-        self.0
+        match self.0 {
+            Says::Endpoint(endpoint) => Ok(endpoint),
+            Says::Bad => Err(Bypass::BadAddress),
+            Says::Port(_) | Says::Foreign => Err(Bypass::NotInternet),
+        }
+    }
+
+    /// The same for bind(2).
+    ///
+    /// # Errors
+    /// As for [`Self::endpoint`].
+    pub fn to_bind(&self) -> Result<Endpoint, Bypass> {
+        match self.0 {
+            Says::Port(port) => Ok(Endpoint::new(Ipv4Addr::UNSPECIFIED.into(), port)),
+            _ => self.endpoint(),
+        }
     }
 }
 
@@ -81,6 +110,10 @@ mod tests {
         assert_eq!(Address::new(&[]).endpoint(), Err(Bypass::BadAddress));
         assert_eq!(Address::new(&[libc::AF_UNIX as u8, 0, b'/']).endpoint(), Err(Bypass::NotInternet));
         assert_eq!(Address::new(&[0, 0]).endpoint(), Err(Bypass::NotInternet), "AF_UNSPEC disconnects");
+        let any = [&[0, 0, 1, 187][..], &[0; 12]].concat();
+        assert_eq!(Address::new(&any).to_bind().map(|e| e.to_string()), Ok("0.0.0.0:443".into()));
+        assert_eq!(Address::new(&any).endpoint(), Err(Bypass::NotInternet));
+        assert_eq!(Address::new(&any[..15]).to_bind(), Err(Bypass::NotInternet));
         let mapped = Ipv4Addr::new(10, 1, 2, 3).to_ipv6_mapped().octets();
         for length in [24, 28, 40] {
             assert_eq!(inet6(mapped, 80, length).endpoint().map(|e| e.to_string()), Ok("10.1.2.3:80".into()));

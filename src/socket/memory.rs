@@ -221,7 +221,7 @@ fn read_address(
     let length = usize::try_from(length).ok().filter(|length| (FAMILY..=LONGEST_OF_ALL).contains(length))?;
     let family = family(from)?;
     match i32::from(u16::from_ne_bytes(family)) {
-        libc::AF_INET if length >= V4 => Some(Address::of(&v4(from)?, length)),
+        libc::AF_INET | libc::AF_UNSPEC if length >= V4 => Some(Address::of(&v4(from)?, length)),
         libc::AF_INET6 if length >= V6 => Some(Address::of(&v6(from)?, length)),
         _ => Some(Address::of(&family, length)),
     }

@@ -378,7 +378,7 @@ impl Worker {
     fn bind(&self, runtime: &Runtime, waiting: Waiting<'_>, address: Address) -> Option<Answer> {
         const BIND: Phases = Phases::of(&[Phase::Bind]);
         const UDP: Phases = Phases::of(&[Phase::BindDatagram]);
-        let local = address.endpoint().ok()?;
+        let local = address.to_bind().ok()?;
         let of_tcp = runtime.plan(Connection::Binding { local }, BIND);
         let of_udp = runtime.plan(Connection::BindingUdp { local }, UDP);
         if of_tcp.bypass().is_some() && of_udp.bypass().is_some() {

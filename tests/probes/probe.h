@@ -31,7 +31,7 @@ enum { OUTSIDE = 198 };
 
 #define UNUSED __attribute__((unused))
 
-/* "127.0.0.1:80", "[::1]:80", "unix:NAME" (abstract), "unspec". */
+/* "127.0.0.1:80", "[::1]:80", "unix:NAME" (abstract), "unspec", "unspec:80". */
 UNUSED static socklen_t address(const char *text, struct sockaddr_storage *to) {
     char host[64];
     const char *colon = strrchr(text, ':');
@@ -56,8 +56,9 @@ UNUSED static socklen_t address(const char *text, struct sockaddr_storage *to) {
     }
     struct sockaddr_in *in = (void *)to;
     snprintf(host, sizeof host, "%.*s", (int)(colon - text), text);
-    in->sin_family = AF_INET;
     in->sin_port = htons(atoi(colon + 1));
+    if (!strcmp(host, "unspec")) return sizeof *in;
+    in->sin_family = AF_INET;
     if (inet_pton(AF_INET, host, &in->sin_addr) != 1) abort();
     return sizeof *in;
 }

@@ -1,6 +1,9 @@
 //! What a program has left at the system's default on a socket (`enforce = "fill"`): asked of the kernel, one getsockopt for
 //! each option, and one for the keepalive as a whole.
 
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicI32, AtomicU64};
+
 use policy::catalog::{Key, SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_USER_TIMEOUT};
 use policy::constants::SOL_IPV6;
 use policy::enforce::{Probing, SO_BUF_LOCK, Untouched, is_of_keepalive};
@@ -31,46 +34,98 @@ impl Answer {
     }
 }
 
-/// What a new socket has of those options whose default is a sysctl's to say.
-#[derive(Debug, Clone, Default)]
-pub struct AsNew(Box<[Known]>);
+/// What a new socket has of those options whose default is a sysctl's to say, sorted by level and name.
+#[derive(Debug, Default)]
+pub struct AsNew {
+    known: Box<[Known]>,
+    /// Whether none is made any more where none could be made.
+    is_final: bool,
+}
 
-/// Level and name of an option, with the answer.
-type Known = ((i32, i32), Result<Answer, Errno>);
+/// What is known of an option. Who finds it out stores what everybody else finds: the bytes, and then the length, or what the
+/// kernel answered instead, below zero.
+#[derive(Debug)]
+struct Known {
+    option: (i32, i32),
+    words: [AtomicU64; 4],
+    length: AtomicI32,
+}
+
+impl Known {
+    fn store(&self, answer: Result<Answer, Errno>) {
+        let length = match answer {
+            Ok(answer) => {
+                let words = answer.bytes.as_chunks::<8>().0;
+                self.words.iter().zip(words).for_each(|(to, word)| to.store(u64::from_ne_bytes(*word), Relaxed));
+                answer.length as i32
+            }
+            Err(Errno(errno)) => -errno,
+        };
+        self.length.store(length, Release);
+    }
+
+    fn load(&self) -> Result<Answer, Errno> {
+        let length = self.length.load(Acquire);
+        let length = usize::try_from(length).map_err(|_| Errno(-length))?;
+        let mut bytes = [0; 32];
+        let words = bytes.as_chunks_mut::<8>().0;
+        words.iter_mut().zip(&self.words).for_each(|(to, word)| *to = word.load(Relaxed).to_ne_bytes());
+        Ok(Answer { bytes, length })
+    }
+
+    /// The IP version of a socket that has the option.
+    fn family(&self) -> i32 {
+        if self.option.0 == SOL_IPV6 { libc::AF_INET6 } else { libc::AF_INET }
+    }
+
+    /// Whether no socket could be made for want of something that there may be later.
+    fn is_passing(&self) -> bool {
+        matches!(-self.length.load(Relaxed), libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    }
+}
 
 impl AsNew {
     /// Makes a socket of each IP version that is needed, in this thread's network namespace, asks for some options, sorted by
-    /// level and name, and closes it. Allocates.
+    /// level and name, and closes it. Where none can be made for want of descriptors or memory, another is tried when the answer
+    /// is needed. Allocates.
     #[must_use]
     pub fn ask(options: &[(i32, i32)]) -> Self {
-        let mut answers: Vec<_> = options.iter().map(|option| (*option, Err(Errno(libc::EAFNOSUPPORT)))).collect();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            let is_meant = |level: i32| (level == SOL_IPV6) == (family == libc::AF_INET6);
-            if !answers.iter().any(|((level, _), _)| is_meant(*level)) {
-                continue;
-            }
-            let made = ffi::with_new_tcp_socket(family, |fd| {
-                let meant = answers.iter_mut().filter(|((level, _), _)| is_meant(*level));
-                meant.for_each(|(option, answer)| *answer = Answer::ask(fd, *option));
-            });
-            if let Err(errno) = made {
-                let meant = answers.iter_mut().filter(|((level, _), _)| is_meant(*level));
-                meant.for_each(|(_, answer)| *answer = Err(errno));
-            }
-        }
-        Self(answers.into_boxed_slice())
+        let new = Self { is_final: false, ..Self::unknown(options, Errno(libc::EAFNOSUPPORT)) };
+        [libc::AF_INET, libc::AF_INET6].into_iter().for_each(|family| new.ask_one(family));
+        new
     }
 
     /// Nothing but why nothing is known.
     #[must_use]
-    pub fn unknown(options: &[(i32, i32)], errno: Errno) -> Self {
-        Self(options.iter().map(|option| (*option, Err(errno))).collect())
+    pub fn unknown(options: &[(i32, i32)], Errno(errno): Errno) -> Self {
+        let known = |option: &(i32, i32)| Known { option: *option, words: Default::default(), length: (-errno).into() };
+        Self { known: options.iter().map(known).collect(), is_final: true }
+    }
+
+    /// The same, and no more is asked: this thread is about to be in another network namespace.
+    #[must_use]
+    pub(crate) fn settled(self) -> Self {
+        Self { is_final: true, ..self }
+    }
+
+    fn ask_one(&self, family: i32) {
+        let meant = || self.known.iter().filter(|known| known.family() == family);
+        if meant().next().is_none() {
+            return;
+        }
+        let ask = |fd| meant().for_each(|known| known.store(Answer::ask(fd, known.option)));
+        if let Err(errno) = ffi::with_new_tcp_socket(family, ask) {
+            meant().for_each(|known| known.store(Err(errno)));
+        }
     }
 
     fn of(&self, option: (i32, i32)) -> Result<Answer, Errno> {
-        let unasked = Err(Errno(libc::ENODATA));
-        let at = self.0.binary_search_by_key(&option, |(known, _)| *known).ok();
-        at.and_then(|at| self.0.get(at)).map_or(unasked, |(_, answer)| *answer)
+        let at = self.known.binary_search_by_key(&option, |known| known.option).ok();
+        let known = at.and_then(|at| self.known.get(at)).ok_or(Errno(libc::ENODATA))?;
+        if known.is_passing() && !self.is_final {
+            self.ask_one(known.family());
+        }
+        known.load()
     }
 }
 

@@ -98,7 +98,7 @@ pub fn as_new(pid: i32, options: &[(i32, i32)]) -> AsNew {
         if own.metadata()?.ino() == other.metadata()?.ino() {
             return Ok(AsNew::ask(options));
         }
-        let inside = || ffi::enter_network_namespace(other.as_fd()).map(|()| AsNew::ask(options));
+        let inside = || ffi::enter_network_namespace(other.as_fd()).map(|()| AsNew::ask(options).settled());
         let answer = thread::scope(|scope| scope.spawn(inside).join());
         answer.unwrap_or(Err(Errno(libc::EAGAIN))).map_err(|Errno(errno)| io::Error::from_raw_os_error(errno))
     };

@@ -106,10 +106,10 @@ __attribute__((noinline)) static long call(int count, char **w) {
     if (!strcmp(name, "socket"))
         return variables[(int)*w[1]] = socket(family_of(w[2]), type_of(w[3]), count > 4 ? atoi(w[4]) : 0);
     if (!strcmp(name, "use")) return variables[(int)*w[1]] = atoi(w[2]);
-    if (!strcmp(name, "descriptors")) { /* As many as may be. */
+    if (!strcmp(name, "descriptors")) { /* So many, or as many as may be. */
         struct rlimit limit;
         getrlimit(RLIMIT_NOFILE, &limit);
-        limit.rlim_cur = limit.rlim_max;
+        limit.rlim_cur = count > 1 ? (rlim_t)atoi(w[1]) : limit.rlim_max;
         return setrlimit(RLIMIT_NOFILE, &limit);
     }
     if (!strcmp(name, "clock")) { /* Milliseconds. */

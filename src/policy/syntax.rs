@@ -335,7 +335,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "takes more than half an hour")]
     fn every_error_of_a_long_text() {
         let rules = |count: usize| "[[rule]]\nto = ':80'\nttl = 5\n".repeat(count);
         let wrong = "[[rule]]\nttl = 300\nttl 5\nto = 5\n";
@@ -360,7 +359,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "takes longer than all others together")]
     fn a_table_of_too_many_tokens() {
         let list = |count: usize| format!("[[rule]]\nttl = 5\n[[rule]]\nlisten = [{}]\n", "':80',".repeat(count));
         assert_eq!(problems(&list(MOST_TOKENS / 2 - 100)), (vec![], false));

@@ -35,6 +35,7 @@ mod programs;
 mod properties;
 mod races;
 mod reach;
+mod received;
 mod says;
 mod script;
 mod sequences;
@@ -88,6 +89,7 @@ fn main() {
         races::trials(),
         properties::trials(),
         reach::trials(),
+        received::trials(),
         says::trials(),
         sequences::trials(),
         show::trials(),

@@ -83,6 +83,11 @@ const UNKNOWN_WHEN_MADE: &[&str] = &[
     // The program has the last word on accepted sockets.
     "hooks::enforce: on an accepted socket",
     "hooks::enforce: on an IPv4 client of a listener on ::",
+    // And on those that another process has made.
+    "hooks::received: by defaults that have been set on it",
+    "hooks::received: by a rule with listen that has been set on it",
+    "hooks::received: an option of the same rule that was changed, and one that was not",
+    "hooks::received: connected elsewhere",
     // The user timeout that goes with a keepalive is left out.
     "fill::nothing set",
     "fill::times without SO_KEEPALIVE are no choice",

@@ -15,7 +15,7 @@ use socket::enact::probed;
 use socket::fill;
 use socket::memory::{Near, Place};
 use socket::setting::{Outcome, is_in_force, set};
-use socket::standing::{self, local_endpoint};
+use socket::standing::{self, Standing, local_endpoint};
 use socket::{Address, Kind, ffi};
 
 use crate::apply::{apply_settings, concerns, kind_of, say_if_blind};
@@ -288,12 +288,15 @@ fn enforce_here(
     (value, length, near): (*const c_void, socklen_t, Near<'_>),
 ) -> bool {
     fault::point("setsockopt");
-    let Some((connection, phases)) = connection_of(runtime, fd) else { return false };
-    let plan = runtime.plan(connection, phases);
+    let Some(standing) = standing_of(runtime, fd) else { return false };
+    let plan = runtime.plan(standing.connection, standing.phases);
     let Some(setting) = plan.enforced(level, name) else { return false };
     // The kernel reads so much of the value; what it would refuse for want of it, it shall refuse.
     let read = setting.bytes_read(length as usize);
     if i32::try_from(length).is_err() || (length as usize) < read || !near.is_readable(value, read) {
+        return false;
+    }
+    if !standing.enforces(fd, setting, &runtime.rules) {
         return false;
     }
     // The rule's value in place of the program's: mostly it is there already, but the socket may have come by exec, or
@@ -334,7 +337,7 @@ pub(crate) fn keepalive_was_set(fd: c_int, level: c_int, name: c_int) {
 #[cold]
 fn keepalive_was_chosen(runtime: &Runtime, fd: c_int) {
     fault::point("keepalive");
-    let plan = || connection_of(runtime, fd).map(|(connection, phases)| runtime.plan(connection, phases));
+    let plan = || standing_of(runtime, fd).map(|standing| runtime.plan(standing.connection, standing.phases));
     if let Some(setting) = fill::take_back(fd, &runtime.rules, plan) {
         log::info(format_args!(
             "setsockopt fd {fd}: {setting} is taken back: the program has chosen its own keepalive"
@@ -343,7 +346,7 @@ fn keepalive_was_chosen(runtime: &Runtime, fd: c_int) {
 }
 
 /// What a socket is, asked of the kernel. None before connect or listen, when the program's options are yet to be set over.
-pub(crate) fn connection_of(runtime: &Runtime, fd: c_int) -> Option<(Connection, Phases)> {
+fn standing_of(runtime: &Runtime, fd: c_int) -> Option<Standing> {
     standing::of(fd, &runtime.rules, kind_of, descriptors::ports())
 }
 

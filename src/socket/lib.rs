@@ -15,6 +15,7 @@ pub mod fill;
 pub mod line;
 pub mod memory;
 pub mod namespace;
+pub mod opening;
 pub mod ports;
 pub mod process;
 pub mod setting;

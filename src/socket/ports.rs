@@ -1,7 +1,8 @@
-//! How programs have listened on each port: tells accepted from outbound sockets, which the kernel does not.
+//! How programs have listened on each port: tells which listener a socket was accepted on, and whether it was accepted where the
+//! kernel does not (`opening`).
 //!
-//! Never taken back: an outbound socket that later gets the same local port by chance is judged by the rules for inbound ones
-//! when the program sets an option on it.
+//! Never taken back: an outbound socket that later gets the same local port by chance may be judged by the rules for inbound ones when
+//! the program sets an option on it, while data is in flight.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};

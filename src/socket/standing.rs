@@ -1,45 +1,85 @@
 //! What a socket is, asked of the kernel: nothing is remembered that could be about another socket.
 
-use policy::{Connection, Endpoint, Phase, Phases, Rules};
+use policy::{Connection, Endpoint, Phase, Phases, Rules, Setting};
 
+use crate::connecting::running_limit;
 use crate::describe::Kind;
 use crate::ffi;
+use crate::opening::{Opening, opening};
 use crate::ports::Ports;
+use crate::setting::is_in_force;
 
-/// Which connection a socket has or is to have, and the phases of its life that are behind it. None before connect or listen,
-/// when the program's options are yet to be set over. `kind_of` is asked what kind it is; `listeners` are the ports that
-/// programs have listened on, if they have on any.
+/// Which connection a socket has or is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// As rules see it.
+    pub connection: Connection,
+    /// The phases of its life that are behind it.
+    pub phases: Phases,
+    /// It may have come from a process in which nobody has set a rule's options on it.
+    pub is_foreign: bool,
+}
+
+impl Standing {
+    fn own(connection: Connection, phases: Phases) -> Self {
+        Self { connection, phases, is_foreign: false }
+    }
+
+    /// Whether a setting has the last word about its option on this socket. On one that came from elsewhere only if it is in
+    /// force: then somebody has set it there by the same rule, or the program itself has.
+    #[must_use]
+    pub fn enforces(&self, fd: i32, setting: &Setting, rules: &Rules) -> bool {
+        // Until somebody asks how a connect ended, another user timeout stands in the place of the rule's.
+        let is_to_come = || setting.phases.contains(Phase::Connected) && running_limit(fd, rules).is_some();
+        !self.is_foreign || is_in_force(fd, setting) == Ok(true) || is_to_come()
+    }
+}
+
+/// What a socket is. None before connect or listen, when the program's options are yet to be set over. `kind_of` is asked what
+/// kind it is; `listeners` are the ports that programs have listened on, if they have on any.
 pub fn of(
     fd: i32,
     rules: &Rules,
     kind_of: impl Fn(i32) -> Option<Kind>,
     listeners: Option<&Ports>,
-) -> Option<(Connection, Phases)> {
+) -> Option<Standing> {
     let tcp = |fd| kind_of(fd).filter(|kind| matches!(kind, Kind::Tcp | Kind::Mptcp));
     let Ok(peer) = ffi::peer_address(fd) else {
         const UDP: Phases = Phases::of(&[Phase::BindDatagram]);
         if rules.phases().intersects(UDP) && kind_of(fd) == Some(Kind::Udp) {
             let local = local_endpoint(fd).filter(|local| local.port() != 0)?;
-            return Some((Connection::BindingUdp { local }, UDP));
+            return Some(Standing::own(Connection::BindingUdp { local }, UDP));
         }
         let may_listen = rules.phases().intersects(Phases::INBOUND);
         (may_listen && is_listening(fd)).then(|| tcp(fd)).flatten()?;
-        return Some((Connection::Listening { local: local_endpoint(fd)? }, Phases::of(&[Phase::Listen])));
+        return Some(Standing::own(Connection::Listening { local: local_endpoint(fd)? }, Phases::of(&[Phase::Listen])));
     };
     let peer = peer.endpoint().ok()?;
     let outbound = Connection::Outbound { peer };
-    match kind_of(fd)? {
-        Kind::Tcp | Kind::Mptcp => {}
-        Kind::Udp => return Some((outbound, Phases::of(&[Phase::Datagram]))),
-        Kind::Other => return None,
+    let opening = match opening(fd) {
+        Ok(opening) => opening,
+        // Not TCP, or Multipath TCP before Linux 5.16.
+        Err(_) => match kind_of(fd)? {
+            Kind::Tcp | Kind::Mptcp => None,
+            Kind::Udp => return Some(Standing::own(outbound, Phases::of(&[Phase::Datagram]))),
+            Kind::Other => return None,
+        },
+    };
+    if opening == Some(Opening::Active) {
+        return Some(Standing::own(outbound, Phases::OUTBOUND));
     }
+    let own = || local_endpoint(fd);
     let listener = match listeners {
         None => None,
-        Some(listeners) => listeners.listener_of(local_endpoint(fd)?),
+        Some(listeners) => listeners.listener_of(own()?),
     };
-    Some(match listener {
-        Some(local) => (Connection::Inbound { local, peer }, Phases::INBOUND),
-        None => (outbound, Phases::OUTBOUND),
+    Some(match (listener, opening) {
+        (Some(local), _) => Standing::own(Connection::Inbound { local, peer }, Phases::INBOUND),
+        (None, Some(_)) => {
+            let connection = Connection::Inbound { local: own()?, peer };
+            Standing { connection, phases: Phases::INBOUND, is_foreign: true }
+        }
+        (None, None) => Standing { connection: outbound, phases: Phases::OUTBOUND, is_foreign: true },
     })
 }
 

@@ -32,16 +32,16 @@ impl Worker {
         let is_known = level == libc::SOL_TCP && !AFTER_ACCEPT.contains(&(level, name));
         let kind_of = |fd| if is_known { Some(Kind::Tcp) } else { kind(fd).ok() };
         let listeners = (self.shared.has_listened.load(Relaxed) != 0).then_some(&self.shared.ports);
-        let (connection, phases) = standing::of(fd, &runtime.rules, kind_of, listeners)?;
-        if AFTER_ACCEPT.contains(&(level, name)) && matches!(connection, Connection::Inbound { .. }) {
-            self.accepted(runtime, waiting, copy.as_fd(), connection);
+        let standing = standing::of(fd, &runtime.rules, kind_of, listeners)?;
+        if AFTER_ACCEPT.contains(&(level, name)) && !standing.is_foreign {
+            self.accepted(runtime, waiting, copy.as_fd(), standing.connection);
         }
-        let plan = runtime.plan(connection, phases);
+        let plan = runtime.plan(standing.connection, standing.phases);
         if is_of_keepalive(level, name) && runtime.rules.fills_computed_timeouts() {
             return self.chosen(runtime, waiting, copy.as_fd(), plan);
         }
         let setting = plan.enforced(level, name)?;
-        if !self.is_carried_out(waiting, setting) {
+        if !self.is_carried_out(waiting, setting) || !standing.enforces(fd, setting, &runtime.rules) {
             return None;
         }
         // While it connects, the user timeout is another one; the rule's comes when the connection stands.

@@ -210,6 +210,10 @@ __attribute__((noinline)) static long call(int count, char **w) {
         snprintf(value, sizeof value, "pass %s", w[2]);
         return variables[(int)*w[1]] = outside(value);
     }
+    if (!strcmp(name, "receive")) { /* receive NEW accepted|connected ADDRESS [FROM]: a connection, from the outside. */
+        snprintf(value, sizeof value, "%s %s %s", w[2], w[3], count > 4 ? w[4] : "");
+        return variables[(int)*w[1]] = outside(value);
+    }
     if (!strncmp(name, "send", 4)) { /* sendto|sendmsg|sendmmsg FD FLAGS ADDRESS|PLACE */
         int flags = flags_of(w[2]), has = strchr(w[3], ':') && strncmp(w[3], "at:", 3);
         struct sockaddr *where = has ? (void *)&to : place(w[3], &to, 16);

@@ -54,6 +54,15 @@ static int dial(const char *text, const char *from, int flags) {
     return fd;
 }
 
+/* A connection from FROM, at the end where it was accepted. */
+static int accepted(const char *text, const char *from) {
+    int server = listener(text, 1);
+    dial(text, from, 0);
+    int fd = must(accept4(server, NULL, NULL, SOCK_CLOEXEC), "accept");
+    close(server);
+    return fd;
+}
+
 static void look(int process, char *words) {
     char *rest, *label = strtok_r(words, " ", &rest);
     int pidfd = must(syscall(SYS_pidfd_open, process, 0), "pidfd_open");
@@ -117,9 +126,9 @@ static void http(int fd) {
 }
 
 static void serve(int process, char *request) {
-    char to[128] = "", more[128] = "";
+    char to[128] = "", more[128] = "", number[128] = "";
     char *words = strchr(request, ' ');
-    sscanf(words ? words : "", "%127s %127s", to, more);
+    sscanf(words ? words : "", "%127s %127s %127s", to, more, number);
     if (!strncmp(request, "look ", 5)) {
         look(process, request + 5);
     } else if (!strncmp(request, "listen ", 7)) {
@@ -134,6 +143,17 @@ static void serve(int process, char *request) {
         dial(to, more, 0);
     } else if (!strncmp(request, "pass ", 5)) {
         answer_with = listener(to, 64);
+    } else if (!strncmp(request, "accepted ", 9)) {
+        int fd = accepted(to, more);
+        /* The tested program inherits it at this number, or gets it now. */
+        if (*number) must(dup2(fd, atoi(number)), "dup2");
+        else answer_with = fd;
+    } else if (!strncmp(request, "connected ", 10)) {
+        answer_with = dial(to, more, 0);
+    } else if (!strcmp(request, "down")) {
+        /* What is sent is not acknowledged any more. */
+        struct ifreq lo = {.ifr_name = "lo"};
+        must(ioctl(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), SIOCSIFFLAGS, &lo), "lo down");
     } else if (!strncmp(request, "ended ", 6)) {
         ended(atoi(to));
     } else if (!strncmp(request, "http ", 5)) {

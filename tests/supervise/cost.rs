@@ -61,9 +61,9 @@ fn calls_of_the_worker() {
     let set = ["setsockopt"; 5].join(" ");
     let expected = [
         format!("process_vm_readv pidfd_getfd {set} close SEND ppoll"),
-        "pidfd_getfd getsockopt getsockopt getsockopt process_vm_readv setsockopt close SEND ppoll".to_owned(),
-        "pidfd_getfd getsockopt process_vm_readv setsockopt close SEND ppoll".to_owned(),
-        "pidfd_getfd getsockopt process_vm_readv setsockopt close SEND ppoll".to_owned(),
+        "pidfd_getfd getsockopt getsockopt process_vm_readv setsockopt close SEND ppoll".to_owned(),
+        "pidfd_getfd getsockopt getsockopt process_vm_readv setsockopt close SEND ppoll".to_owned(),
+        "pidfd_getfd getsockopt getsockopt process_vm_readv setsockopt close SEND ppoll".to_owned(),
     ];
     assert_eq!(trips.len(), 3 * expected.len(), "{trips:#?}");
     // The first connection is of a thread that is not known yet.

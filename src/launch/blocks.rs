@@ -1,102 +1,147 @@
 //! Reads files piece by piece, as ELF files are read: many small pieces that lie near each other.
 
+use std::cell::OnceCell;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use object::ReadCache;
+use object::ReadRef;
 
 /// As much is read at a time. Headers and tables of most programs are two to four blocks.
-const BLOCK: usize = 16_384;
+const BLOCK: u64 = 16_384;
 
-/// A file, of which the last block is at hand. Without that each piece costs two system calls.
+/// Places in structures are multiples of this, and what is read is to lie at such a place in memory too.
+const ALIGNMENT: u64 = 8;
+
+/// A string that is longer is none.
+const LONGEST: u64 = 4096;
+
+/// A file, and what was read of it. What is asked for is lent out from there, since it stays as it is.
 #[derive(Debug)]
 pub(crate) struct Blocks {
     file: File,
     length: u64,
-    at: u64,
+    first: OnceCell<Box<Piece>>,
+}
+
+/// A piece that was read.
+#[derive(Debug)]
+struct Piece {
     start: u64,
-    block: Vec<u8>,
+    bytes: Box<[u8]>,
+    next: OnceCell<Box<Piece>>,
 }
 
 /// A file to read ELF structures from.
 ///
 /// # Errors
 /// Those of open(2) and statx(2).
-pub(crate) fn open(path: &Path) -> io::Result<ReadCache<Blocks>> {
+pub(crate) fn open(path: &Path) -> io::Result<Blocks> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
-    Ok(ReadCache::new(Blocks { file, length, at: 0, start: 0, block: Vec::new() }))
+    Ok(Blocks { file, length, first: OnceCell::new() })
 }
 
-impl Read for Blocks {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if into.len() >= BLOCK {
-            let read = self.file.read_at(into, self.at)?;
-            self.at += read as u64;
-            return Ok(read);
+impl Blocks {
+    /// The bytes of a piece that begins there and is so long.
+    fn piece(&self, start: u64, length: u64) -> Result<&[u8], ()> {
+        let mut place = &self.first;
+        while let Some(piece) = place.get() {
+            if piece.start == start && piece.bytes.len() as u64 == length {
+                return Ok(&piece.bytes);
+            }
+            place = &piece.next;
         }
-        let is_there = |this: &Self| (this.start..this.start + this.block.len() as u64).contains(&this.at);
-        if !is_there(self) {
-            self.start = self.at - self.at % BLOCK as u64;
-            self.block.resize(BLOCK, 0);
-            let read = self.file.read_at(&mut self.block, self.start);
-            self.block.truncate(*read.as_ref().unwrap_or(&0));
-            read?;
-        }
-        let offset = usize::try_from(self.at - self.start).unwrap_or(usize::MAX);
-        let rest = self.block.get(offset..).unwrap_or_default();
-        let read = rest.len().min(into.len());
-        if let (Some(into), Some(from)) = (into.get_mut(..read), rest.get(..read)) {
-            into.copy_from_slice(from);
-        }
-        self.at += read as u64;
-        Ok(read)
+        let mut bytes = vec![0; usize::try_from(length).map_err(drop)?].into_boxed_slice();
+        self.file.read_exact_at(&mut bytes, start).map_err(drop)?;
+        Ok(&place.get_or_init(|| Box::new(Piece { start, bytes, next: OnceCell::new() })).bytes)
+    }
+
+    /// What the block has from there on.
+    fn rest_of_block(&self, at: u64) -> Result<&[u8], ()> {
+        let start = at - at % BLOCK;
+        let length = BLOCK.min(self.length.checked_sub(start).ok_or(())?);
+        self.piece(start, length)?.get((at - start) as usize..).ok_or(())
     }
 }
 
-impl Seek for Blocks {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.length.checked_add_signed(by),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+impl Drop for Blocks {
+    /// One after the other: there may be more than fit on the stack.
+    fn drop(&mut self) {
+        let mut next = self.first.take();
+        while let Some(mut piece) = next {
+            next = piece.next.take();
+        }
+    }
+}
+
+impl<'a> ReadRef<'a> for &'a Blocks {
+    fn len(self) -> Result<u64, ()> {
+        Ok(self.length)
+    }
+
+    fn read_bytes_at(self, at: u64, size: u64) -> Result<&'a [u8], ()> {
+        let end = at.checked_add(size).filter(|end| *end <= self.length).ok_or(())?;
+        if size == 0 {
+            return Ok(&[]);
+        }
+        if at.is_multiple_of(ALIGNMENT) && at / BLOCK == (end - 1) / BLOCK {
+            return self.rest_of_block(at)?.get(..size as usize).ok_or(());
+        }
+        self.piece(at, size)
+    }
+
+    fn read_bytes_at_until(self, range: Range<u64>, delimiter: u8) -> Result<&'a [u8], ()> {
+        let Range { start, end } = range;
+        let length = end.min(self.length).checked_sub(start).ok_or(())?.min(LONGEST);
+        let up_to = |bytes: &'a [u8]| {
+            let bytes = bytes.get(..bytes.len().min(length as usize))?;
+            bytes.get(..bytes.iter().position(|byte| *byte == delimiter)?)
         };
-        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.at)
+        match up_to(self.rest_of_block(start)?) {
+            Some(found) => Ok(found),
+            // It goes on in the next one, or is nowhere.
+            None => up_to(self.piece(start, length)?).ok_or(()),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{BLOCK, Blocks, open};
-    use std::fs::{self, File};
-    use std::io::{Read, Seek, SeekFrom};
+    use super::{BLOCK, LONGEST, open};
+    use object::ReadRef;
+    use std::fs;
 
-    /// The same bytes as the file's, wherever and in whatever pieces they are read.
+    /// The same bytes as the file's, wherever and in whatever pieces they are read; a structure lies in memory as it does in the file.
+    /// Seen to fail: with the place within a block taken from the file's beginning.
     #[test]
     fn as_the_file_itself() {
         let path = std::env::temp_dir().join(format!("sockopt-blocks-{}", std::process::id()));
-        let bytes: Vec<u8> = (0..3 * BLOCK as u32 + 100).map(|at| (at ^ (at >> 8)) as u8).collect();
+        let block = BLOCK as usize;
+        let bytes: Vec<u8> = (0..3 * block as u32 + 100).map(|at| (at ^ (at >> 8)) as u8).collect();
         fs::write(&path, &bytes).unwrap();
-        let length = bytes.len() as u64;
-        let mut blocks = Blocks { file: File::open(&path).unwrap(), length, at: 0, start: 0, block: Vec::new() };
-        assert_eq!(blocks.seek(SeekFrom::End(0)).unwrap(), length);
-        assert_eq!(blocks.read(&mut [0; 8]).unwrap(), 0);
-        for at in [0, 5, BLOCK - 3, BLOCK, 2 * BLOCK - 1, bytes.len() - 20, 7, bytes.len() - BLOCK] {
-            for size in [1, 7, 20, BLOCK - 1, BLOCK, BLOCK + 9] {
-                let wanted = bytes.get(at..at + size);
-                let mut found = vec![0; size];
-                blocks.seek(SeekFrom::Start(at as u64)).unwrap();
-                assert_eq!(blocks.read_exact(&mut found).is_ok(), wanted.is_some(), "{at} {size}");
-                assert!(wanted.is_none_or(|wanted| wanted == found), "{at} {size}");
+        let blocks = open(&path).unwrap();
+        let length = bytes.len();
+        assert_eq!((&blocks).len(), Ok(length as u64));
+        for at in [0, 5, 16, block - 3, block, 2 * block - 1, length - 20, 7, length - block, length, length + 1] {
+            for size in [0, 1, 7, 20, block - 1, block, block + 9] {
+                let found = (&blocks).read_bytes_at(at as u64, size as u64);
+                assert_eq!(found.ok(), bytes.get(at..at + size), "{at} {size}");
+            }
+            for end in [at, at + 3, at + 300, length, length + 5] {
+                for delimiter in [0, 77, 255] {
+                    let found = (&blocks).read_bytes_at_until(at as u64..end as u64, delimiter);
+                    let within = bytes.get(at..end.min(length)).map(|all| &all[..all.len().min(LONGEST as usize)]);
+                    let wanted = within.and_then(|all| Some(&all[..all.iter().position(|byte| *byte == delimiter)?]));
+                    assert_eq!(found.ok(), wanted, "{at} {end} {delimiter}");
+                }
             }
         }
-        assert!(
-            blocks.seek(SeekFrom::Start(9)).is_ok_and(|at| at == 9) && blocks.seek(SeekFrom::Current(-10)).is_err()
-        );
+        assert!((&blocks).read_bytes_at(u64::MAX, 2).is_err());
+        assert!((&blocks).read_bytes_at_until(u64::MAX - 1..u64::MAX, 0).is_err());
+        assert!(open(std::path::Path::new("/nowhere/at/all")).is_err());
         fs::remove_file(&path).unwrap();
-        assert!(open(&path).is_err());
     }
 }

@@ -4,7 +4,8 @@
 //! The kernel's way of deciding it: fs/exec.c, bprm_fill_uid, and security/commoncap.c, cap_bprm_creds_from_file.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -122,8 +123,11 @@ impl Caller {
     }
 
     fn ask() -> Self {
+        // With room for all of it: else the file, whose length the kernel does not tell, is read bit by bit.
+        let mut status = Vec::with_capacity(4096);
+        let _ = File::open("/proc/self/status").and_then(|mut file| file.read_to_end(&mut status));
         // Its first line is the name that the command was started by.
-        let status = String::from_utf8_lossy(&fs::read("/proc/self/status").unwrap_or_default()).into_owned();
+        let status = String::from_utf8_lossy(&status);
         let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let set = |name| line(name).and_then(|mask| u64::from_str_radix(mask, 16).ok());
         Self {

@@ -45,17 +45,49 @@ const CONTROL: [Control; 5] = [
     ),
 ];
 
+/// How much of a definition is needed.
+#[derive(Clone, Copy)]
+pub(crate) enum Extent<'a> {
+    /// All.
+    Whole,
+    /// What these words can mean, without a text: they are only to be read. Most of what a definition costs are the texts, and
+    /// options that nobody gives.
+    For(&'a [OsString]),
+}
+
+impl Extent<'_> {
+    fn has_texts(self) -> bool {
+        matches!(self, Self::Whole)
+    }
+
+    /// Whether an option can be meant.
+    fn has(self, long: &str) -> bool {
+        let is_it = |word: &OsString| {
+            word.as_encoded_bytes().strip_prefix(b"--").is_some_and(|word| word.starts_with(long.as_bytes()))
+        };
+        match self {
+            Self::Whole => true,
+            Self::For(words) => words.iter().any(is_it),
+        }
+    }
+
+    /// Adds the texts of the help.
+    fn said(self, option: Arg, help: &'static str, more: impl FnOnce() -> String) -> Arg {
+        if self.has_texts() { option.help(help).long_help(more()) } else { option }
+    }
+}
+
 /// Adds some of [`CONTROL`] to a subcommand.
-pub(crate) fn with_control(mut command: Command, names: &[&str]) -> Command {
+pub(crate) fn with_control(command: Command, names: &[&str]) -> Command {
+    with_control_by(Extent::Whole, command, names)
+}
+
+fn with_control_by(extent: Extent<'_>, mut command: Command, names: &[&str]) -> Command {
     for (long, variable, value, help, more) in CONTROL.into_iter().filter(|(long, ..)| names.contains(long)) {
         let action = if matches!(long, "to" | "process") { ArgAction::Append } else { ArgAction::Set };
-        let mut option = Arg::new(long)
-            .long(long)
-            .value_name(value)
-            .help(help)
-            .long_help(format!("{help}. {more} [env: {PREFIX}{variable}]"))
-            .action(action)
-            .value_parser(value_parser!(OsString));
+        let mut option =
+            Arg::new(long).long(long).value_name(value).action(action).value_parser(value_parser!(OsString));
+        option = extent.said(option, help, || format!("{help}. {more} [env: {PREFIX}{variable}]"));
         option = match long {
             // The file is where the rules are.
             "config" => option.visible_alias("rule-file").value_hint(ValueHint::FilePath),
@@ -76,31 +108,39 @@ const COMMON: [Key; 4] = [Key::DeadPeerTimeout, Key::Keepalive, Key::UserTimeout
 
 /// Adds an option for each environment shortcut to a subcommand.
 pub(crate) fn with_shortcuts(command: Command) -> Command {
-    with_some_shortcuts(command, |_| true)
+    with_some_shortcuts(Extent::Whole, command, |_| true)
 }
 
 /// The same, and of those that programs in the kernel cannot set the help says nothing: whoever gives one is told why.
 pub(crate) fn with_shortcuts_of_kernel(command: Command) -> Command {
-    with_some_shortcuts(command, |entry| matches!(entry.about().in_kernel, InKernel::Bpf { .. }))
+    with_some_shortcuts(Extent::Whole, command, |entry| matches!(entry.about().in_kernel, InKernel::Bpf { .. }))
 }
 
-fn with_some_shortcuts(command: Command, is_shown: fn(&Entry) -> bool) -> Command {
+fn with_some_shortcuts(extent: Extent<'_>, command: Command, is_shown: fn(&Entry) -> bool) -> Command {
     let heading = "Socket options";
     let mut command = command.next_help_heading(heading);
     // dead_peer_timeout first: it is all that most people need.
     let (first, others): (Vec<&Entry>, Vec<&Entry>) = shortcuts().partition(|entry| entry.key == Key::DeadPeerTimeout);
     for entry in first.into_iter().chain(others) {
-        command = command.arg(
-            Arg::new(entry.key.name())
-                .long(long(entry))
-                .value_name(value_name(entry))
-                .help(brief(entry))
-                .long_help(format!("{} [env: {}]", described(entry, &entry.accepts.in_words()), variable(entry)))
-                .hide_short_help(!COMMON.contains(&entry.key))
-                .hide(!is_shown(entry))
-                .allow_hyphen_values(true)
-                .value_hint(ValueHint::Other),
-        );
+        let long = long(entry);
+        if !extent.has(&long) {
+            continue;
+        }
+        let mut option = Arg::new(entry.key.name())
+            .long(long)
+            .value_name(value_name(entry))
+            .hide_short_help(!COMMON.contains(&entry.key))
+            .hide(!is_shown(entry))
+            .allow_hyphen_values(true)
+            .value_hint(ValueHint::Other);
+        if extent.has_texts() {
+            let described = format!("{} [env: {}]", described(entry, &entry.accepts.in_words()), variable(entry));
+            option = option.help(brief(entry)).long_help(described);
+        }
+        command = command.arg(option);
+    }
+    if !extent.has_texts() {
+        return command;
     }
     let hidden = shortcuts().filter(|entry| is_shown(entry) && !COMMON.contains(&entry.key)).count();
     command.next_help_heading(None).after_help(format!("{heading}: {hidden} more with --help"))
@@ -156,7 +196,7 @@ fn described(entry: &Entry, accepted: &str) -> String {
 
 /// The definition of `run`, most of whose options are above.
 pub(crate) fn run() -> Command {
-    let command = Command::new("run")
+    run_by(Extent::Whole)
         .about("Run a program under the library or the supervisor")
         .long_about(
             "Checks the configuration, and finds out whether the library can work in the program. If it can, run adds \
@@ -179,37 +219,47 @@ pub(crate) fn run() -> Command {
                 (exit::CANNOT_START, "the program was found and cannot be started"),
                 (exit::NOT_FOUND, "the program was not found"),
             ])
-        ));
+        ))
+}
+
+/// Its options.
+pub(crate) fn run_by(extent: Extent<'_>) -> Command {
     let switch = |long, help, more: &str| {
-        Arg::new(long).long(long).action(ArgAction::SetTrue).help(help).long_help(format!("{help}. {more}"))
+        let option = Arg::new(long).long(long).action(ArgAction::SetTrue);
+        extent.said(option, help, || format!("{help}. {more}"))
     };
-    let command = with_control(command, &["config", "to", "process", "log", "log-file"])
-        .arg(
-            Arg::new("library")
-                .long("library")
-                .value_name("PATH")
-                .help("The libsockopt.so to use")
-                .long_help(
-                    "The libsockopt.so to use. Without this option, run searches the directory of the command, ../lib, \
-                     ../lib/sockopt, ../lib/TRIPLET and ../lib64 from there, and the same directories of /usr/local; never the \
-                     current directory. It skips a library for another architecture. [env: SOCKOPT_LIBRARY]",
-                )
-                .value_hint(ValueHint::FilePath)
-                .value_parser(value_parser!(OsString)),
-        )
-        .arg(
-            Arg::new("by")
-                .long("by")
-                .value_name("BACKEND")
-                .help("library or supervisor")
-                .long_help(
-                    "Who sets the options: library, which is loaded into the program, or supervisor, which sets them from \
-                     outside. If that is impossible, the program is not started. Without --by, run uses the library if it \
-                     can work in the program, otherwise the supervisor (Go, static programs).",
-                )
-                .value_parser(PossibleValuesParser::new(["library", "supervisor"]))
-                .hide_possible_values(true),
-        )
+    let library = Arg::new("library")
+        .long("library")
+        .value_name("PATH")
+        .value_hint(ValueHint::FilePath)
+        .value_parser(value_parser!(OsString));
+    let by = Arg::new("by")
+        .long("by")
+        .value_name("BACKEND")
+        .value_parser(PossibleValuesParser::new(["library", "supervisor"]))
+        .hide_possible_values(true);
+    // The first word that is no option is the program, and whatever follows belongs to it.
+    let program = Arg::new("program")
+        .value_name("PROGRAM")
+        .hide_short_help(true)
+        .required(true)
+        .num_args(1..)
+        .trailing_var_arg(true)
+        .value_hint(ValueHint::CommandWithArguments)
+        .value_parser(value_parser!(OsString));
+    let command = with_control_by(extent, Command::new("run"), &["config", "to", "process", "log", "log-file"])
+        .arg(extent.said(library, "The libsockopt.so to use", || {
+            "The libsockopt.so to use. Without this option, run searches the directory of the command, ../lib, \
+             ../lib/sockopt, ../lib/TRIPLET and ../lib64 from there, and the same directories of /usr/local; never the \
+             current directory. It skips a library for another architecture. [env: SOCKOPT_LIBRARY]"
+                .to_owned()
+        }))
+        .arg(extent.said(by, "library or supervisor", || {
+            "Who sets the options: library, which is loaded into the program, or supervisor, which sets them from \
+             outside. If that is impossible, the program is not started. Without --by, run uses the library if it \
+             can work in the program, otherwise the supervisor (Go, static programs)."
+                .to_owned()
+        }))
         .arg(switch(
             "dry-run",
             "Show what would happen, and start nothing",
@@ -227,19 +277,9 @@ pub(crate) fn run() -> Command {
             "Start the program even if it gets no options",
             "The reason is then only a warning. Programs that it starts may still get options.",
         ));
-    // The first word that is no option is the program, and whatever follows belongs to it.
-    with_shortcuts(command).arg(
-        Arg::new("program")
-            .value_name("PROGRAM")
-            .help("The program and its arguments")
-            .long_help("The program, which is found as execvp(3) finds it, and its arguments")
-            .hide_short_help(true)
-            .required(true)
-            .num_args(1..)
-            .trailing_var_arg(true)
-            .value_hint(ValueHint::CommandWithArguments)
-            .value_parser(value_parser!(OsString)),
-    )
+    with_some_shortcuts(extent, command, |_| true).arg(extent.said(program, "The program and its arguments", || {
+        "The program, which is found as execvp(3) finds it, and its arguments".to_owned()
+    }))
 }
 
 /// The program and its arguments.

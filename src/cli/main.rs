@@ -37,16 +37,23 @@ mod sysctl;
 mod table;
 mod way;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
-use clap::Command;
+use clap::{ArgMatches, Command};
 use load::DEFAULT_FILE;
 
+use crate::args::Extent;
+
+#[global_allocator]
+static HEAP: supervise::Heap = supervise::Heap;
+
 fn main() -> ExitCode {
-    let first = std::env::args_os().nth(1);
-    let matches =
-        command_for(first.as_deref()).try_get_matches().unwrap_or_else(|error| output::usage(command(), error));
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let first = words.get(1).map(OsString::as_os_str);
+    let matches = quickly(&words).unwrap_or_else(|| {
+        command_for(first).try_get_matches_from(&words).unwrap_or_else(|error| output::usage(command(), error))
+    });
     let code = match matches.subcommand() {
         Some(("run", matches)) => run::run(matches),
         Some(("check", matches)) => check::check(matches),
@@ -65,6 +72,12 @@ fn main() -> ExitCode {
         _ => exit::USAGE,
     };
     output::exit_code(code).into()
+}
+
+/// The words of a `run` that is called as it should be: a program waits for it. Whatever else is asked, the whole definition is for.
+fn quickly(words: &[OsString]) -> Option<ArgMatches> {
+    let subcommand = (words.get(1)? == "run").then(|| args::run_by(Extent::For(words)))?;
+    Command::new("sockopt").subcommand_required(true).subcommand(subcommand).try_get_matches_from(words).ok()
 }
 
 /// A subcommand's name and what defines it.

@@ -78,8 +78,12 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
             .push(("SOCKOPT_CHECKED".into(), format!("{:x}", digest(&compiled.warnings, &compiled.sources)).into()));
     }
     let by = backend(matches);
-    let library = match Library::find(matches.get_one::<OsString>("library").map(OsString::as_os_str)) {
-        Ok(library) => Some(library),
+    let is_forced = matches.get_flag("force");
+    // What becomes of the library is asked where it may be used, and where it is told.
+    let is_asked = is_dry || is_forced || by != Some(Backend::Supervisor);
+    let named = matches.get_one::<OsString>("library").map(OsString::as_os_str);
+    let library = match is_asked.then(|| Library::find(named)).transpose() {
+        Ok(library) => library,
         // No library would be of use.
         Err(_) if by == Some(Backend::Supervisor) => None,
         Err(_) if by.is_none() && target.as_ref().is_ok_and(Program::is_past_every_library) => None,
@@ -88,9 +92,6 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
             return exit::CANNOT_WORK;
         }
     };
-    let is_forced = matches.get_flag("force");
-    // What becomes of the library is asked where it may be used, and where it is told.
-    let is_asked = is_dry || by != Some(Backend::Supervisor);
     let judged = target.as_ref().ok().filter(|_| is_asked).and_then(|target| Some(target.verdict(library.as_ref()?)));
     let is_supervised = match by {
         Some(by) => by == Backend::Supervisor,

@@ -7,6 +7,7 @@
 pub mod filter;
 mod guard;
 mod handover;
+mod heap;
 mod held;
 mod last_word;
 mod log;
@@ -32,6 +33,7 @@ use socket::Errno;
 use socket::signal::Pending;
 
 use crate::filter::Needs;
+pub use crate::heap::Heap;
 use crate::log::Log;
 pub use crate::processes::Ready;
 use crate::runtime::{Policy, Runtime};

@@ -232,6 +232,20 @@ impl Needs {
     }
 }
 
+/// The filter of the trial: the two calls that it makes. The longer a filter, the longer the kernel compiles it.
+pub(crate) fn of_trial() -> Vec<Instruction> {
+    let mut code = Assembler::default();
+    code.load(MACHINE);
+    code.skip_unless(EQUAL, THIS_MACHINE, |code| {
+        code.load(NUMBER);
+        for call in [Call::Connect, Call::Socket] {
+            code.skip_unless(EQUAL, call.number(), |code| code.answer(NOTIFY));
+        }
+    });
+    code.answer(ALLOW);
+    code.0
+}
+
 /// Notifies of an address whose length is an argument, unless the length says that it is of no interest.
 fn notify_address(code: &mut Assembler, length: u32) {
     code.load(argument(length));

@@ -25,7 +25,6 @@ pub(crate) struct Message {
     pub(crate) number: i32,
 }
 
-pub(crate) const HELLO: u8 = b'h';
 pub(crate) const TRIAL: u8 = b't';
 pub(crate) const REAL: u8 = b'r';
 pub(crate) const DONE: u8 = b'd';

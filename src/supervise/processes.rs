@@ -3,8 +3,9 @@
 //!
 //! ```text
 //! caller ── sockopt run ──────────── exec ──> the program
-//!            └ fork, fork ─> guardian: waits for the end of the program, and for that of the worker
-//!                              └ fork ─> worker: answers the calls that wait
+//!            └ fork ─> trial: makes a call that the guardian looks into, and ends
+//!                        └ fork ─> guardian: waits for the end of the program, and for that of the worker
+//!                                    └ fork ─> worker: answers the calls that wait
 //! ```
 
 use std::mem::forget;
@@ -14,13 +15,13 @@ use std::time::Duration;
 
 use rustix::event::PollFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, Resource, Rlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process};
 use socket::Errno;
 use socket::ffi::{self, Task};
 
-use crate::filter::{Instruction, Needs};
+use crate::filter::{self, Instruction, Needs};
 use crate::guard::{guard, wait_for};
-use crate::handover::{DONE, FAILED, HELLO, Message, REAL, TRIAL, errno, is_ready, receive, send};
+use crate::handover::{DONE, Message, REAL, TRIAL, errno, is_ready, receive, send};
 use crate::log::null;
 use crate::sys::{self, Side};
 use crate::trial::{Means, TRIAL_PORT, look_once};
@@ -55,8 +56,6 @@ pub struct Ready {
     socket: OwnedFd,
     guardian: i32,
     needs: Needs,
-    /// What is needed where sockets are made.
-    by_making: Needs,
     /// What the supervisor has as well, for what is to be done by this process itself.
     worker: Worker,
     summary: String,
@@ -71,89 +70,87 @@ pub(crate) fn start(needs: Needs, by_making: Needs, worker: Worker, summary: Str
     }
     let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
     let (socket, theirs) = pair.map_err(errno).map_err(at(Step::Start))?;
-    let is_parent = sys::adopts_orphans();
     // Who gets orphans would get the guardian for a child, and learn of its end; else it is to be nobody's child here.
-    match if is_parent { sys::fork_unseen() } else { sys::fork() }.map_err(at(Step::Start))? {
-        Side::Child => {
-            forget(socket);
-            match if is_parent { Ok(Side::Child) } else { sys::fork() } {
-                Ok(Side::Child) => guardian(theirs, worker),
-                Ok(Side::Parent(_)) => ffi::exit_now(0),
+    let is_parent = sys::adopts_orphans();
+    let trial = if is_parent {
+        match sys::fork_unseen().map_err(at(Step::Start))? {
+            Side::Child => {
+                forget(socket);
+                guardian(theirs, worker)
+            }
+            Side::Parent(guardian) => match sys::fork().map_err(at(Step::Start))? {
+                Side::Child => {
+                    drop(theirs);
+                    make_a_call(socket.as_fd(), guardian)
+                }
+                Side::Parent(trial) => trial,
+            },
+        }
+    } else {
+        match sys::fork().map_err(at(Step::Start))? {
+            Side::Child => match sys::fork() {
+                Ok(Side::Child) => {
+                    forget(socket);
+                    guardian(theirs, worker)
+                }
+                Ok(Side::Parent(guardian)) => {
+                    drop(theirs);
+                    make_a_call(socket.as_fd(), guardian)
+                }
                 Err(errno) => {
                     let _ = send(theirs.as_fd(), Message::failed(Step::Start, errno), None);
                     ffi::exit_now(0)
                 }
-            }
+            },
+            Side::Parent(trial) => trial,
         }
-        Side::Parent(_) if is_parent => {}
-        Side::Parent(child) => wait_for(child),
-    }
-    drop(theirs);
-    let mut ready = match receive(socket.as_fd()) {
-        Ok(Some((Message { kind: HELLO, number: guardian, .. }, _))) => {
-            Ready { socket, guardian, needs, by_making, worker, summary }
-        }
-        Ok(Some((message @ Message { kind: FAILED, .. }, _))) => {
-            return Err(Refusal::new(Step::of(message.step), Errno(message.number)));
-        }
-        other => return Err(Refusal::new(Step::Start, other.err().unwrap_or(Errno(libc::EPIPE)))),
     };
-    ready.try_out()?;
-    Ok(ready)
+    drop(theirs);
+    let result = receive(socket.as_fd());
+    if result.is_err() {
+        let _ = Pid::from_raw(trial).map(|trial| kill_process(trial, Signal::KILL));
+    }
+    wait_for(trial);
+    match result {
+        Ok(Some((message, _))) => {
+            message.result()?;
+            let mut ready = Ready { socket, guardian: message.number, needs, worker, summary };
+            if message.step == Means::Making as u8 {
+                ready.worker.make_sockets();
+                ready.needs = by_making;
+            }
+            Ok(ready)
+        }
+        other => Err(Refusal::new(Step::Start, other.err().unwrap_or(Errno(libc::EPIPE)))),
+    }
+}
+
+/// The throwaway child from its beginning to its end: it makes a call that waits, into which the guardian looks as the worker will into
+/// the program.
+fn make_a_call(socket: BorrowedFd<'_>, guardian: i32) -> ! {
+    sys::let_look_in(guardian);
+    // Connecting it sends nothing.
+    let new = || UdpSocket::bind(("127.0.0.1", 0));
+    let result = new()
+        .map_err(|error| (Step::Start, Errno(error.raw_os_error().unwrap_or(libc::EIO))))
+        .and_then(|made| Ok((made, install(&filter::of_trial()).map_err(|errno| (Step::Seccomp, errno))?)));
+    match result {
+        Ok((made, listener)) => {
+            let _ = send(socket, Message::new(TRIAL), Some(listener.as_fd()));
+            // Only the guardian has it from here on: if that gives up, the call fails and does not wait.
+            drop(listener);
+            let _ = made.connect(("127.0.0.1", TRIAL_PORT));
+            // Where that socket could not be copied, one is made. Else both calls fail.
+            let _ = new().and_then(|made| made.connect(("127.0.0.1", TRIAL_PORT)));
+        }
+        Err((step, errno)) => {
+            let _ = send(socket, Message::failed(step, errno), None);
+        }
+    }
+    ffi::exit_now(0)
 }
 
 impl Ready {
-    /// Has a throwaway child make a call that waits, and the guardian look into it as the worker will into the program.
-    fn try_out(&mut self) -> Result<(), Refusal> {
-        let child = match sys::fork().map_err(|errno| Refusal::new(Step::Start, errno))? {
-            Side::Child => {
-                self.make_a_call();
-                ffi::exit_now(0)
-            }
-            Side::Parent(child) => child,
-        };
-        let result = receive(self.socket.as_fd());
-        if result.is_err() {
-            let _ =
-                Pid::from_raw(child).map(|child| rustix::process::kill_process(child, rustix::process::Signal::KILL));
-        }
-        wait_for(child);
-        match result {
-            Ok(Some((message, _))) => {
-                if message.kind == DONE && message.number == Means::Making as i32 {
-                    self.worker.make_sockets();
-                    self.needs = std::mem::take(&mut self.by_making);
-                }
-                message.result()
-            }
-            other => Err(Refusal::new(Step::Start, other.err().unwrap_or(Errno(libc::EPIPE)))),
-        }
-    }
-
-    /// In the child.
-    fn make_a_call(&self) {
-        sys::let_look_in(self.guardian);
-        let filter = Needs { connect: true, datagrams: true, ..Needs::default() }.filter();
-        // Connecting it sends nothing.
-        let new = || UdpSocket::bind(("127.0.0.1", 0));
-        let result = new()
-            .map_err(|error| (Step::Start, Errno(error.raw_os_error().unwrap_or(libc::EIO))))
-            .and_then(|socket| Ok((socket, install(&filter).map_err(|errno| (Step::Seccomp, errno))?)));
-        match result {
-            Ok((socket, listener)) => {
-                let _ = send(self.socket.as_fd(), Message::new(TRIAL), Some(listener.as_fd()));
-                // Only the guardian has it from here on: if that gives up, the call fails and does not wait.
-                drop(listener);
-                let _ = socket.connect(("127.0.0.1", TRIAL_PORT));
-                // Where that socket could not be copied, one is made. Else both calls fail.
-                let _ = new().and_then(|made| made.connect(("127.0.0.1", TRIAL_PORT)));
-            }
-            Err((step, errno)) => {
-                let _ = send(self.socket.as_fd(), Message::failed(step, errno), None);
-            }
-        }
-    }
-
     /// Whether the program's sockets are made by the supervisor, since it can have no copies of them.
     #[must_use]
     pub fn makes_sockets(&self) -> bool {
@@ -199,7 +196,6 @@ fn leave(socket: BorrowedFd<'_>) {
         sys::close_range(3, kept - 1);
     }
     sys::close_range(kept + 1, u32::MAX);
-    sys::rename(c"sockopt-guard");
 }
 
 /// The guardian from its beginning to its end.
@@ -207,8 +203,6 @@ fn guardian(socket: OwnedFd, mut worker: Worker) -> ! {
     leave(socket.as_fd());
     // Held as long as there is a supervisor: by it others know whose it is.
     let _program = ffi::pidfd_open(worker.log.program(), Task::Process);
-    let hello = Message { number: ffi::process_id(), ..Message::new(HELLO) };
-    let _ = send(socket.as_fd(), hello, None);
     let listener = loop {
         match receive(socket.as_fd()) {
             Ok(Some((Message { kind: TRIAL, .. }, Some(listener)))) => {
@@ -217,12 +211,14 @@ fn guardian(socket: OwnedFd, mut worker: Worker) -> ! {
                         if means == Means::Making {
                             worker.make_sockets();
                         }
-                        Message { number: means as i32, ..Message::new(DONE) }
+                        Message { step: means as u8, number: ffi::process_id(), kind: DONE }
                     }
                     Err((step, errno)) => Message::failed(step, errno),
                 };
                 drop(listener);
                 let _ = send(socket.as_fd(), message, None);
+                // While the other side goes on; before it becomes the program.
+                sys::rename(c"sockopt-guard");
             }
             Ok(Some((Message { kind: REAL, .. }, Some(listener)))) => break listener,
             // What the child could not do.

@@ -10,6 +10,8 @@ use policy::{Configuration, Connection, HostSet, Phases, Rules, compile_alone};
 use socket::fill::AsNew;
 
 /// With a name of its own, by which the linker places it (src/cli/layout.ld): it is all that a call needs of the command's constants.
+/// Marked, or the compiler puts it together with others that are the same bytes.
+#[used]
 static NO_NAMES: HostSet = HostSet::NONE;
 
 /// The configuration in force for one process.

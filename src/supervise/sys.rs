@@ -6,7 +6,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use socket::ports::Ports;
 use socket::{Errno, ffi};
@@ -223,15 +224,24 @@ pub(crate) fn let_look_in(by: i32) {
     unsafe { libc::prctl(libc::PR_SET_PTRACER, by as c_ulong, 0, 0, 0) };
 }
 
+/// Where the arguments of this program lie, and their end; zeroes as long as nobody has asked. Children have them in the same place.
+static ARGUMENTS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+
 /// Gives this process's thread another name, and its command line too, in as far as there is room.
 pub(crate) fn rename(name: &CStr) {
     // SAFETY: prctl(2) reads the string up to its NUL.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
-    let Ok(status) = std::fs::read_to_string("/proc/self/stat") else { return };
-    // Behind the name, which may hold anything, the third field and those that follow: arg_start and arg_end are 48 and 49 (proc(5)).
-    let mut fields = status.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().skip(45);
-    let mut place = || fields.next().and_then(|field| field.parse::<usize>().ok()).filter(|place| *place != 0);
-    let (Some(start), Some(end)) = (place(), place()) else { return };
+    if ARGUMENTS[1].load(Relaxed) == 0 {
+        let Ok(status) = std::fs::read_to_string("/proc/self/stat") else { return };
+        // Behind the name, which may hold anything, the third field and those that follow: arg_start and arg_end are 48 and 49 (proc(5)).
+        let fields = status.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().skip(45);
+        let places = fields.map(|field| field.parse::<usize>().ok().filter(|place| *place != 0));
+        for (place, found) in ARGUMENTS.iter().zip(places) {
+            let Some(found) = found else { return };
+            place.store(found, Relaxed);
+        }
+    }
+    let [start, end] = ARGUMENTS.each_ref().map(|place| place.load(Relaxed));
     let bytes = name.to_bytes();
     for at in start..end {
         let byte = bytes.get(at - start).copied().filter(|_| at + 1 < end).unwrap_or(0);

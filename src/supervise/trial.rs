@@ -18,7 +18,7 @@ pub(crate) const TRIAL_PORT: u16 = 9;
 
 /// How the supervisor has the program's sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(i32)]
+#[repr(u8)]
 pub(crate) enum Means {
     /// It copies the program's descriptors.
     Copies,

@@ -473,10 +473,11 @@ impl Worker {
         let own = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
         let numbers: Vec<i32> = own.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
         for fd in numbers {
+            if !is_listening(fd) {
+                continue;
+            }
             let Ok(copy) = sys::copy_own(fd) else { continue };
-            let is_tcp = || matches!(kind(copy.as_raw_fd()), Ok(Kind::Tcp | Kind::Mptcp));
-            if is_listening(copy.as_raw_fd())
-                && is_tcp()
+            if matches!(kind(copy.as_raw_fd()), Ok(Kind::Tcp | Kind::Mptcp))
                 && let Some(local) = local_endpoint(copy.as_raw_fd())
             {
                 self.prepare_listener(&runtime, ("inherited listener", fd, thread), copy.as_fd(), local, false);

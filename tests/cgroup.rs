@@ -41,6 +41,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         in_kernel(&["namespaces"], "cgroup::calls_answer_as_without", calls_answer_as_without),
         in_kernel(&["namespaces"], "cgroup::listeners_and_what_they_accept", listeners_and_what_they_accept),
         in_kernel(&["namespaces"], "cgroup::calls_that_are_repeated", calls_that_are_repeated),
+        in_kernel(&["namespaces"], "cgroup::no_value_is_a_value", no_value_is_a_value),
         in_kernel(&["namespaces"], "cgroup::what_is_excluded_and_udps_ports", what_is_excluded_and_udps_ports),
         in_kernel(&["namespaces", "python3"], "cgroup::a_reload_leaves_no_gap", a_reload_leaves_no_gap),
         in_kernel(&["namespaces"], "cgroup::what_was_set_before_a_reload_stays_enforced", stays_enforced),
@@ -221,6 +222,28 @@ fn calls_that_are_repeated() {
     assert_eq!(answers(&printed, "get l 6/4"), ["33", "9"], "{printed}");
     assert_eq!(answers(&printed, "get s 6/4"), ["77", "9"], "{printed}");
     assert_eq!(answers(&printed, "get d 1/7"), ["131072", "131072"], "{printed}");
+}
+
+/// The kernel takes no byte at all for IP_TOS=0, which the rule enforces otherwise.
+///
+/// Seen to fail: with a byte that is the least (0).
+fn no_value_is_a_value() {
+    let lab = Lab::new();
+    let group = Group::with("[[rule]]\nto = [\":7001\"]\ndscp = \"ef\"\n");
+    let calls = [
+        "socket l inet stream",
+        "bind l 127.0.0.1:7001",
+        "listen l 5",
+        "socket s inet stream",
+        "connect s 127.0.0.1:7001",
+        "set s 0/1 16 0 null",
+        "get s 0/1",
+        "set s 0/1 16 0 good",
+        "get s 0/1",
+    ];
+    let printed = group.calls(&lab, &calls);
+    assert_eq!(answers(&printed, "set s 0/1"), ["0", "0"], "{printed}");
+    assert_eq!(answers(&printed, "get s 0/1"), ["184", "184"], "{printed}");
 }
 
 const KEEPALIVE: &str = "[[rule]]\nto = [\"127.0.0.0/8:7000-7009\", \"[::1]:7000-7009\"]\n\

@@ -1,5 +1,6 @@
 //! Each interposed call under the library and without it: the same answers, and only the options differ.
 
+use std::fs;
 use std::process::Command;
 
 use libtest_mimic::Trial;
@@ -425,6 +426,28 @@ fn enforce() -> Named {
             client("", "set s SO_BINDTODEVICE lo\nset s SO_BINDTODEVICE lo 0\n@look s SO_BINDTODEVICE=lo")
                 .toml("[[rule]]\nto = [\":4000\"]\ninterface = \"lo\"")
         }),
+        // The kernel takes no value for 0 of some of IP's options, and a null pointer of IPv6's. Seen to fail where what it takes so
+        // was the program's: IP_TOS=0 and IPV6_TCLASS=0.
+        ("by no value", {
+            let calls = "set s IP_TOS 16 0 null\n@look s IP_TOS=184\nset s IP_TOS 16 0 good\n@look s IP_TOS=184\n\
+                         set s 0/10 0 0 null\n@look s 0/10=3 IP_TTL=33\nset s IP_TTL 9 0 null\nset s IP_TTL 9 0 good\n\
+                         set s IP_TOS 16 4 unmapped\nset s IP_TOS 16 4 null\n@look s IP_TOS=184 0/10=3 IP_TTL=33";
+            client("", calls).toml("[defaults]\ndscp = \"ef\"\nttl = 33\nraw = [{ level = 0, name = 10, value = 3 }]")
+        }),
+        ("by no value, IPv6", {
+            let calls = "set s IPV6_TCLASS 16 4 null\n@look s IPV6_TCLASS=184\nset s IPV6_UNICAST_HOPS 9 4096 null\n\
+                         set s 41/62 0 0 null\nset s 41/62 0 2 good\nset s 41/62 0 4 good\n@look s 41/62=1\n\
+                         set s IPV6_TCLASS 16 4 unmapped\nset s IPV6_TCLASS 16 0 null\nset s IPV6_TCLASS 16 3 good\n\
+                         @look s IPV6_TCLASS=184 IPV6_UNICAST_HOPS=33 41/62=1";
+            Script::new(&format!("socket s inet6 stream\nconnect s [::1]:4000\n{calls}"))
+                .before("@listen [::1]:4000")
+                .toml("[defaults]\ndscp = \"ef\"\nttl = 33\nraw = [{ level = 41, name = 62, value = 1 }]")
+        }),
+        // Seen to fail where the rule's value counts as its own only while it is there.
+        ("by no value, UDP", {
+            Script::new("socket s inet dgram\nbind s 127.0.0.1:4000\nset s IP_TOS 16 0 null\n@look s IP_TOS=184")
+                .toml("[[rule]]\nlisten = [\":4000\"]\ndscp = \"ef\"")
+        }),
         ("a raw option", {
             client("", "set s TCP_NODELAY 0\n@look s TCP_NODELAY=1")
                 .toml("[[rule]]\nto = [\":4000\"]\nraw = [{ level = 6, name = 1, value = 1 }]")
@@ -432,6 +455,24 @@ fn enforce() -> Named {
         ("an option of the datagram's rule", {
             let calls = "socket s inet dgram\nconnect s 127.0.0.1:4000\nset s SO_RCVBUF 50000\nset s SO_KEEPALIVE 1\n@look s SO_RCVBUF=98304 SO_KEEPALIVE=1";
             Script::new(calls).toml("[defaults]\nreceive_buffer = \"48KiB\"\nkeepalive = \"off\"")
+        }),
+        // The kernel has given it a port, and no rule an option. Seen to fail where each that has a port counts as bound.
+        ("a datagram socket that the program has not bound", {
+            let calls = "socket u inet dgram\nbind u 127.0.0.1:4000\nsocket s inet dgram\nsendto s - 127.0.0.1:4009\nset s SO_RCVBUF 50000\nset s IP_TTL 9\n\
+                         @look s SO_RCVBUF=100000 IP_TTL=9\nsocket t inet dgram\nset t SO_RCVBUF 60000\nsendto t - 127.0.0.1:4009\n\
+                         set t SO_RCVBUF 50000\nset t IP_TTL 300\n@look t SO_RCVBUF=100000 IP_TTL=64";
+            Script::new(calls)
+                .toml("[[rule]]\nlisten = [\":1024-65535\"]\nreceive_buffer = \"48KiB\"\nttl = 33")
+                .same_looks()
+        }),
+        // Seen to fail where what is in force was compared with what the rule says.
+        ("a datagram socket with as large a buffer as may be", {
+            let most = fs::read_to_string("/proc/sys/net/core/rmem_max").expect("a sysctl").trim().parse::<u32>();
+            let calls = format!(
+                "socket s inet dgram\nbind s 127.0.0.1:4000\nset s SO_RCVBUF 50000\nset s IP_TTL 9\n@look s SO_RCVBUF={} IP_TTL=33",
+                most.expect("a number") * 2
+            );
+            Script::new(&calls).toml("[[rule]]\nlisten = [\":4000\"]\nreceive_buffer = \"900MiB\"\nttl = 33")
         }),
         ("enforce = false in the rule", own_word(&format!("{PROMISE}enforce = false"))),
         ("enforce = false in the defaults", own_word(&format!("[defaults]\nenforce = false\n{PROMISE}"))),

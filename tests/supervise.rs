@@ -78,6 +78,8 @@ pub(crate) fn trials() -> Vec<Trial> {
 const UNKNOWN_WHEN_MADE: &[&str] = &[
     // A socket that is connected a second time.
     "hooks::connect: connected anew after AF_UNSPEC, elsewhere",
+    // What the kernel takes for 0 can be set again only where there is a copy.
+    "hooks::enforce: by no value",
     "hooks::enforce: enforce = false, a datagram socket connected elsewhere",
     "connecting::used_for_",
     // The program has the last word on accepted sockets.

@@ -161,9 +161,9 @@ impl Enforced {
     pub fn all() -> Vec<Self> {
         let of = |((level, option), bit): (&(i32, &str), u32)| {
             let least = match *option {
-                // An empty name takes the socket off its interface.
-                "SO_BINDTODEVICE" => 0,
-                "TCP_CONGESTION" | "IP_TOS" => 1,
+                // An empty name takes the socket off its interface, and no byte at all is a zero.
+                "SO_BINDTODEVICE" | "IP_TOS" => 0,
+                "TCP_CONGESTION" => 1,
                 _ => 4,
             };
             Some(Self { level: *level, name: option_number(*level, option)?, bit: 1 << bit, least })

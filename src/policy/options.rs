@@ -186,7 +186,7 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// The bytes of the value that the kernel reads where the program gives so many; from fewer it makes EINVAL.
+    /// The bytes of the value that the kernel reads where the program gives so many; from fewer it mostly makes EINVAL.
     #[must_use]
     pub fn bytes_read(&self, given: usize) -> usize {
         /// What a name has at most without its NUL (IFNAMSIZ, linux/if.h).

@@ -77,10 +77,11 @@ interpose! {
             intercept::accepted(fd, accepted, seen, move || near.told_peer(address, length, room));
         };
     }
-    // What the rule of this socket enforces is answered with success and not carried out.
+    // What the rule of this socket enforces is answered with success and not carried out, mostly.
     fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> c_int {
-        answer intercept::enforce(fd, level, name, value, length).then_some(0);
-        after _done intercept::keepalive_was_set(fd, level, name);
+        before whose = intercept::enforce(fd, level, name, value, length);
+        answer (whose == intercept::Whose::Rules).then_some(0);
+        after _done intercept::was_set(fd, level, name, whose);
     }
     // By SO_ERROR a program learns that a connect which it did not wait for has come to an end, connect(2): then the time
     // for connecting (`connect_timeout`) is taken back.

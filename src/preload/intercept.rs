@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use libc::{sockaddr, socklen_t};
 use policy::enforce::is_of_keepalive;
+use policy::plan::Plan;
 use policy::rules::Inheritance;
 use policy::{Connection, Endpoint, Enforce, Phase, Phases, Setting, constants};
 use socket::connecting::is_connecting;
@@ -265,17 +266,29 @@ fn seen_first(runtime: &Runtime, listener: c_int) -> Option<Known> {
     Some(Known::Unsure)
 }
 
-/// Whether the program's setsockopt is to be answered and not carried out: its socket has a rule that set this very
-/// option and enforces it.
+/// Whose word counts where the program sets an option.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// The program's: the call is carried out.
+    #[default]
+    Programs,
+    /// The rule's: the call is answered and not carried out. The socket has a rule that set this very option and enforces it.
+    Rules,
+    /// The same, and there is no value, or not enough of it. That the kernel mostly refuses, and sometimes takes for 0 (IP_TOS with no
+    /// bytes, IPV6_TCLASS by a null pointer): the call is carried out, and then the rule's value is set again.
+    RulesAgain,
+}
+
+/// Before setsockopt.
 #[inline]
-pub(crate) fn enforce(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> bool {
+pub(crate) fn enforce(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> Whose {
     match runtime() {
         Some(runtime) if runtime.in_use.load(Relaxed) && runtime.rules.enforces(level, name) => {
             let place = Place::here();
             let near = place.page();
             guard::contained(move || enforce_here(runtime, fd, level, name, (value, length, near)))
         }
-        _ => false,
+        _ => Whose::Programs,
     }
 }
 
@@ -286,44 +299,69 @@ fn enforce_here(
     level: c_int,
     name: c_int,
     (value, length, near): (*const c_void, socklen_t, Near<'_>),
-) -> bool {
+) -> Whose {
     fault::point("setsockopt");
-    let Some(standing) = standing_of(runtime, fd) else { return false };
-    let plan = runtime.plan(standing.connection, standing.phases);
-    let Some(setting) = plan.enforced(level, name) else { return false };
-    // The kernel reads so much of the value; what it would refuse for want of it, it shall refuse.
+    let Some((standing, plan, setting)) = enforced(runtime, fd, level, name) else { return Whose::Programs };
+    if !standing.enforces(fd, setting, &runtime.rules) {
+        return Whose::Programs;
+    }
+    let decision = plan.decision();
+    // The kernel reads so much of the value.
     let read = setting.bytes_read(length as usize);
     if i32::try_from(length).is_err() || (length as usize) < read || !near.is_readable(value, read) {
-        return false;
-    }
-    if !standing.enforces(fd, setting, &runtime.rules) {
-        return false;
+        return Whose::RulesAgain;
     }
     // The rule's value in place of the program's: mostly it is there already, but the socket may have come by exec, or
     // the kernel may refuse the rule's value, and then the program's call is the program's.
     // While it connects, the user timeout is another one; the rule's comes when the connection stands.
     let is_for_later = setting.phases.contains(Phase::Connected) && is_connecting(fd, &runtime.rules);
     if !is_for_later && set(fd, setting) != Outcome::Done {
-        return false;
+        return Whose::Programs;
     }
     match constants::option_name(level, name) {
-        Some(name) => {
-            log::info(format_args!("setsockopt fd {fd} {name}: not carried out: {} enforces it", plan.decision()))
-        }
+        Some(name) => log::info(format_args!("setsockopt fd {fd} {name}: not carried out: {decision} enforces it")),
         None => {
             log::info(format_args!(
-                "setsockopt fd {fd} level {level} option {name}: not carried out: {} enforces it",
-                plan.decision()
+                "setsockopt fd {fd} level {level} option {name}: not carried out: {decision} enforces it"
             ));
         }
     }
-    true
+    Whose::Rules
+}
+
+/// The setting that has the last word about an option of a socket, with the rule that it is of.
+fn enforced(runtime: &Runtime, fd: c_int, level: c_int, name: c_int) -> Option<(Standing, Plan<'_>, &Setting)> {
+    let standing = standing_of(runtime, fd)?;
+    let plan = runtime.plan(standing.connection, standing.phases);
+    plan.enforced(level, name).map(|setting| (standing, plan, setting))
+}
+
+/// After a setsockopt that was carried out and has succeeded.
+#[inline]
+pub(crate) fn was_set(fd: c_int, level: c_int, name: c_int, whose: Whose) {
+    if whose == Whose::RulesAgain
+        && let Some(runtime) = runtime()
+    {
+        guard::contained(|| set_again(runtime, fd, level, name));
+    }
+    keepalive_was_set(fd, level, name);
+}
+
+#[cold]
+fn set_again(runtime: &Runtime, fd: c_int, level: c_int, name: c_int) {
+    fault::point("setsockopt");
+    if let Some((_, plan, setting)) = enforced(runtime, fd, level, name)
+        && set(fd, setting) == Outcome::Done
+    {
+        let decision = plan.decision();
+        log::info(format_args!("setsockopt fd {fd}: {setting} is set again: {decision} enforces it"));
+    }
 }
 
 /// After the program has set an option of the keepalive: a user timeout that was filled in to go with the rule's keepalive is
 /// taken back if it does not go with the program's.
 #[inline]
-pub(crate) fn keepalive_was_set(fd: c_int, level: c_int, name: c_int) {
+fn keepalive_was_set(fd: c_int, level: c_int, name: c_int) {
     if !is_of_keepalive(level, name) {
         return;
     }

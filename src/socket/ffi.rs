@@ -85,8 +85,16 @@ pub fn set_bytes(fd: c_int, level: c_int, name: c_int, value: &[u8]) -> Result<(
     set_raw(fd, level, name, value.as_ptr().cast(), value.len())
 }
 
+/// The same where a program gives a null pointer, with a length.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn set_nothing(fd: c_int, level: c_int, name: c_int, length: usize) -> Result<(), Errno> {
+    set_raw(fd, level, name, std::ptr::null(), length)
+}
+
 fn set_raw(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: usize) -> Result<(), Errno> {
-    // SAFETY: setsockopt(2) reads `length` bytes at `value`, which the two callers have borrowed.
+    // SAFETY: setsockopt(2) reads `length` bytes at `value`, which two of the callers have borrowed; none at a null pointer.
     checked(unsafe { libc::syscall(libc::SYS_setsockopt, fd, level, name, value, length as libc::socklen_t) }).map(drop)
 }
 

@@ -7,7 +7,7 @@ use crate::describe::Kind;
 use crate::ffi;
 use crate::opening::{Opening, opening};
 use crate::ports::Ports;
-use crate::setting::is_in_force;
+use crate::setting::is_made;
 
 /// Which connection a socket has or is to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Standing {
     pub connection: Connection,
     /// The phases of its life that are behind it.
     pub phases: Phases,
-    /// It may have come from a process in which nobody has set a rule's options on it.
+    /// Maybe nobody has set a rule's options on it: it may have come from another process, or have its port without bind.
     pub is_foreign: bool,
 }
 
@@ -25,13 +25,13 @@ impl Standing {
         Self { connection, phases, is_foreign: false }
     }
 
-    /// Whether a setting has the last word about its option on this socket. On one that came from elsewhere only if it is in
-    /// force: then somebody has set it there by the same rule, or the program itself has.
+    /// Whether a setting has the last word about its option on this socket. On one that is foreign only if it is in force: then
+    /// somebody has set it by the same rule, or the program itself has.
     #[must_use]
     pub fn enforces(&self, fd: i32, setting: &Setting, rules: &Rules) -> bool {
         // Until somebody asks how a connect ended, another user timeout stands in the place of the rule's.
         let is_to_come = || setting.phases.contains(Phase::Connected) && running_limit(fd, rules).is_some();
-        !self.is_foreign || is_in_force(fd, setting) == Ok(true) || is_to_come()
+        !self.is_foreign || is_made(fd, setting) || is_to_come()
     }
 }
 
@@ -48,7 +48,8 @@ pub fn of(
         const UDP: Phases = Phases::of(&[Phase::BindDatagram]);
         if rules.phases().intersects(UDP) && kind_of(fd) == Some(Kind::Udp) {
             let local = local_endpoint(fd).filter(|local| local.port() != 0)?;
-            return Some(Standing::own(Connection::BindingUdp { local }, UDP));
+            // A UDP socket that sends is given a port as well.
+            return Some(Standing { is_foreign: true, ..Standing::own(Connection::BindingUdp { local }, UDP) });
         }
         let may_listen = rules.phases().intersects(Phases::INBOUND);
         (may_listen && is_listening(fd)).then(|| tcp(fd)).flatten()?;

@@ -40,9 +40,10 @@ impl Worker {
         if is_of_keepalive(level, name) && runtime.rules.fills_computed_timeouts() {
             return self.chosen(runtime, waiting, copy.as_fd(), plan);
         }
-        let setting = plan.enforced(level, name)?;
-        if !self.is_carried_out(waiting, setting) || !standing.enforces(fd, setting, &runtime.rules) {
-            return None;
+        let setting = plan.enforced(level, name).filter(|setting| standing.enforces(fd, setting, &runtime.rules))?;
+        if !self.is_carried_out(waiting, setting) {
+            self.take(waiting, copy.as_fd())?;
+            return (set(fd, setting) == Outcome::Done).then(|| self.kept(waiting, plan));
         }
         // While it connects, the user timeout is another one; the rule's comes when the connection stands.
         let is_for_later = setting.phases.contains(Phase::Connected) && is_connecting(fd, &runtime.rules);
@@ -71,6 +72,24 @@ impl Worker {
         let mut value = [0; 16];
         let Some(value) = value.get_mut(..read) else { return false };
         length >= read && self.read(waiting.call, waiting.call.place(3), value).is_some_and(|found| found >= read)
+    }
+
+    /// Sets on the copy what a program sets by no value, or by too few bytes, if the kernel takes it: for 0, as of IP_TOS.
+    fn take(&self, waiting: Waiting<'_>, copy: BorrowedFd<'_>) -> Option<()> {
+        let (level, name, place) = (waiting.call.int(1), waiting.call.int(2), waiting.call.place(3));
+        let length = usize::try_from(waiting.call.int(4)).ok()?;
+        let mut value = [0; 16];
+        let is_whole = place == 0 || {
+            let value = value.get_mut(..length)?;
+            self.read(waiting.call, place, value)? == length
+        };
+        if !is_whole || !sys::is_waiting(waiting.listener, waiting.call.id) {
+            return None;
+        }
+        match place {
+            0 => ffi::set_nothing(copy.as_raw_fd(), level, name, length).ok(),
+            _ => ffi::set_bytes(copy.as_raw_fd(), level, name, value.get(..length)?).ok(),
+        }
     }
 
     /// The program's own value is not set.

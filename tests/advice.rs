@@ -2,7 +2,8 @@
 //! `fixtures/errors` (see `errors`), for a machine that is made up.
 //!
 //! Seen to fail with "system" taken for nothing (left_to_the_program), with [defaults] judged where every socket has a rule
-//! (defaults_are_never_alone) and with the rules taken from the last to the first (never, and most others).
+//! (defaults_are_never_alone) with the rules taken from the last to the first (never, and most others) and with a rule's ports left out
+//! (fastopen, env_fastopen_fine).
 
 use std::collections::BTreeSet;
 use std::fs;

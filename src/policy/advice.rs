@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::advice_text::{Advice, Cure};
 use crate::catalog::Key;
-use crate::compile::{Compiler, Effective, overlay};
+use crate::compile::{Compiler, Effective, Origin, overlay};
 use crate::conditions::Conditions;
 use crate::constants::{self, SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
 use crate::document::{Document, Given, RuleForm};
@@ -26,6 +26,20 @@ use crate::variables::Shortcuts;
 const SHORT_FOR_BULK: u64 = 60_000;
 /// Options that are of use to whoever sends much.
 const OF_BULK: [Key; 3] = [Key::SendBuffer, Key::NotsentLowat, Key::MaxPacingRate];
+
+/// Ports of protocols in which the server speaks first, and the client not before it: IANA's assignments, with RFC 959, 5321, 1939, 3977,
+/// 9051, 6409, 5804, 6143, and MySQL's handshake. Not SSH (RFC 4253, 4.2): both ends begin at once, and OpenSSH's client does not wait.
+const SERVER_SPEAKS_FIRST: [(u16, &str); 9] = [
+    (21, "FTP"),
+    (25, "SMTP"),
+    (110, "POP3"),
+    (119, "NNTP"),
+    (143, "IMAP"),
+    (587, "SMTP"),
+    (3306, "MySQL"),
+    (4190, "ManageSieve"),
+    (5900, "VNC"),
+];
 
 /// Pairs of addresses that are compared to find rules that take connections from others; what is beyond is not judged.
 const MOST_COMPARISONS: usize = 2_000_000;
@@ -118,6 +132,7 @@ impl Adviser<'_> {
             self.judge_capabilities(&profile, &effective);
             self.judge_fill(&profile, &effective);
             self.judge_close(form, &profile, &effective);
+            self.judge_fastopen(form, &effective);
         }
     }
 
@@ -254,6 +269,30 @@ impl Adviser<'_> {
         }
         if accepts && resets {
             self.say(effective, &[Key::Linger], &Advice::ResetsReplies);
+        }
+    }
+
+    /// The SYN waits for the client's first data, which never comes where the client waits for the server's.
+    fn judge_fastopen(&mut self, form: Option<&RuleForm>, effective: &Effective<'_>) {
+        let is_for_connecting = form.is_none_or(|form| form.conditions.is_for_connecting());
+        let Some((origin, given)) = effective.get(&Key::Fastopen).filter(|_| is_for_connecting) else { return };
+        if given.choice != Choice::FastopenConnect(true) {
+            return;
+        }
+        let of_environment = Some(&self.shortcuts.conditions).filter(|_| *origin == Origin::Environment);
+        let conditions = form.map(|form| &form.conditions).into_iter().chain(of_environment);
+        let is_for = |port: u16| {
+            let mut lists = conditions.clone().filter_map(Conditions::to);
+            lists.all(|list| list.iter().any(|pattern| pattern.ports().contains(&port)))
+        };
+        let ports: Vec<_> = SERVER_SPEAKS_FIRST.into_iter().filter(|(port, _)| is_for(*port)).collect();
+        if !ports.is_empty() {
+            let is_for_all = ports.len() == SERVER_SPEAKS_FIRST.len();
+            self.say(
+                effective,
+                &[Key::Fastopen],
+                &Advice::ServerSpeaksFirst { ports: (!is_for_all).then_some(&ports) },
+            );
         }
     }
 

@@ -37,6 +37,8 @@ pub(crate) enum Advice<'a> {
     BlockingClose { seconds: i32 },
     /// `local_ports_late` for every process.
     LatePort,
+    /// `fastopen = true` for every port, or for these at which the server speaks first.
+    ServerSpeaksFirst { ports: Option<&'a [(u16, &'static str)]> },
     /// `linger = "reset"` on accepted connections.
     ResetsReplies,
     /// A user timeout by itself that is filled in.
@@ -149,6 +151,18 @@ impl fmt::Display for Advice<'_> {
             Self::LatePort => f.write_str(
                 "local_ports_late = true: a program that binds to port 0 and then asks for its port gets 0 until it listens or connects (active FTP, Python's socketserver)",
             ),
+            Self::ServerSpeaksFirst { ports: None } => f.write_str(
+                "fastopen = true for every port: where the server speaks first (FTP, SMTP, POP3, IMAP, MySQL), the client may wait for ever",
+            ),
+            Self::ServerSpeaksFirst { ports: Some(ports) } => {
+                let ports: Vec<String> = ports.iter().map(|(port, name)| format!("{port} ({name})")).collect();
+                let plural = if ports.len() == 1 { "" } else { "s" };
+                write!(
+                    f,
+                    "fastopen = true for port{plural} {}, where the server speaks first: the client may wait for ever",
+                    ports.join(", ")
+                )
+            }
             Self::ResetsReplies => f.write_str(
                 "linger = \"reset\" on accepted connections: close and exit discard data that the client has not acknowledged",
             ),
@@ -200,6 +214,7 @@ impl Words for Advice<'_> {
             Self::NoTimeWait => Code::NoTimeWait,
             Self::BlockingClose { .. } => Code::BlockingClose,
             Self::LatePort => Code::LatePort,
+            Self::ServerSpeaksFirst { .. } => Code::ServerSpeaksFirst,
             Self::ResetsReplies => Code::ResetsReplies,
             Self::FillBesideOther { .. } => Code::FillBesideOther,
             Self::FillUnknown { .. } => Code::FillUnknown,
@@ -254,6 +269,9 @@ impl Words for Advice<'_> {
             }
             Self::LatePort => {
                 "set it only for clients that bind to an address before they connect, with a rule that has process".to_owned()
+            }
+            Self::ServerSpeaksFirst { .. } => {
+                "once the kernel has the server's cookie, connect succeeds before anything is sent, also to a closed port: the SYN goes out with the client's first data; set fastopen only in rules for ports where the client speaks first, such as to = [\":443\"]".to_owned()
             }
             Self::ResetsReplies => {
                 "measured: 128504 of 161104 bytes of a reply arrived; time_wait = false leaves no TIME_WAIT either, and the kernel sends all data first".to_owned()

@@ -28,6 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test_with(&["script"], "command::check::breaks_lines_between_words", check_breaks_lines_between_words),
         test("command::stdout_that_takes_nothing", stdout_that_takes_nothing),
         test("command::check::files_that_cannot_be_taken", check_files_that_cannot_be_taken),
+        test("command::check::the_null_device", check_the_null_device),
         test_with(&["mkfifo"], "command::check::does_not_wait_for_a_fifo", check_does_not_wait_for_a_fifo),
         test_with(&["strace"], "command::check::file_that_changes_meanwhile", check_file_that_changes_meanwhile),
         test("command::check::what_a_program_would_get", check_what_a_program_would_get),
@@ -313,7 +314,7 @@ fn check_files_that_cannot_be_taken() {
                    without a file, give options such as --dead-peer-timeout 15s";
     refused(&folder.join("missing.toml"), missing);
     refused(&folder, "is not a regular file");
-    refused(Path::new("/dev/null"), "is not a regular file");
+    refused(Path::new("/dev/zero"), "is not a regular file");
     let large = folder.join("large.toml");
     File::create(&large).and_then(|file| file.set_len((16 << 20) + 1)).expect("a sparse file");
     refused(&large, "is larger than 16 MiB");
@@ -322,6 +323,35 @@ fn check_files_that_cannot_be_taken() {
     refused(&below, "cannot be read: Not a directory (os error 20)");
     symlink("loop", folder.join("loop")).expect("a link");
     refused(&folder.join("loop"), "cannot be read: Too many levels of symbolic links (os error 40)");
+}
+
+/// /dev/null, and a link to it, mask a configuration, as they mask units of systemd: nothing is set, and that is no error. Seen to
+/// fail where each is no regular file.
+fn check_the_null_device() {
+    let folder = scratch("check-null");
+    let empty = write(&folder, "empty.toml", "");
+    let masked = folder.join("masked.toml");
+    symlink("/dev/null", &masked).expect("a link");
+    let of = |file: &Path| {
+        let (code, stdout, stderr) = check(&[file.as_os_str()]);
+        (code, stdout.replace(&file.display().to_string(), "FILE"), stderr.replace(&file.display().to_string(), "FILE"))
+    };
+    let expected = of(&empty);
+    assert_eq!(expected.0, Some(0), "{expected:?}");
+    assert_eq!(of(Path::new("/dev/null")), expected);
+    assert_eq!(of(&masked), expected);
+    // What is given besides counts on.
+    let run = |variables: &[(&str, &str)]| {
+        let mut command = plain(sockopt());
+        command.args(["run", "--dry-run", "--", "true"]).envs(variables.iter().copied());
+        let (code, stdout, stderr) = outcome(&mut command);
+        assert_eq!(code, Some(0), "{stdout}{stderr}");
+        stdout + &stderr
+    };
+    let is_built_in = |printed: &str| printed.contains("60s");
+    assert!(is_built_in(&run(&[])), "{}", run(&[]));
+    let masked = run(&[("SOCKOPT_CONFIG", "/dev/null")]);
+    assert!(!is_built_in(&masked), "{masked}");
 }
 
 /// A file that is written to between the two looks at it. The reading is held up meanwhile. Seen to fail without the

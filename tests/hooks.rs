@@ -28,6 +28,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     for (name, run) in traced() {
         trials.push(test_with(STRACE, format!("hooks::strace: {name}"), run));
     }
+    // No error and no option: so one masks a file. Seen to fail where it is no regular file.
+    let masked = client("", "@look s SO_KEEPALIVE=0 TCP_USER_TIMEOUT=0").variable("SOCKOPT_CONFIG", "/dev/null");
+    trials.push(check(("hooks::untouched: the null device for a configuration".to_owned(), masked.same_looks())));
     for first in ["early", "ours"] {
         let name = format!("hooks::constructor: it connects, {first} listed last");
         trials.push(test_with(NEEDS, name, move || constructor(first == "early")));

@@ -20,7 +20,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         test_with(&NEEDS, "aarch64::glibc, this Debian's", || sets_options(&Libc::here())),
         test_with(&[&NEEDS[..], &[OLD]].concat(), "aarch64::glibc 2.31", || sets_options(&Libc::old())),
         test_with(&[&NEEDS[..], &[MUSL]].concat(), "aarch64::musl", || sets_options(&Libc::musl())),
-        test_with(&[&NEEDS[..], &[MUSL]].concat(), "aarch64::musl, library of another machine", another_machine),
+        test_with(
+            &[&NEEDS[..], &[MUSL]].concat(),
+            "aarch64::musl, library of another architecture",
+            another_architecture,
+        ),
     ];
     let scripts = options::scripts().into_iter().map(|(name, script)| (format!("options: {name}"), script));
     let scripts = scripts.chain(hooks::scripts().into_iter().map(|(name, script)| (format!("hooks: {name}"), script)));
@@ -141,7 +145,7 @@ fn sets_options(libc: &Libc) {
 }
 
 /// musl does not look at the machine of a library, and ends the program: whoever chooses the library must (docs/limits.md).
-fn another_machine() {
+fn another_architecture() {
     let library = crate::support::library();
     assert_eq!(Libc::musl().run("another", Some(&library)), (127, String::new()));
     assert_eq!(Libc::here().run("another-glibc", Some(&library)).1, "connect -1, TCP_KEEPIDLE 7200\n");

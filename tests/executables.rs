@@ -157,7 +157,7 @@ fn other_machines() {
         assert_eq!(code, Some(1), "{stderr}");
         assert!(stderr.contains(&format!("{name} is for {name}, the library for x86-64")), "{stderr}");
     }
-    // A library for the other machine is for it.
+    // A library for the other architecture is for it.
     let other = shared(&folder, "narrow.so", "int nothing;\n", &["-m32", "-nostdlib"]);
     let (code, stderr) = judged_with(&other, &narrow);
     assert_eq!((code, stderr.contains("is for")), (Some(0), false), "{stderr}");

@@ -656,12 +656,15 @@ a, _ = m.accept(); a.setsockopt(1, 8, 2304)";
     assert!(table.contains("2 half-open?") && table.contains("1 unguarded"), "{table}");
 }
 
-/// Seen to fail: with the number after `--watch` always taken for seconds.
+/// Seen to fail: with the number after `--watch` always taken for seconds, and with a help of `apply` that says `[PID|NAME]...`.
 fn usage() {
     let status = |words: &[&str]| outcome(&plain(sockopt()).args(words).output().expect("it starts"));
     for (words, says) in [
         (&["show"][..], "no process is named"),
-        (&["apply"], "no process is named"),
+        (
+            &["apply"],
+            "error: the following required arguments were not provided:\n  <PID|NAME>...\n\nUsage: sockopt apply <PID|NAME>...",
+        ),
         (&["show", "--all", "1"], "cannot be used with"),
         (&["show", "1", "--to", "10.0.0.1/8"], "10.0.0.0/8"),
         (&["show", "1", "--local", "nowhere"], "host names are not supported"),
@@ -673,6 +676,8 @@ fn usage() {
         assert_eq!((code, stdout.as_str()), (Some(2), ""), "{words:?}: {stderr}");
         assert!(stderr.contains(says), "{words:?}: {stderr}");
     }
+    let (_, help, _) = status(&["apply", "--help"]);
+    assert!(help.contains("\nUsage: sockopt apply [OPTIONS] <PID|NAME>...\n"), "{help}");
     // What follows --watch is a process if there is no other.
     let (code, _, stderr) = status(&["show", "--watch", "999999"]);
     assert_eq!((code, stderr.as_str()), (Some(1), "error: there is no process 999999\n"));

@@ -60,7 +60,7 @@ struct Args {
     #[arg(long, value_name = "MS", value_delimiter = ',', default_value = "0,500")]
     think: Vec<u64>,
     /// The control group of the client `kernel`, to which `sockopt attach` has attached the dead peer timeout
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "DIRECTORY")]
     group: Option<PathBuf>,
     /// Threads of each client [default: 40]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=1000))]

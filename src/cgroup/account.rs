@@ -203,12 +203,9 @@ pub(crate) fn lost(rules: &Rules, refused: &Refused, mut add: impl FnMut(&str, S
             match &refused.host_names {
                 HostNames::Learned => {}
                 HostNames::Unasked => {
-                    add(
-                        &name,
-                        format!("the kernel does not know names of hosts ({host}): use addresses, or attach --dns"),
-                    );
+                    add(&name, format!("the kernel does not know host names ({host}): use addresses, or attach --dns"));
                 }
-                HostNames::Refused(why) => add(&name, format!("names of hosts ({host}): {why}")),
+                HostNames::Refused(why) => add(&name, format!("host names ({host}): {why}")),
             }
         }
         lost_of_decision(rule.decision(with), refused, |what| add(&name, what));

@@ -142,7 +142,7 @@ pub enum Map {
     Numbers,
     /// How many sockets there were, and how they ended.
     Counters,
-    /// States of the machine that reads names of hosts.
+    /// States of the machine that reads host names.
     Hosts,
     /// By which name each address was looked up last, of those that rules name.
     Addresses,

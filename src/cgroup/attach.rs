@@ -38,7 +38,7 @@ pub struct Attached {
     pub remembered: Remembered,
 }
 
-/// Attaches a policy to a control group, or puts it in the place of the one that is attached: at no moment there is none. If
+/// Attaches a policy to a control group, or puts it in the place of the one that is attached, without a gap. If
 /// that fails, everything is as it was.
 ///
 /// # Errors

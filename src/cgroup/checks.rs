@@ -488,7 +488,7 @@ fn what_the_kernel_cannot_do_is_said() {
         "defaults: linger",
         "\"p\": the kernel does not know command lines",
         "\"q\": process: no BTF",
-        "\"h\": the kernel does not know names",
+        "\"h\": the kernel does not know host names",
         "\"f\": nodelay: enforce = \"fill\" needs Linux 6.1",
         "\"c\": connect_timeout: it needs Linux 6.1",
     ] {

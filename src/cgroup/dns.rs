@@ -1,4 +1,4 @@
-//! Names of hosts by DNS: a program that reads the answers which sockets of the group receive, and what programs for connects ask.
+//! Host names by DNS: a program that reads the answers which sockets of the group receive, and what programs for connects ask.
 //!
 //! What is remembered of an address is the name by which it was looked up last, as the message has it, and not what rules make of
 //! it: so it is as good for every configuration, and for two at a time while one takes the other's place. The name is read again at

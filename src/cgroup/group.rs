@@ -117,7 +117,7 @@ impl Group {
         let folder = fs::File::open(&path).map_err(no)?;
         let found = folder.metadata().map_err(no)?;
         if !found.is_dir() {
-            return Err(Refusal::Target(format!("{} is no folder of a control group", path.display())));
+            return Err(Refusal::Target(format!("{} is not the directory of a control group", path.display())));
         }
         if found.ino() == ROOT {
             return Err(Refusal::Target(format!(

@@ -1,4 +1,4 @@
-//! Names of hosts in rules: all of them as one machine that reads a name as DNS has it in a message. Pure.
+//! Host names in rules: all of them as one machine that reads a name as DNS has it in a message. Pure.
 //!
 //! The machine is that of names of executables. Each label of a name has a dot before it, the first as well, so that no step is
 //! another one; what a rule has is read as if it began with a dot.
@@ -17,7 +17,7 @@ pub(crate) const SYMBOLS: usize = 128;
 /// States that there may be: a kilobyte each. A name without wildcards needs one for each of its characters, at most.
 const MOST_STATES: usize = 16_384;
 
-/// All names of hosts in `to`.
+/// All host names in `to`.
 #[derive(Debug, Default)]
 pub(crate) struct Hosts {
     /// The first is the one in which it starts. None if rules name no host, or are not to be asked for names.
@@ -40,7 +40,7 @@ impl Hosts {
             return Ok(Self::none());
         }
         let lists: Vec<Box<[Glob]>> = names.iter().map(|name| [Glob::new(&format!(".{name}"))].into()).collect();
-        let what = "states for the names of hosts (fewer names and wildcards need fewer)";
+        let what = "states for the host names (fewer names and wildcards need fewer)";
         let (mut states, classes) = machine(&lists, TooLarge { what, limit: MOST_STATES })?;
         for state in &mut states {
             let (lower, upper) = (usize::from(b'a'), usize::from(b'A'));

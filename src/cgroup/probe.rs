@@ -139,7 +139,7 @@ fn why_no_process() -> Option<String> {
     ))
 }
 
-/// Why programs cannot learn names of hosts from the answers of name servers, if so: by loading the one that does.
+/// Why programs cannot learn host names from the answers of name servers, if so: by loading the one that does.
 #[must_use]
 pub fn why_no_host_names() -> Option<String> {
     maps::allow_locked_memory();
@@ -211,7 +211,7 @@ fn answers(top: &Path, tried: &[OptionRow], is_v6: bool) -> Result<Vec<Answer>, 
 
 /// The same, in a group that is made below this one.
 fn answers_within(parent: &Path, tried: &[OptionRow], is_v6: bool) -> Result<Vec<Answer>, Refusal> {
-    let step = "options cannot be tried";
+    let step = "testing options on this kernel failed";
     let trial = Trial::below(parent)?;
     let options = maps::of_rows(&Rows::options(tried))?;
     // What it is before an answer is there.

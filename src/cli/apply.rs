@@ -27,7 +27,7 @@ pub(crate) fn command() -> Command {
              that their listening sockets accept. To cover all, restart the programs under `sockopt run`.",
         )
         .after_long_help(EXIT_CODES);
-    let command = processes::with_selection(command)
+    let command = processes::with_selection(command, true)
         .arg(
             Arg::new("dry-run")
                 .long("dry-run")

@@ -15,7 +15,7 @@ use crate::{adopt, args, check, counts, dns, exit, output};
 
 const EXIT_CODES: &str = "Exit status:
   0   done
-  1   it could not be done; nothing has changed
+  1   it failed; nothing has changed
   2   wrong usage
   78  the configuration has errors, or asks for what the kernel cannot do";
 
@@ -29,9 +29,9 @@ fn with_target(command: Command, is_required: bool) -> Command {
         .arg(
             Arg::new("target")
                 .value_name("TARGET")
-                .help("The control group: its folder, or its path as in /proc/PID/cgroup")
+                .help("The control group: its directory, or its path as in /proc/PID/cgroup")
                 .long_help(
-                    "The control group (version 2): its folder, such as /sys/fs/cgroup/system.slice/x.service, or its path \
+                    "The control group (version 2): its directory, such as /sys/fs/cgroup/system.slice/x.service, or its path \
                      as in /proc/PID/cgroup, such as /system.slice/x.service. All groups in it are meant too, also those \
                      that are made later. In its place, one of the next four can be given.",
                 )
@@ -86,7 +86,7 @@ pub(crate) fn command() -> Command {
              now on, and the sockets that they have already get the options of their rule as well, unless --no-adopt is \
              given.\n\n\
              They stay attached when the command has ended, until `sockopt detach`. Attaching again replaces the \
-             configuration, and at no moment there is none.\n\n\
+             configuration without a gap.\n\n\
              Root is needed (CAP_BPF and CAP_NET_ADMIN; CAP_PERFMON for rules with process), and Linux 5.10. Programs of \
              others are never displaced: if one is attached that ours would replace, nothing is done.",
         )
@@ -223,7 +223,7 @@ pub(crate) struct Prepared {
     asks_for_process: bool,
     /// What this kernel refused when it was tried.
     refused: Refused,
-    /// What is to be said of names of hosts.
+    /// What is to be said of host names.
     host_names: Vec<String>,
     /// Whether sockets that are there already get the options.
     adopts: bool,
@@ -463,7 +463,7 @@ struct Shown<'a> {
     generation: u64,
     /// Sockets that were there before.
     adopted: usize,
-    /// Addresses that are known by names of hosts; nothing if no rule names one.
+    /// Addresses that are known by host names; nothing if no rule names one.
     #[serde(skip_serializing_if = "Option::is_none")]
     known_addresses: Option<usize>,
     pins: String,

@@ -28,7 +28,7 @@ pub(crate) fn asked(matches: &ArgMatches) -> HostNames {
     if matches.get_flag("dns") { HostNames::Learned } else { HostNames::Unasked }
 }
 
-/// The names of hosts that rules have.
+/// The host names that rules have.
 fn names(rules: &Rules) -> impl Iterator<Item = &str> {
     rules.rules().flat_map(|rule| rule.hosts()).filter_map(Pattern::host)
 }
@@ -55,7 +55,7 @@ pub(crate) fn notes(rules: &Rules, unable: &Refused) -> Vec<String> {
         return vec!["--dns has no effect: no rule names a host".to_owned()];
     }
     let mut notes = vec![
-        "names of hosts are learned from DNS answers over UDP port 53, from now on; not seen: /etc/hosts, nscd, resolved's \
+        "host names are learned from DNS answers over UDP port 53, from now on; not seen: /etc/hosts, nscd, resolved's \
          varlink, DNS over TCP, TLS or HTTPS"
             .to_owned(),
     ];
@@ -73,5 +73,5 @@ pub(crate) fn notes(rules: &Rules, unable: &Refused) -> Vec<String> {
 /// How many addresses are known, for `sockopt status`.
 pub(crate) fn known(addresses: usize) -> String {
     let what = if addresses == 1 { "1 address".to_owned() } else { format!("{addresses} addresses") };
-    format!("  names of hosts: {what} known from DNS answers\n")
+    format!("  host names: {what} known from DNS answers\n")
 }

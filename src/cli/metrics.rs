@@ -91,7 +91,7 @@ impl Collector for Shown {
         let generation = self.state.attachment.as_ref().map_or(0, |attachment| attachment.about.generation);
         gauge("configuration_generation", "How often the configuration was attached and replaced", generation)?;
         if let Some(known) = self.state.attachment.as_ref().and_then(Attachment::known_addresses) {
-            gauge("known_addresses", "Addresses that are known by names of hosts, from DNS answers", known as u64)?;
+            gauge("known_addresses", "Addresses that are known by host names, from DNS answers", known as u64)?;
         }
         let adopted = self.state.attachment.as_ref().map_or(0, |attachment| attachment.about.adopted as u64);
         let help = "Sockets that were there before and have got the options, of which nothing else is counted";

@@ -20,11 +20,12 @@ use socket::{Errno, Kind, ffi};
 use crate::{exit, output};
 
 /// Adds the arguments that choose processes.
-pub(crate) fn with_selection(command: Command) -> Command {
+pub(crate) fn with_selection(command: Command, is_required: bool) -> Command {
     command.arg(
         Arg::new("process-or-name")
             .value_name("PID|NAME")
-            .num_args(0..)
+            .required(is_required)
+            .num_args(if is_required { 1.. } else { 0.. })
             .help("Process ID, or base name of the executable or script; * and ? are wildcards"),
     )
 }
@@ -42,8 +43,7 @@ impl Selection {
         let all = matches.try_get_one("all").ok().flatten().copied();
         let selection = Self { words, all: all.unwrap_or(false) };
         if selection.words.is_empty() && !selection.all {
-            let or_all = if all.is_some() { ", or --all" } else { "" };
-            output::error("no process is named", Some(&format!("give process IDs or names{or_all}")));
+            output::error("no process is named", Some("give process IDs or names, or --all"));
             return Err(exit::USAGE);
         }
         Ok(selection)

@@ -24,7 +24,7 @@ pub(crate) fn command() -> Command {
              attach), if that is known. Only root can see what is attached in the kernel.",
         )
         .after_long_help(LEGEND);
-    let command = processes::with_selection(command).arg(
+    let command = processes::with_selection(command, false).arg(
         Arg::new("all")
             .long("all")
             .action(ArgAction::SetTrue)

@@ -189,7 +189,7 @@ impl<'a> Search<'a> {
         self.last.iter().flat_map(|folder| variants(folder)).find_map(|folder| self.read(&folder.join(name)))
     }
 
-    /// A file for another machine is passed over.
+    /// A file for another architecture is passed over.
     fn read(&self, path: &Path) -> Option<(PathBuf, Image)> {
         let image = Image::read(&blocks::open(path).ok()?)?;
         (image.architecture == self.program.architecture).then(|| (path.to_owned(), image))

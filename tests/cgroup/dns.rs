@@ -304,13 +304,13 @@ fn status_says_how_many() {
     let group = Group::new();
     attach(&group, &rule("\"*.db.example\"", 7));
     let shown = || text(&run(&["status"], &group.0)).0;
-    assert!(shown().contains("names of hosts: 0 addresses known from DNS answers\n"), "{}", shown());
+    assert!(shown().contains("host names: 0 addresses known from DNS answers\n"), "{}", shown());
     named.python(&group, "[look_up('n%d.db.example' % n) for n in (1, 2, 2)]; look_up('one.example')", &[]);
-    assert!(shown().contains("names of hosts: 2 addresses known") && shown().contains(", ingress"), "{}", shown());
+    assert!(shown().contains("host names: 2 addresses known") && shown().contains(", ingress"), "{}", shown());
     assert_eq!(status(&group.0).expect("attached")["known_addresses"], 2);
     // Without names the program is not there, and they are forgotten.
     group.attach("[defaults]\nuser_timeout = \"9s\"\n");
-    assert!(!shown().contains("names of hosts") && !shown().contains("ingress"), "{}", shown());
+    assert!(!shown().contains("host names") && !shown().contains("ingress"), "{}", shown());
     let said = attach(&group, "[defaults]\nuser_timeout = \"9s\"\n");
     assert!(said.contains("--dns has no effect: no rule names a host"), "{said}");
     attach(&group, &rule("\"*.db.example\"", 7));
@@ -338,12 +338,12 @@ fn without_it_names_are_refused() {
     let output = group.try_attach(configuration, &[]);
     let said = text(&output).1;
     assert_eq!(output.status.code(), Some(78), "{said}");
-    assert!(said.contains("rule \"db\": the kernel does not know names of hosts (*.db.example)"), "{said}");
+    assert!(said.contains("rule \"db\": the kernel does not know host names (*.db.example)"), "{said}");
     assert!(said.contains("--dns learns the addresses of hosts from DNS answers"), "{said}");
     let (stdout, said) = text(&group.try_attach(configuration, &["--partial"]));
     assert!(stdout.contains("attached to") && said.contains("left out: rule \"db\": the kernel"), "{stdout}{said}");
     let (stdout, said) = text(&group.try_attach(configuration, &["--dry-run", "--dns"]));
-    assert!(stdout.contains("TCP_USER_TIMEOUT=7000") && !said.contains("does not know names"), "{stdout}{said}");
+    assert!(stdout.contains("TCP_USER_TIMEOUT=7000") && !said.contains("does not know host names"), "{stdout}{said}");
     let output = plain(sockopt()).env("SOCKOPT_CONFIG_TOML", configuration).args(["check", "--for", "kernel"]).output();
     let said = text(&output.expect("sockopt")).1;
     assert!(said.contains("(*.db.example): use addresses, or attach --dns"), "{said}");

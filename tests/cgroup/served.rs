@@ -218,7 +218,7 @@ fn a_port_in_use() {
     }
 }
 
-/// Of names of hosts, where rules have some and `--dns` is given.
+/// Of host names, where rules have some and `--dns` is given.
 ///
 /// Seen to fail: with one more than there are.
 fn known_addresses() {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Unpacks the C library of an older Debian release, or of another machine, into a folder, for the test that the library loads in it:
+# Unpacks the C library of an older Debian release, or of another architecture, into a directory, for the test that the library loads in it:
 #   old-glibc.sh FOLDER [SUITE [MACHINE [PACKAGE...]]]
 # Asks the server that this machine's apt is set up for; nothing is installed.
 set -eu

@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# Sourced by what fetches packages of another release of Debian, or for another machine: nothing is installed.
+# Sourced by what fetches packages of another release of Debian, or for another architecture: nothing is installed.
 
 # apt_of SUITE MACHINE FOLDER: from here on apt-get and apt-cache are about that release, asked of the server that this machine's
 # apt is set up for. What they keep is in FOLDER.

@@ -1,4 +1,4 @@
-//! Names of hosts: a connect to an address that was looked up gets what the policy decides for that name.
+//! Host names: a connect to an address that was looked up gets what the policy decides for that name.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -430,6 +430,6 @@ fn too_many_names_are_refused() {
     let refused = Tables::without(&rules, &known(), false).err().map(|what| what.to_string());
     assert_eq!(
         refused.as_deref(),
-        Some("the rules need more than 16384 states for the names of hosts (fewer names and wildcards need fewer)")
+        Some("the rules need more than 16384 states for the host names (fewer names and wildcards need fewer)")
     );
 }

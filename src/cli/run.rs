@@ -80,9 +80,14 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     let by = backend(matches);
     let is_forced = matches.get_flag("force");
     // What becomes of the library is asked where it may be used, and where it is told.
-    let is_asked = is_dry || is_forced || by != Some(Backend::Supervisor);
+    let is_asked = is_dry
+        || is_forced
+        || match by {
+            Some(by) => by == Backend::Library,
+            None => !target.as_ref().is_ok_and(Program::is_for_supervisor),
+        };
     let named = matches.get_one::<OsString>("library").map(OsString::as_os_str);
-    let library = match is_asked.then(|| Library::find(named)).transpose() {
+    let mut library = match is_asked.then(|| Library::find(named)).transpose() {
         Ok(library) => library,
         // No library would be of use.
         Err(_) if by == Some(Backend::Supervisor) => None,
@@ -108,6 +113,10 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
                 (ready, verdict) = (Some(done), Some(says.unwrap_or_else(|| target.supervised())));
             }
             Err(why) => {
+                if !is_asked && by.is_none() {
+                    library = Library::find(named).ok();
+                    verdict = library.as_ref().map(|library| target.verdict(library));
+                }
                 verdict = Some(match verdict {
                     // Neither reaches it: for the library the outlook stays as it was.
                     Some(of_library) if by.is_none() => {

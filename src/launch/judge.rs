@@ -66,6 +66,15 @@ impl Program {
         Verdict::works(format!("{name}: the supervisor sees its calls and sets the options"))
     }
 
+    /// Whether it is the supervisor's, whichever library there is.
+    pub fn is_for_supervisor(&self) -> bool {
+        self.is_past_every_library()
+            && matches!(&self.end, End::Program(image) if image.is_for_this_machine())
+            && self.wrappers.is_empty()
+            && self.cleared.is_none()
+            && self.elevated("").is_none()
+    }
+
     /// What becomes of the library in it.
     pub fn verdict(&self, library: &Library) -> Verdict {
         let name = self.name();

@@ -4,8 +4,7 @@
 //! The kernel's way of deciding it: fs/exec.c, bprm_fill_uid, and security/commoncap.c, cap_bprm_creds_from_file.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -13,6 +12,7 @@ use std::sync::OnceLock;
 
 use rustix::fs::{StatVfsMountFlags, getxattr, statvfs};
 use rustix::process::{getegid, geteuid, getgid, getuid};
+use rustix::thread::{CapabilitySet, capabilities, capability_is_in_bounding_set, no_new_privs};
 
 /// Who starts a program.
 #[derive(Debug, Clone, Copy)]
@@ -122,23 +122,22 @@ impl Caller {
         *THIS.get_or_init(Self::ask)
     }
 
+    /// By system calls: the kernel takes longer to write /proc/self/status.
     fn ask() -> Self {
-        // With room for all of it: else the file, whose length the kernel does not tell, is read bit by bit.
-        let mut status = Vec::with_capacity(4096);
-        let _ = File::open("/proc/self/status").and_then(|mut file| file.read_to_end(&mut status));
-        // Its first line is the name that the command was started by.
-        let status = String::from_utf8_lossy(&status);
-        let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let set = |name| line(name).and_then(|mask| u64::from_str_radix(mask, 16).ok());
+        let sets = capabilities(None).ok();
+        let is_bounding = |bit: &u32| capability_is_in_bounding_set(CapabilitySet::from_bits_retain(1 << bit));
+        // The kernel refuses the first that it does not know.
+        let known: Vec<bool> = (0..u64::BITS).map_while(|bit| is_bounding(&bit).ok()).collect();
+        let bounding = known.iter().zip(0..).filter(|(is_in, _)| **is_in).fold(0, |set, (_, bit)| set | 1 << bit);
         Self {
             user: getuid().as_raw(),
             effective_user: geteuid().as_raw(),
             group: getgid().as_raw(),
             effective_group: getegid().as_raw(),
-            no_new_privileges: line("NoNewPrivs:") == Some("1"),
-            permitted: set("CapPrm:").unwrap_or(0),
-            inheritable: set("CapInh:").unwrap_or(0),
-            bounding: set("CapBnd:").unwrap_or(u64::MAX),
+            no_new_privileges: no_new_privs().unwrap_or(false),
+            permitted: sets.map_or(0, |sets| sets.permitted.bits()),
+            inheritable: sets.map_or(0, |sets| sets.inheritable.bits()),
+            bounding: if known.is_empty() { u64::MAX } else { bounding },
         }
     }
 }

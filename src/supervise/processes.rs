@@ -9,12 +9,12 @@
 //! ```
 
 use std::mem::forget;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::PollFlags;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, socketpair};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process};
 use socket::Errno;
 use socket::ffi::{self, Task};
@@ -130,18 +130,19 @@ pub(crate) fn start(needs: Needs, by_making: Needs, worker: Worker, summary: Str
 fn make_a_call(socket: BorrowedFd<'_>, guardian: i32) -> ! {
     sys::let_look_in(guardian);
     // Connecting it sends nothing.
-    let new = || UdpSocket::bind(("127.0.0.1", 0));
+    let new = || socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).map_err(errno);
+    let discard = SocketAddrV4::new(Ipv4Addr::LOCALHOST, TRIAL_PORT);
     let result = new()
-        .map_err(|error| (Step::Start, Errno(error.raw_os_error().unwrap_or(libc::EIO))))
+        .map_err(|errno| (Step::Start, errno))
         .and_then(|made| Ok((made, install(&filter::of_trial()).map_err(|errno| (Step::Seccomp, errno))?)));
     match result {
         Ok((made, listener)) => {
             let _ = send(socket, Message::new(TRIAL), Some(listener.as_fd()));
             // Only the guardian has it from here on: if that gives up, the call fails and does not wait.
             drop(listener);
-            let _ = made.connect(("127.0.0.1", TRIAL_PORT));
+            let _ = connect(&made, &discard);
             // Where that socket could not be copied, one is made. Else both calls fail.
-            let _ = new().and_then(|made| made.connect(("127.0.0.1", TRIAL_PORT)));
+            let _ = new().and_then(|made| connect(&made, &discard).map_err(errno));
         }
         Err((step, errno)) => {
             let _ = send(socket, Message::failed(step, errno), None);

@@ -132,6 +132,22 @@ pub(crate) fn copy_own(fd: c_int) -> Result<OwnedFd, Errno> {
     unsafe { Ok(OwnedFd::from_raw_fd(checked(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3).into())? as c_int)) }
 }
 
+/// The descriptors that this process has open.
+pub(crate) fn descriptors() -> Vec<c_int> {
+    /// The higher ones are looked up.
+    const FIRST: c_int = 4096;
+    // How many there are, since Linux 6.2; to list the folder takes the kernel far longer.
+    let count = std::fs::metadata("/proc/self/fd").map_or(0, |folder| folder.len());
+    // SAFETY: fcntl(2) takes numbers.
+    let is_open = |fd: &c_int| unsafe { libc::fcntl(*fd, libc::F_GETFD) >= 0 };
+    let found: Vec<c_int> = (0..FIRST).filter(is_open).take(usize::try_from(count).unwrap_or(0)).collect();
+    if count > 0 && found.len() as u64 == count {
+        return found;
+    }
+    let listed = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    listed.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
 /// Whether a call still waits: then the thread that makes it is the one that was told of.
 pub(crate) fn is_waiting(listener: BorrowedFd<'_>, id: u64) -> bool {
     // SAFETY: the kernel reads one number.
@@ -334,6 +350,27 @@ impl Shared {
             let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
             let at = libc::mmap(ptr::null_mut(), size_of::<Self>(), access, kind, -1, 0);
             if at == libc::MAP_FAILED { Err(ffi::errno()) } else { Ok(&*at.cast::<Self>()) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::descriptors;
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+    /// Seen to fail: without the folder, where there are higher ones than are tried.
+    #[test]
+    fn descriptors_with_gaps() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        for above in [700, 4_500] {
+            // SAFETY: fcntl(2) takes numbers; the descriptor that it gives is nobody else's.
+            let copy = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, above) };
+            assert!(copy >= above, "the limit of descriptors is below {above}");
+            // SAFETY: as above.
+            let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+            let found = descriptors();
+            assert!(found.contains(&copy.as_raw_fd()) && found.contains(&file.as_raw_fd()), "{above}: {found:?}");
         }
     }
 }

@@ -2,7 +2,6 @@
 //! Whatever fails, the call goes on as if nobody had looked.
 
 use std::cell::{Cell, RefCell};
-use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -470,9 +469,7 @@ impl Worker {
             return false;
         };
         let mut found = false;
-        let own = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-        let numbers: Vec<i32> = own.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-        for fd in numbers {
+        for fd in sys::descriptors() {
             if !is_listening(fd) {
                 continue;
             }

@@ -18,7 +18,7 @@ use crate::support::{can_unshare, library, plain, scratch, sockopt, test, test_w
 pub(crate) fn trials() -> Vec<Trial> {
     /// Name, what it needs besides a lab, how it is run.
     type Case = (&'static str, &'static [&'static str], fn());
-    let with_namespaces: [Case; 20] = [
+    let with_namespaces: [Case; 21] = [
         ("show::every_column", &[], every_column),
         ("show::fits_the_terminal", &["script"], fits_the_terminal),
         ("show::watches", &["script", "timeout"], watches),
@@ -32,6 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("show::names_of_somebody_elses_making", &[], foreign_names),
         ("apply::dry_run_changes_nothing", &[], dry_run),
         ("apply::both_directions", &[], both_directions),
+        ("apply::who_opened", &[], who_opened),
         ("apply::by_process", &[], by_process),
         ("apply::what_is_refused_or_left_out", &[], refused_or_left_out),
         ("apply::udp", &[], udp),
@@ -952,6 +953,42 @@ rule = [
         "outbound * 9001: off 0",    // the defaults alone
     ];
     assert_eq!(found, expected, "{report:#}");
+}
+
+/// A connection whose listener is closed, and one from a port that the program listens on: by who opened it.
+/// Seen to fail: by the listeners that there are, with "outbound 9000 11" and "inbound 9001 12".
+fn who_opened() {
+    const SCRIPT: &str = "
+l = listen('127.0.0.1', 9000)
+c = connect('127.0.0.1', 9000); a, _ = l.accept()
+l.close(); c.detach()
+m, s = socket.socket(), socket.socket()
+for each in m, s: each.setsockopt(1, 15, 1); each.bind(('127.0.0.1', 9001))
+m.listen()
+o = listen('127.0.0.1', 9002)
+s.connect(('127.0.0.1', 9002))
+";
+    const CONFIGURATION: &str = r#"
+rule = [
+    { to = ["127.0.0.1"], keepalive = { time = "11s" } },
+    { listen = [":9000-9001"], keepalive = { time = "12s" } },
+]"#;
+    let lab = Lab::new();
+    let program = Program::python(&lab, Place::Here, SCRIPT);
+    assert_eq!(program.line(), "ready");
+    let file = scratch("apply who opened").join("sockopt.toml");
+    std::fs::write(&file, CONFIGURATION).expect("a file in a scratch folder");
+    json(&run(&lab, Place::Here, &["apply", &program.pid, "--config", &file.display().to_string(), "--json"]));
+    let report = show(&lab, &[&program.pid]);
+    let mut found: Vec<String> = sockets(&report)
+        .iter()
+        .filter_map(|socket| {
+            let port = socket["local"].as_str()?.rsplit(':').next().filter(|port| ["9000", "9001"].contains(port))?;
+            Some(format!("{} {port} {}", socket["direction"].as_str()?, socket["keepalive"]["time_s"]))
+        })
+        .collect();
+    found.sort();
+    assert_eq!(found, ["inbound 9000 12", "listening 9001 12", "outbound 9001 11"], "{report:#}");
 }
 
 /// `process` and `command` are those of the process, not of the command that applies.

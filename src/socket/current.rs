@@ -8,6 +8,7 @@ use policy::{Connection, Endpoint, Setting, Value};
 use crate::describe::Kind;
 use crate::errno::Errno;
 use crate::ffi;
+use crate::opening::{Opening, opening};
 
 /// SO_KEEPALIVE and the times that hold with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Current {
     pub local: Option<Endpoint>,
     /// The peer, also of a connect in progress, and of a connection that has ended.
     pub peer: Option<Endpoint>,
+    /// By which end the connection was opened, where that is told.
+    pub opening: Option<Opening>,
     /// The keepalive.
     pub keepalive: Option<Keepalive>,
     /// TCP_USER_TIMEOUT, milliseconds; 0 is off.
@@ -132,6 +135,7 @@ impl Current {
             kind,
             local: ffi::local_address(fd).ok().and_then(|address| address.endpoint().ok()),
             peer: ffi::peer_address(fd).ok().and_then(|address| address.endpoint().ok()),
+            opening: opening(fd).ok().flatten(),
             keepalive: keepalive(),
             user_timeout_ms: count(libc::TCP_USER_TIMEOUT),
             linger_s: linger(fd).ok().and_then(|(on, seconds)| on.then_some(seconds)),
@@ -174,17 +178,17 @@ impl Current {
             State::Close | State::TimeWait => None,
             _ => {
                 let peer = self.peer?;
-                Some(match listener_of(local, listeners) {
-                    Some(local) => Connection::Inbound { local, peer },
-                    None => Connection::Outbound { peer },
+                Some(match (self.opening, listener_of(local, listeners)) {
+                    (Some(Opening::Active), _) | (None, None) => Connection::Outbound { peer },
+                    (_, Some(local)) => Connection::Inbound { local, peer },
+                    (Some(Opening::Passive), None) => Connection::Inbound { local, peer },
                 })
             }
         }
     }
 }
 
-/// The address of the listener that a socket with this local address was accepted on: the kernel does not tell accepted
-/// sockets from others, but their port is the listener's.
+/// The address of the listener that a socket with this local address was accepted on, if it was: they have the same port.
 fn listener_of(local: Endpoint, listeners: &[Endpoint]) -> Option<Endpoint> {
     let port = || listeners.iter().filter(|listener| listener.port() == local.port());
     let any = |v4: bool| port().find(move |listener| listener.ip().is_unspecified() && listener.ip().is_ipv4() == v4);

@@ -13,9 +13,9 @@ use crate::{log, state};
 /// A panic is a fault of ours and ends the library's work, not the program's: every hook passes through from then
 /// on, and one line says so.
 ///
-/// Asynchronous cancellation waits meanwhile: it must not unwind into the catch. This function and the hooks have no
-/// landing pads, so that it may strike in them; what has one is out of line. `Copy` says that there is nothing to
-/// drop, to builds without optimisation as well.
+/// Asynchronous cancellation waits meanwhile: what is begun is finished. This function and the hooks have no landing pads,
+/// so that it may strike in them; what has one is out of line. `Copy` says that there is nothing to drop, to builds
+/// without optimisation as well. What ends a thread from a signal handler does not wait (unwinding.rs).
 pub(crate) fn contained<R: Copy + Default>(work: impl Fn() -> R + Copy) -> R {
     let cancellation = ffi::defer_cancellation();
     let result = caught(&work);

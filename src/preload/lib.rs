@@ -24,3 +24,4 @@ mod real;
 mod rebind;
 mod setup;
 mod state;
+mod unwinding;

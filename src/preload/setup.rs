@@ -16,7 +16,7 @@ use socket::{Errno, ffi, signal};
 use crate::arena::{self, Failure, Memory, Reserved, SetupMemory};
 use crate::log::Lines;
 use crate::state::{NOTED, OFF, ON, READ, STATE, UNREAD, give_up};
-use crate::{descriptors, fault, guard, log, lookup_table, neighbours, real};
+use crate::{descriptors, fault, guard, log, lookup_table, neighbours, real, unwinding};
 
 /// The configuration in force.
 pub(crate) struct Runtime {
@@ -186,6 +186,7 @@ fn read(asked: Asked) {
         descriptors::begin(tables);
         arena::install_reserve(reserve);
         expect_panics();
+        unwinding::begin();
         if asked == Asked::Now { find() } else { note() }
     } else {
         failed(Failure::Memory);

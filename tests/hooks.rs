@@ -617,7 +617,7 @@ fn listen() -> Named {
             );
             Script::new(&kept(&calls)).toml(SERVER)
         }),
-        // The kernel takes that for 0.0.0.0. Seen to fail without to_bind.
+        // The kernel takes that for 0.0.0.0. Seen to fail with the address that connect would take.
         ("bound with AF_UNSPEC", {
             let calls = "socket l inet stream\nbind l unspec:4000\n@look l IP_FREEBIND=1\nlisten l 8\n@look l KEPT\n\
                          socket m inet stream\nbind m unspec:4001\nget m IP_FREEBIND\n\

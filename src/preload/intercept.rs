@@ -33,7 +33,7 @@ pub(crate) fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) {
     let near = place.page();
     guard::contained(|| {
         fault::point("bind");
-        let Some(Ok(local)) = near.address(address, length).map(|address| address.to_bind()) else {
+        let Some(Ok(local)) = near.address_to_bind(address, length).map(|address| address.endpoint()) else {
             return say_if_blind();
         };
         let of_tcp = runtime.plan(Connection::Binding { local }, BIND);

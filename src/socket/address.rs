@@ -13,18 +13,7 @@ const SHORTEST_V4: usize = 16;
 
 /// What a socket address says, read once.
 #[derive(Debug, Clone, Copy)]
-pub struct Address(Says);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Says {
-    Endpoint(Endpoint),
-    /// No family, no address, and this port: bind(2) takes it for 0.0.0.0 (net/ipv4/af_inet.c, __inet_bind), connect(2) does not.
-    Port(u16),
-    /// Fewer bytes than the family needs.
-    Bad,
-    /// Another family.
-    Foreign,
-}
+pub struct Address(Result<Endpoint, Bypass>);
 
 impl Address {
     /// Of the bytes.
@@ -33,34 +22,47 @@ impl Address {
         Self::of(bytes, bytes.len())
     }
 
+    /// The same where they are for bind(2).
+    #[must_use]
+    pub fn to_bind(bytes: &[u8]) -> Self {
+        Self::of_to_bind(bytes, bytes.len())
+    }
+
+    /// No family and no address are 0.0.0.0 to bind(2), and not to connect(2) (net/ipv4/af_inet.c, __inet_bind).
+    pub(crate) fn of_to_bind(beginning: &[u8], length: usize) -> Self {
+        match *beginning {
+            [0, 0, high, low, 0, 0, 0, 0, ..] if length >= SHORTEST_V4 => {
+                Self(Ok(Endpoint::new(Ipv4Addr::UNSPECIFIED.into(), u16::from_be_bytes([high, low]))))
+            }
+            _ => Self::of(beginning, length),
+        }
+    }
+
     /// Of the beginning of an address that is so long; what follows says nothing about where it is.
     #[must_use]
     #[inline(always)] // the beginning has a length that is known
     pub(crate) fn of(beginning: &[u8], length: usize) -> Self {
         let family = beginning.first_chunk().map(|family| i32::from(u16::from_ne_bytes(*family)));
         Self(match (family, beginning) {
-            (None, _) => Says::Bad,
+            (None, _) => Err(Bypass::BadAddress),
             (Some(libc::AF_INET), &[_, _, high, low, a, b, c, d, ..]) if length >= SHORTEST_V4 => {
-                Says::Endpoint(Endpoint::new(IpAddr::V4(Ipv4Addr::new(a, b, c, d)), u16::from_be_bytes([high, low])))
+                Ok(Endpoint::new(IpAddr::V4(Ipv4Addr::new(a, b, c, d)), u16::from_be_bytes([high, low])))
             }
             (Some(libc::AF_INET6), [_, _, high, low, _, _, _, _, rest @ ..]) if length >= SHORTEST_V6 => {
                 let at = |octets: &[u8; 16]| {
                     Endpoint::new(IpAddr::V6(Ipv6Addr::from(*octets)), u16::from_be_bytes([*high, *low]))
                 };
-                rest.first_chunk().map_or(Says::Bad, |octets| Says::Endpoint(at(octets)))
+                rest.first_chunk().map(at).ok_or(Bypass::BadAddress)
             }
-            (Some(libc::AF_INET | libc::AF_INET6), _) => Says::Bad,
-            (Some(libc::AF_UNSPEC), &[_, _, high, low, 0, 0, 0, 0, ..]) if length >= SHORTEST_V4 => {
-                Says::Port(u16::from_be_bytes([high, low]))
-            }
-            _ => Says::Foreign,
+            (Some(libc::AF_INET | libc::AF_INET6), _) => Err(Bypass::BadAddress),
+            _ => Err(Bypass::NotInternet),
         })
     }
 
     /// Whether it is of a family that this is not about.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
-        matches!(self.0, Says::Port(_) | Says::Foreign)
+        self.0 == Err(Bypass::NotInternet)
     }
 
     /// The address and port.
@@ -68,22 +70,7 @@ impl Address {
     /// # Errors
     /// [`Bypass::NotInternet`] for another family, [`Bypass::BadAddress`] for fewer bytes than the family needs.
     pub fn endpoint(&self) -> Result<Endpoint, Bypass> {
-        match self.0 {
-            Says::Endpoint(endpoint) => Ok(endpoint),
-            Says::Bad => Err(Bypass::BadAddress),
-            Says::Port(_) | Says::Foreign => Err(Bypass::NotInternet),
-        }
-    }
-
-    /// The same for bind(2).
-    ///
-    /// # Errors
-    /// As for [`Self::endpoint`].
-    pub fn to_bind(&self) -> Result<Endpoint, Bypass> {
-        match self.0 {
-            Says::Port(port) => Ok(Endpoint::new(Ipv4Addr::UNSPECIFIED.into(), port)),
-            _ => self.endpoint(),
-        }
+        self.0
     }
 }
 
@@ -111,9 +98,9 @@ mod tests {
         assert_eq!(Address::new(&[libc::AF_UNIX as u8, 0, b'/']).endpoint(), Err(Bypass::NotInternet));
         assert_eq!(Address::new(&[0, 0]).endpoint(), Err(Bypass::NotInternet), "AF_UNSPEC disconnects");
         let any = [&[0, 0, 1, 187][..], &[0; 12]].concat();
-        assert_eq!(Address::new(&any).to_bind().map(|e| e.to_string()), Ok("0.0.0.0:443".into()));
+        assert_eq!(Address::to_bind(&any).endpoint().map(|e| e.to_string()), Ok("0.0.0.0:443".into()));
         assert_eq!(Address::new(&any).endpoint(), Err(Bypass::NotInternet));
-        assert_eq!(Address::new(&any[..15]).to_bind(), Err(Bypass::NotInternet));
+        assert_eq!(Address::to_bind(&any[..15]).endpoint(), Err(Bypass::NotInternet));
         let mapped = Ipv4Addr::new(10, 1, 2, 3).to_ipv6_mapped().octets();
         for length in [24, 28, 40] {
             assert_eq!(inet6(mapped, 80, length).endpoint().map(|e| e.to_string()), Ok("10.1.2.3:80".into()));

@@ -99,6 +99,18 @@ impl Near<'_> {
         read_address(address.cast(), length, |at| self.bytes(at), |at| known.bytes(at), |at| known.bytes(at))
     }
 
+    /// The same for bind(2).
+    #[must_use]
+    pub fn address_to_bind(self, address: *const libc::sockaddr, length: libc::socklen_t) -> Option<Address> {
+        let found = self.address(address, length)?;
+        let length = length as usize;
+        if !found.is_foreign() || length < V4 {
+            return Some(found);
+        }
+        let of = |beginning: [u8; V4]| Address::of_to_bind(&beginning, length);
+        Some(self.bytes(address.cast()).map_or(found, of))
+    }
+
     /// The same where the kernel need not be asked.
     #[must_use]
     #[inline(always)]
@@ -221,7 +233,7 @@ fn read_address(
     let length = usize::try_from(length).ok().filter(|length| (FAMILY..=LONGEST_OF_ALL).contains(length))?;
     let family = family(from)?;
     match i32::from(u16::from_ne_bytes(family)) {
-        libc::AF_INET | libc::AF_UNSPEC if length >= V4 => Some(Address::of(&v4(from)?, length)),
+        libc::AF_INET if length >= V4 => Some(Address::of(&v4(from)?, length)),
         libc::AF_INET6 if length >= V6 => Some(Address::of(&v6(from)?, length)),
         _ => Some(Address::of(&family, length)),
     }

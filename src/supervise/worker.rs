@@ -195,10 +195,11 @@ impl Worker {
     }
 
     fn address(&self, call: &Notification, at: u64, length: i32) -> Option<Address> {
+        let of = if call.call() == Some(Call::Bind) { Address::to_bind } else { Address::new };
         let mut bytes = [0; address::LONGEST];
         let length = usize::try_from(length).ok()?.min(bytes.len());
         let read = self.read(call, at, bytes.get_mut(..length)?)?;
-        bytes.get(..read).filter(|_| read == length).map(Address::new)
+        bytes.get(..read).filter(|_| read == length).map(of)
     }
 
     /// The address in a `struct msghdr`, with which a `struct mmsghdr` begins.
@@ -377,7 +378,7 @@ impl Worker {
     fn bind(&self, runtime: &Runtime, waiting: Waiting<'_>, address: Address) -> Option<Answer> {
         const BIND: Phases = Phases::of(&[Phase::Bind]);
         const UDP: Phases = Phases::of(&[Phase::BindDatagram]);
-        let local = address.to_bind().ok()?;
+        let local = address.endpoint().ok()?;
         let of_tcp = runtime.plan(Connection::Binding { local }, BIND);
         let of_udp = runtime.plan(Connection::BindingUdp { local }, UDP);
         if of_tcp.bypass().is_some() && of_udp.bypass().is_some() {

@@ -30,7 +30,6 @@ use load::Loaded;
 use policy::rules::Rule;
 use policy::{Direction, Phase, Rules};
 use socket::Errno;
-use socket::signal::Pending;
 
 use crate::filter::Needs;
 pub use crate::heap::Heap;
@@ -156,11 +155,7 @@ pub fn start(loaded: Loaded, rules: Rules) -> Result<Ready, Refusal> {
         (Needs::of(&rules), Needs::by_making(&rules), Policy::One(Rc::new(Runtime::new(rules))))
     };
     let shared = sys::Shared::new().map_err(at)?;
-    // The program is not to learn of children that were not its own.
-    let before = Pending::now();
-    let ready = processes::start(needs, by_making, Worker::new(policy, log, shared), summary);
-    before.take_new(libc::SIGCHLD);
-    ready
+    processes::start(needs, by_making, Worker::new(policy, log, shared), summary)
 }
 
 /// What rules ask for that a supervisor cannot do, a sentence each. `makes_sockets` as [`Ready::makes_sockets`] tells it.

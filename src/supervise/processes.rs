@@ -18,6 +18,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, 
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process};
 use socket::Errno;
 use socket::ffi::{self, Task};
+use socket::signal::Pending;
 
 use crate::filter::{self, Instruction, Needs};
 use crate::guard::{guard, wait_for};
@@ -51,8 +52,24 @@ fn install(filter: &[Instruction]) -> Result<OwnedFd, Errno> {
     }
 }
 
+/// The throwaway child. Dropped, it has ended, and of its end nothing is known: the program is not to learn of children that were not
+/// its own.
+struct Trial {
+    id: i32,
+    before: Pending,
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        wait_for(self.id);
+        self.before.take_new(libc::SIGCHLD);
+    }
+}
+
 /// A supervisor that waits for the program.
 pub struct Ready {
+    /// It is waited for last: it ends while the rest is done.
+    trial: Trial,
     socket: OwnedFd,
     guardian: i32,
     needs: Needs,
@@ -70,6 +87,7 @@ pub(crate) fn start(needs: Needs, by_making: Needs, worker: Worker, summary: Str
     }
     let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
     let (socket, theirs) = pair.map_err(errno).map_err(at(Step::Start))?;
+    let before = Pending::now();
     // Who gets orphans would get the guardian for a child, and learn of its end; else it is to be nobody's child here.
     let is_parent = sys::adopts_orphans();
     let trial = if is_parent {
@@ -106,15 +124,15 @@ pub(crate) fn start(needs: Needs, by_making: Needs, worker: Worker, summary: Str
         }
     };
     drop(theirs);
+    let trial = Trial { id: trial, before };
     let result = receive(socket.as_fd());
     if result.is_err() {
-        let _ = Pid::from_raw(trial).map(|trial| kill_process(trial, Signal::KILL));
+        let _ = Pid::from_raw(trial.id).map(|trial| kill_process(trial, Signal::KILL));
     }
-    wait_for(trial);
     match result {
         Ok(Some((message, _))) => {
             message.result()?;
-            let mut ready = Ready { socket, guardian: message.number, needs, worker, summary };
+            let mut ready = Ready { trial, socket, guardian: message.number, needs, worker, summary };
             if message.step == Means::Making as u8 {
                 ready.worker.make_sockets();
                 ready.needs = by_making;
@@ -172,6 +190,7 @@ impl Ready {
         let listener = install(&self.needs.filter()).map_err(|errno| Refusal::new(Step::Seccomp, errno))?;
         let handed_over = send(self.socket.as_fd(), Message::new(REAL), Some(listener.as_fd()))
             .and_then(|()| receive(self.socket.as_fd()));
+        drop(self.trial);
         match handed_over {
             Ok(Some((message, _))) => message.result(),
             other => Err(Refusal::new(Step::HandOver, other.err().unwrap_or(Errno(libc::EPIPE)))),
@@ -179,19 +198,12 @@ impl Ready {
     }
 }
 
-/// Leaves all that is the program's: its session, descriptors, folder, and name.
-fn leave(socket: BorrowedFd<'_>) {
-    let _ = rustix::process::setsid();
+/// Leaves the program's descriptors.
+fn leave_descriptors(socket: BorrowedFd<'_>) {
     sys::block_signals();
-    let _ = rustix::process::chdir("/");
     // Copies of sockets that connect are held here, of every process of the program.
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
-    if let Ok(null) = null() {
-        let _ = rustix::stdio::dup2_stdin(&null);
-        let _ = rustix::stdio::dup2_stdout(&null);
-        let _ = rustix::stdio::dup2_stderr(&null);
-    }
     let kept = socket.as_raw_fd().unsigned_abs();
     if kept > 3 {
         sys::close_range(3, kept - 1);
@@ -199,9 +211,21 @@ fn leave(socket: BorrowedFd<'_>) {
     sys::close_range(kept + 1, u32::MAX);
 }
 
+/// Leaves what else is the program's: its session, standard descriptors, folder, and name. It takes a while.
+fn leave() {
+    let _ = rustix::process::setsid();
+    let _ = rustix::process::chdir("/");
+    if let Ok(null) = null() {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
+    sys::rename(c"sockopt-guard");
+}
+
 /// The guardian from its beginning to its end.
 fn guardian(socket: OwnedFd, mut worker: Worker) -> ! {
-    leave(socket.as_fd());
+    leave_descriptors(socket.as_fd());
     // Held as long as there is a supervisor: by it others know whose it is.
     let _program = ffi::pidfd_open(worker.log.program(), Task::Process);
     let listener = loop {
@@ -219,7 +243,7 @@ fn guardian(socket: OwnedFd, mut worker: Worker) -> ! {
                 drop(listener);
                 let _ = send(socket.as_fd(), message, None);
                 // While the other side goes on; before it becomes the program.
-                sys::rename(c"sockopt-guard");
+                leave();
             }
             Ok(Some((Message { kind: REAL, .. }, Some(listener)))) => break listener,
             // What the child could not do.

@@ -7,7 +7,8 @@ use libtest_mimic::Trial;
 
 use crate::faults::{Build, built};
 use crate::support::{
-    AARCH64_GCC, AARCH64_LIBRARY, QEMU_AARCH64, aarch64_library, aarch64_probe, plain, probe, test, test_with, text,
+    AARCH64_GCC, AARCH64_LIBRARY, QEMU_AARCH64, aarch64_library, aarch64_probe, cpp_probe, plain, probe, test,
+    test_with, text,
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -30,7 +31,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         let stride = if build == Build::Debug { 97 } else { 7 };
         for call in EXIT_CALLS.iter().filter(|_| cfg!(target_arch = "x86_64")) {
             let name = format!("handlers::thread_ends_at_each_step, {call}, {build:?}");
-            trials.push(test(name, move || ends_by_step(call, stride, &built(build))));
+            trials.push(test(name, move || left_by_step(&probe("exit_in_hook"), call, stride, &built(build))));
+            let name = format!("handlers::throws_at_each_step, {call}, {build:?}");
+            let run = move || left_by_step(&cpp_probe("exit_in_hook"), call, stride, &built(build));
+            trials.push(test_with(&["g++"], name, run));
         }
     }
     trials
@@ -104,7 +108,7 @@ const EXIT_CALLS: [&str; 7] = ["connect", "bind", "listen", "accept", "setsockop
 const EXITS: &str = "[defaults]\ndead_peer_timeout = \"15s\"\nconnect_timeout = \"5s\"\nreuse_port = true\n\
                      [[rule]]\nfrom = [\"127.0.0.1\"]\nttl = 44\n";
 
-/// At how many moments of a call a handler ended the thread, and what is set in the process afterwards.
+/// At how many moments of a call a handler left it, and what is set in the process afterwards.
 fn ends(
     emulator: &[&str],
     program: &Path,
@@ -126,11 +130,12 @@ fn ends(
     (moments.parse().expect("a number"), outcome.to_owned())
 }
 
-/// A handler ends its thread at each instruction of a hook: the process lives, and later sockets get their options. Seen to fail
-/// without unwinding.rs: SIGABRT at 1,024 of the 1,221 instructions of the shipped library's connect, and in each call but close.
-fn ends_by_step(call: &str, stride: u32, library: &Path) {
+/// A handler ends its thread at each instruction of a hook, or throws there: the process lives, and later sockets get their options.
+/// Seen to fail without unwinding.rs: SIGABRT at 1,024 of the 1,221 instructions of the shipped library's connect, and in each call
+/// but close; what throws also with one that lets pass what is forced alone.
+fn left_by_step(program: &Path, call: &str, stride: u32, library: &Path) {
     let stride = stride.to_string();
-    let run = |library| ends(&[], &probe("exit_in_hook"), library, [call, "step", &stride], false);
+    let run = |library| ends(&[], program, library, [call, "step", &stride], false);
     let (without, with) = (run(None), run(Some(library)));
     assert_eq!((without.1.as_str(), with.1.as_str()), ("TCP_KEEPIDLE 7200", "TCP_KEEPIDLE 5"));
     assert!(with.0 > without.0 || call == "close", "{with:?}, without the library {without:?}");

@@ -1,9 +1,9 @@
-//! Lets a forced unwinding pass: pthread_exit(3) that a signal handler calls in the middle of a hook.
+//! Lets the program's own unwinding pass: a signal handler that calls pthread_exit(3) in the middle of a hook, or throws.
 //!
 //! libgcc unwinds the thread's frames then, and asks the personality routine of each what is to be done in it. std's runs drops,
 //! stops in `catch_unwind` and ends the process there, and also where a function with landing pads was interrupted between two
-//! calls. Ours has nothing done: the thread ends, and what is dropped in a hook is memory on its stack. Everything else is std's
-//! to answer.
+//! calls. Ours has nothing done: the hook is left, and what is dropped in one is memory on its stack. Our own panics are std's to
+//! answer.
 #![expect(unsafe_code, reason = "the routine that every frame of this library names, called by the unwinder")]
 
 use std::ffi::{c_int, c_void};
@@ -18,6 +18,8 @@ type Personality = unsafe extern "C" fn(c_int, c_int, u64, *mut c_void, *mut c_v
 /// `_UA_FORCE_UNWIND` and `_URC_CONTINUE_UNWIND`.
 const FORCED: c_int = 8;
 const CONTINUE: c_int = 8;
+/// The class of std's panics, in the machine's order of bytes or, in older ones, in the other; the rest are of other languages.
+const OF_PANICS: [u64; 2] = [u64::from_le_bytes(*b"MOZ\0RUST"), u64::from_be_bytes(*b"MOZ\0RUST")];
 
 unsafe extern "C" {
     /// Where the unwinding data of every function with landing pads has the address of its routine from: the compiler makes this one
@@ -48,7 +50,7 @@ unsafe extern "C" fn personality(
     exception: *mut c_void,
     frame: *mut c_void,
 ) -> c_int {
-    if actions & FORCED != 0 {
+    if actions & FORCED != 0 || !OF_PANICS.contains(&class) {
         return CONTINUE;
     }
     // SAFETY: std's routine, which was stored before this one could be called; the arguments are the unwinder's.

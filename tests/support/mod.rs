@@ -77,6 +77,11 @@ pub(crate) fn aarch64_probe(name: &str) -> PathBuf {
     compiled_by(AARCH64_GCC, name, &format!("{name}-aarch64"), &[])
 }
 
+/// The same as C++, in which a signal handler may throw.
+pub(crate) fn cpp_probe(name: &str) -> PathBuf {
+    compiled_by("g++", name, &format!("{name}-cpp"), &["-x", "c++", "-fnon-call-exceptions", "-fno-omit-frame-pointer"])
+}
+
 fn compiled(name: &str, as_name: &str, options: &[&str]) -> PathBuf {
     compiled_by("cc", name, as_name, options)
 }

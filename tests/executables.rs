@@ -10,7 +10,7 @@ use std::process::Command;
 
 use libtest_mimic::Trial;
 
-use crate::command::{compile, copy, install, outcome, run_by_library as run, script, write};
+use crate::command::{compile, copy, install, outcome, run as run_by_choice, run_by_library as run, script, write};
 use crate::support::{library, plain, root, scratch, sockopt, test, test_with};
 
 use launch::privilege::{Caller, Capabilities, Elevation, Rights, elevation};
@@ -39,6 +39,18 @@ pub(crate) fn trials() -> Vec<Trial> {
             "executables::wrappers_of_containers",
             wrappers_of_containers,
         ),
+        test_with(
+            &["cc", "s6-setuidgid", "chpst", "fakeroot", "faketime"],
+            "executables::wrappers_of_supervision",
+            wrappers_of_supervision,
+        ),
+        test_with(
+            &["cc", "python3", "socksify", "trickle", "mptcpize", "hugectl"],
+            "executables::wrappers_with_another_library",
+            wrappers_with_another_library,
+        ),
+        test_with(&["sudo", "python3", "setpriv"], "executables::sudo", sudo)
+            .with_ignored_flag(!crate::support::is_root()),
         test_with(&["cc"], "executables::wrappers_that_are_not_followed", wrappers_that_are_not_followed),
         test_with(&["cc"], "executables::wrappers_by_name", wrappers_by_name),
         test_with(&["cc"], "executables::programs_among_the_arguments", programs_among_the_arguments),
@@ -809,7 +821,7 @@ fn wrappers_of_containers() {
     // sudo starts it without.
     let (code, _, stderr) = open.run("--log=off", "sudo %", "dynamic");
     assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("sudo sockopt run"), "{stderr}");
+    assert!(stderr.contains("leave out --by library") && stderr.contains("sudo sockopt run"), "{stderr}");
     assert_eq!(open.run("--force", "sudo %", "dynamic").1, "nothing\n");
     // As another user, a program's own rights count anew.
     copy(open.0.join("dynamic"), open.0.join("setuid"));
@@ -819,6 +831,100 @@ fn wrappers_of_containers() {
     assert!(stderr.starts_with("note: ") && stderr.contains("gains privileges, and is started"), "{stderr}");
     let (code, _, stderr) = open.run("--dry-run", "gosu nobody setpriv --no-new-privs %", "dynamic");
     assert_eq!((code, stderr.contains("the library takes effect")), (Some(0), true), "{stderr}");
+}
+
+/// Those of s6, runit and daemontools, and those that put a library of their own beside this one. Seen to fail: of s6-setuidgid and
+/// the like it was said that the library takes effect in themselves, whatever they start; chpst was not followed.
+fn wrappers_of_supervision() {
+    let open = Open::new("supervision");
+    fs::create_dir(open.0.join("variables")).expect("a folder of our own");
+    open.assert_followed(&[
+        "s6-softlimit -o 99 -c0 %",
+        "s6-applyuidgid %",
+        "s6-envdir -If ./variables %",
+        "s6-setsid -b %",
+        "s6-setlock -n -t 100 ./lock2 %",
+        "s6-fghack %",
+        "chpst %",
+        "chpst -vP -o 99 -n +1 -e ./variables %",
+        "chpst -L ./lock3 timeout 5 %",
+        "fakeroot %",
+        "faketime -f +1d %",
+    ]);
+    for line in ["chpst -e ./variables %", "s6-envdir ./variables %"] {
+        fs::write(open.0.join("variables/LD_PRELOAD"), "").expect("it is ours");
+        let (code, printed, stderr) = open.run("--log=off", line, "dynamic");
+        assert_eq!((code, printed.as_str()), (Some(1), ""), "{line}: {stderr}");
+        assert!(stderr.contains(" sets LD_PRELOAD to another value: "), "{line}: {stderr}");
+        assert_eq!(open.run("--force", line, "dynamic").1, "nothing\n", "{line}");
+    }
+    if crate::support::is_root() {
+        open.assert_followed(&["s6-setuidgid nobody %", "s6-applyuidgid -u 65534 -g 65534 %", "chpst -u nobody %"]);
+    }
+    for line in ["s6-svscan .", "runsvdir .", "s6-sudo -t 1 ./socket"] {
+        let (code, _, stderr) = open.run("--dry-run", line, "dynamic");
+        // Not every system has them all.
+        assert!(code == Some(127) || stderr.contains("the program that it starts is not judged"), "{line}: {stderr}");
+    }
+}
+
+/// Connects to itself, and prints what its socket has.
+const KEEPALIVE: &str = "import socket\nl = socket.socket()\nl.bind(('127.0.0.1', 0))\nl.listen(5)\ns = socket.socket()\n\
+    s.connect(l.getsockname())\nprint(s.getsockopt(1, 9), s.getsockopt(6, 4))\n";
+
+/// Those that put a library of their own in the place of this one: the supervisor is for what they start. Seen to fail: the library was
+/// said to take effect behind socksify, trickle, mptcpize and hugectl, and the program got no option.
+fn wrappers_with_another_library() {
+    let open = Open::new("another-library");
+    for (line, name) in [
+        ("socksify %", "socksify"),
+        ("trickle -s -d 99 -u 99 %", "trickle"),
+        ("mptcpize run %", "mptcpize"),
+        ("mptcpize run -d %", "mptcpize"),
+        ("hugectl %", "hugectl"),
+        ("hugectl --heap=2M timeout 5 %", "hugectl"),
+        ("hugectl --shm -v %", "hugectl"),
+    ] {
+        let (code, printed, stderr) = open.run("--log=off", line, "dynamic");
+        assert_eq!((code, printed.as_str()), (Some(1), ""), "{line}: {stderr}");
+        let why = format!("error: {name} sets LD_PRELOAD to another value: ");
+        assert!(stderr.starts_with(&why) && stderr.contains("leave out --by library"), "{line}: {stderr}");
+        assert_eq!(open.run("--force", line, "dynamic").1, "nothing\n", "{line}");
+    }
+    open.assert_followed(&["hugectl --no-preload %"]);
+    for words in [&["hugectl"][..], &["trickle", "-s"], &["mptcpize", "run"]] {
+        let mut command = run_by_choice();
+        let found = outcome(command.arg("--dead-peer-timeout=15s").args(words).args(["python3", "-c", KEEPALIVE]));
+        assert_eq!((found.0, found.1.as_str()), (Some(0), "1 5\n"), "{words:?}: {}", found.2);
+    }
+}
+
+/// As root the supervisor gets through sudo. For another user sudo cannot become root under it, and that is said. Seen to fail: refused
+/// with "sudo and doas remove LD_PRELOAD" under the supervisor too; with --force the program was started without it.
+fn sudo() {
+    for option in ["--log=off", "--by=supervisor"] {
+        let mut command = run_by_choice();
+        command.args(["--dead-peer-timeout=15s", option, "sudo", "-n", "python3", "-c", KEEPALIVE]);
+        let (code, printed, stderr) = outcome(&mut command);
+        assert_eq!((code, printed.as_str()), (Some(0), "1 5\n"), "{option}: {stderr}");
+    }
+    let open = Open::new("sudo");
+    let start = |options: &[&str]| {
+        let mut command = plain("setpriv");
+        command.current_dir("/").args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(open.0.join("sockopt"));
+        outcome(command.args(["run", "--nodelay=true"]).args(options).args(["sudo", "-n", "true"]))
+    };
+    let why = "sudo gains privileges from its file (setuid, setgid or capabilities): under a supervisor without CAP_SYS_ADMIN it would not \
+        gain them";
+    for (options, begins) in [
+        (&[][..], "error: sudo and doas remove LD_PRELOAD; "),
+        (&["--by=supervisor"], "error: /"),
+        (&["--by=supervisor", "--force"], "error: /"),
+    ] {
+        let (code, _, stderr) = start(options);
+        assert_eq!(code, Some(1), "{options:?}: {stderr}");
+        assert!(stderr.starts_with(begins) && stderr.contains(why), "{options:?}: {stderr}");
+    }
 }
 
 /// What is not understood is said to be so, and what takes the library away is. Seen to fail: each was taken for a program

@@ -275,7 +275,7 @@ pub(crate) fn run_by(extent: Extent<'_>) -> Command {
         .arg(switch(
             "force",
             "Start the program even if it gets no options",
-            "The reason is then only a warning. Programs that it starts may still get options.",
+            "The reason is then only a warning. Programs that it starts may still get options. With --by supervisor it is not started without the supervisor.",
         ));
     with_some_shortcuts(extent, command, |_| true).arg(extent.said(program, "The program and its arguments", || {
         "The program, which is found as execvp(3) finds it, and its arguments".to_owned()

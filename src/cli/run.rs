@@ -146,8 +146,10 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     let sanitizer = neighbours::address_sanitizer(needed, env::var_os("ASAN_OPTIONS")).filter(|_| list.is_some());
     let own = list.map(|list| ("LD_PRELOAD".into(), list));
     variables.splice(0..0, own.into_iter().chain(sanitizer));
+    // Who asked for the supervisor does not mean to start it without one.
+    let may_go_without = is_forced && by != Some(Backend::Supervisor);
     if let Some(verdict) = &verdict
-        && !say(verdict, is_dry, is_forced)
+        && !say(verdict, is_dry, may_go_without)
     {
         return exit::CANNOT_WORK;
     }

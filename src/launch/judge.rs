@@ -35,7 +35,7 @@ impl Program {
     pub fn supervised(&self) -> Verdict {
         let name = self.name();
         match &self.end {
-            End::WithoutLibrary(why, instead) => return Verdict::cannot((*why).to_owned(), *instead),
+            End::WithoutLibrary(why, instead, false) => return Verdict::cannot((*why).to_owned(), *instead),
             End::Program(image) if !image.is_for_this_machine() => {
                 return Verdict::cannot(
                     format!(
@@ -107,7 +107,10 @@ impl Program {
                 return Verdict::unknown(format!("{}, which {name} should start, was not found", program.display()));
             }
             End::InRoot(root) => return in_root(&name, root, library),
-            End::WithoutLibrary(why, instead) => return Verdict::cannot((*why).to_owned(), *instead),
+            End::WithoutLibrary(why, instead, is_supervised) => {
+                let verdict = Verdict::cannot((*why).to_owned(), *instead);
+                return if *is_supervised { verdict.for_supervisor() } else { verdict };
+            }
         };
         let calls_sockets = || {
             let Ok(cache) = blocks::open(&self.file) else { return false };

@@ -44,8 +44,8 @@ pub(crate) enum End {
     Missing(OsString),
     /// A wrapper that starts something in another root.
     InRoot(PathBuf),
-    /// A wrapper behind which the library does not get, why, and what to do instead.
-    WithoutLibrary(&'static str, &'static str),
+    /// A wrapper behind which the library does not get, why, and what to do instead; then, whether the supervisor gets there.
+    WithoutLibrary(&'static str, &'static str, bool),
 }
 
 /// Scripts whose interpreter is a script: the kernel follows five (fs/exec.c), wrappers start anew.
@@ -143,7 +143,9 @@ impl Program {
         let start = match wrapper::read(&self.words) {
             Some(Call::Starts(start)) => start,
             Some(Call::Unclear) => return Ok(Step::End(End::Unclear)),
-            Some(Call::WithoutLibrary(why, instead)) => return Ok(Step::End(End::WithoutLibrary(why, instead))),
+            Some(Call::WithoutLibrary(why, instead, is_supervised)) => {
+                return Ok(Step::End(End::WithoutLibrary(why, instead, is_supervised)));
+            }
             Some(Call::Nothing) => return Ok(Step::Stay),
             None if is_shell(&self.words) => {
                 let command = wrapper::of_shell(&self.words);
@@ -196,7 +198,8 @@ impl Program {
 
     /// Whether it is there to start other programs.
     pub fn starts_others(&self) -> bool {
-        !self.wrappers.is_empty() || is_shell(&self.words)
+        let is_wrapper = matches!(self.end, End::WithoutLibrary(..) | End::Unclear);
+        is_wrapper || !self.wrappers.is_empty() || is_shell(&self.words)
     }
 
     /// Whether no library can be loaded into it, whichever.

@@ -5,9 +5,12 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use Effect::{EmptiesEnvironment, Exec, Folder, NoNewPrivileges, Nothing, Rights, Root, Unclear, User};
+use Effect::{
+    EmptiesEnvironment, Exec, Folder, KeepsLibrary, NoNewPrivileges, Nothing, OtherLibrary, Rights, Root, Unclear,
+    User, Variables,
+};
 
-use crate::wrapper_table::{Effect, NOT_FOLLOWED, PLAIN, Rest, SYSTEMD, WITHOUT_LIBRARY, WRAPPERS, Wrapper};
+use crate::wrapper_table::{Effect, MPTCPIZE, NOT_FOLLOWED, PLAIN, Rest, SYSTEMD, WITHOUT_LIBRARY, WRAPPERS, Wrapper};
 
 /// What a wrapper makes of its arguments.
 #[derive(Debug)]
@@ -18,8 +21,9 @@ pub enum Call {
     Nothing,
     /// It is called in a way that is not followed here.
     Unclear,
-    /// What it starts does not get the environment, or not the library: why, and what to do instead.
-    WithoutLibrary(&'static str, &'static str),
+    /// What it starts does not get the environment, or not the library: why, and what to do instead; then, whether the
+    /// supervisor reaches it.
+    WithoutLibrary(&'static str, &'static str, bool),
 }
 
 /// A program that is started by a wrapper.
@@ -46,9 +50,12 @@ pub struct Start {
 /// What execvp(3) takes where there is no PATH.
 pub const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
+const OTHER_VALUE: &str = "sets LD_PRELOAD to another value";
+
 /// Whether a wrapper of this name is a script.
 pub fn is_script(words: &[OsString]) -> bool {
     const SCRIPTS: &[&str] = &[
+        "datefudge",
         "eatmydata",
         "fakechroot",
         "fakeroot",
@@ -72,8 +79,8 @@ pub fn read(words: &[OsString]) -> Option<Call> {
     if matches!(name, "busybox" | "toybox") && !arguments.is_empty() {
         return read(arguments);
     }
-    if let Some((_, why, instead)) = WITHOUT_LIBRARY.iter().find(|(names, ..)| names.contains(&name)) {
-        return Some(Call::WithoutLibrary(why, instead));
+    if let Some((_, why, instead, is_supervised)) = WITHOUT_LIBRARY.iter().find(|(names, ..)| names.contains(&name)) {
+        return Some(Call::WithoutLibrary(why, instead, *is_supervised));
     }
     let call = match name {
         "env" => env(arguments),
@@ -81,6 +88,7 @@ pub fn read(words: &[OsString]) -> Option<Call> {
         "setarch" | "linux32" | "linux64" => setarch(name, arguments),
         "gdb" => gdb(arguments),
         "ip" => ip(arguments),
+        "mptcpize" => mptcpize(arguments),
         // Alone they start nothing, or a shell.
         _ if NOT_FOLLOWED.contains(&name) => Some(Call::Unclear),
         _ => WRAPPERS.iter().find(|wrapper| wrapper.names.contains(&name))?.read(arguments),
@@ -105,6 +113,10 @@ impl Start {
                 self.cleared = Some("clears the environment");
                 self.path = Some(DEFAULT_PATH.into());
             }
+            OtherLibrary => self.cleared = Some(OTHER_VALUE),
+            KeepsLibrary => self.cleared = None,
+            Variables if Path::new(&value?).join("LD_PRELOAD").exists() => self.cleared = Some(OTHER_VALUE),
+            Variables => {}
         }
         Some(())
     }
@@ -116,7 +128,7 @@ impl Start {
             let equals = word.as_bytes().iter().position(|byte| *byte == b'=')?;
             match word.as_bytes().split_at_checked(equals)? {
                 (b"PATH", value) => self.path = Some(OsStr::from_bytes(value.get(1..)?).to_owned()),
-                (b"LD_PRELOAD", _) => self.cleared = Some("sets LD_PRELOAD to another value"),
+                (b"LD_PRELOAD", _) => self.cleared = Some(OTHER_VALUE),
                 _ => {}
             }
         }
@@ -206,6 +218,7 @@ impl Wrapper {
     fn read(&self, arguments: &[OsString]) -> Option<Call> {
         let mut arguments = Arguments { rest: reversed(arguments), short: self.short, long: self.long };
         let mut start = Start::default();
+        start.apply(self.always, None)?;
         let mut is_text = self.rest == Rest::Text;
         arguments.each(|_, name, value| {
             let effect = self.effects.iter().find(|(option, _)| *option == name).map_or(Nothing, |(_, effect)| *effect);
@@ -342,7 +355,7 @@ fn systemd_run(arguments: &[OsString]) -> Option<Call> {
     })?;
     if !is_scope {
         let instead = "put sockopt run after it: systemd-run ... sockopt run ... -- PROGRAM";
-        return Some(Call::WithoutLibrary(SYSTEMD, instead));
+        return Some(Call::WithoutLibrary(SYSTEMD, instead, false));
     }
     start.command = arguments.rest.into_iter().rev().collect();
     start.call()
@@ -373,6 +386,15 @@ fn ip(arguments: &[OsString]) -> Option<Call> {
     }
     let command: Vec<OsString> = words.skip(1).cloned().collect();
     Start { command, ..Start::default() }.call()
+}
+
+/// mptcpize(8): `run` starts a program, the other words change systemd's units.
+fn mptcpize(arguments: &[OsString]) -> Option<Call> {
+    match arguments.split_first() {
+        Some((word, rest)) if word == "run" => MPTCPIZE.read(rest),
+        Some((word, _)) if word != "enable" && word != "disable" => None,
+        _ => Some(Call::Nothing),
+    }
 }
 
 /// setarch(8): the machine's name comes first, if it is not in the wrapper's own.

@@ -1,6 +1,9 @@
 //! The wrappers that are known, and how each takes its arguments.
 
-use Effect::{EmptiesEnvironment, Exec, Folder, NoNewPrivileges, Rights, Root, Unclear, User};
+use Effect::{
+    EmptiesEnvironment, Exec, Folder, KeepsLibrary, NoNewPrivileges, Nothing, OtherLibrary, Rights, Root, Unclear,
+    User, Variables,
+};
 
 /// How an option, or a word before the program, bears on what is started.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -13,6 +16,12 @@ pub(crate) enum Effect {
     Rights,
     NoNewPrivileges,
     EmptiesEnvironment,
+    /// LD_PRELOAD is given another value, without what it had.
+    OtherLibrary,
+    /// It is left as it is, for all that.
+    KeepsLibrary,
+    /// A folder whose files are named as variables, and hold their values.
+    Variables,
     Exec,
 }
 
@@ -38,11 +47,13 @@ pub(crate) struct Wrapper {
     pub(crate) operands: &'static [Effect],
     pub(crate) rest: Rest,
     pub(crate) effects: &'static [(&'static str, Effect)],
+    /// What it does with any options.
+    pub(crate) always: Effect,
 }
 
 pub(crate) const PLAIN: Wrapper =
-    Wrapper { names: &[], short: "", long: &[], operands: &[], rest: Rest::Words, effects: &[] };
-const ANY: &[Effect] = &[Effect::Nothing];
+    Wrapper { names: &[], short: "", long: &[], operands: &[], rest: Rest::Words, effects: &[], always: Nothing };
+const ANY: &[Effect] = &[Nothing];
 
 /// By their manuals: coreutils, util-linux, procps, findutils, busybox, and those that containers begin with.
 #[rustfmt::skip]
@@ -108,23 +119,57 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
     Wrapper { names: &["tini", "tini-static", "docker-init"], short: "svwglp:e:", ..PLAIN },
     Wrapper { names: &["dumb-init"], short: "cvr:", long: &["single-child", "verbose", "rewrite="], ..PLAIN },
     Wrapper { names: &["catatonit"], short: "gL", ..PLAIN },
-    // They preload a library themselves.
+    // Those of s6, runit and daemontools.
+    Wrapper { names: &["setuidgid", "s6-setuidgid"], operands: &[User], ..PLAIN },
+    Wrapper { names: &["s6-applyuidgid"], short: "zUu:g:G:",
+        effects: &[("u", User), ("U", Rights), ("g", Rights), ("G", Rights)], ..PLAIN },
+    Wrapper { names: &["envdir"], operands: &[Variables], ..PLAIN },
+    Wrapper { names: &["s6-envdir"], short: "IifnLc:", operands: &[Variables], ..PLAIN },
+    Wrapper { names: &["envuidgid"], operands: ANY, ..PLAIN },
+    Wrapper { names: &["s6-envuidgid"], short: "iD:ugBn", operands: ANY, ..PLAIN },
+    Wrapper { names: &["softlimit", "s6-softlimit"], short: "a:c:d:f:l:m:o:p:r:s:t:", ..PLAIN },
+    Wrapper { names: &["setlock"], short: "nNxX", operands: ANY, ..PLAIN },
+    Wrapper { names: &["s6-setlock"], short: "rwnNt:", operands: ANY, ..PLAIN },
+    Wrapper { names: &["s6-setsid"], short: "sbfgiIqd:", ..PLAIN },
+    Wrapper { names: &["s6-notifyoncheck"], short: "d3:s:T:t:w:n:c:", ..PLAIN },
+    Wrapper { names: &["s6-ipcclient"], short: "qQvp:l:", operands: ANY, ..PLAIN },
+    Wrapper { names: &["s6-permafailon"], operands: &[Nothing, Nothing, Nothing], ..PLAIN },
+    Wrapper { names: &["pgrphack", "fghack", "s6-fghack"], ..PLAIN },
+    Wrapper { names: &["chpst"], short: "vVP012u:U:b:e:/:C:n:l:L:m:d:o:p:f:c:r:t:",
+        effects: &[("u", User), ("e", Variables), ("/", Root), ("C", Folder)], ..PLAIN },
+    // They preload a library themselves, beside those that are there.
     Wrapper { names: &["proxychains", "proxychains3", "proxychains4"], short: "qf:", ..PLAIN },
-    Wrapper { names: &["tsocks", "socksify"], ..PLAIN },
+    Wrapper { names: &["tsocks"], ..PLAIN },
     Wrapper { names: &["fakeroot"], short: "us:i:l:b:", long: &["unknown-is-real", "lib=", "faked="], ..PLAIN },
+    Wrapper { names: &["datefudge"], short: "s", long: &["static"], operands: ANY, ..PLAIN },
+    Wrapper { names: &["authbind"], long: &["deep", "depth="], ..PLAIN },
+    // Or in place of those.
+    Wrapper { names: &["socksify"], always: OtherLibrary, ..PLAIN },
+    Wrapper { names: &["trickle"], short: "vsd:u:w:t:l:n:L:P:", always: OtherLibrary, ..PLAIN },
+    Wrapper { names: &["hugectl"], short: "v",
+        long: &["verbose=", "text=?", "data=?", "bss=?", "heap=?", "shm", "thp", "no-preload", "no-reserve",
+            "force-preload", "dry-run", "library-use-path", "share-text", "library-path="],
+        effects: &[("text", KeepsLibrary), ("data", KeepsLibrary), ("bss", KeepsLibrary), ("no-preload", KeepsLibrary),
+            ("force-preload", Unclear), ("dry-run", Unclear)],
+        always: OtherLibrary, ..PLAIN },
 ];
 
 const SUDO: &str = "sudo and doas remove LD_PRELOAD";
 pub(crate) const SYSTEMD: &str =
     "the program is started by systemd, not by systemd-run, and does not get this environment";
-/// Wrappers behind which the library does not get: names, why, and what to do instead.
-pub(crate) const WITHOUT_LIBRARY: &[(&[&str], &str, &str)] = &[
-    (&["sudo", "doas"], SUDO, "put sockopt run after it: sudo sockopt run ... -- PROGRAM"),
-    (&["pkexec"], "pkexec removes LD_PRELOAD", "put sockopt run after it: pkexec sockopt run ... -- PROGRAM"),
+/// mptcpize(8) behind its word `run`.
+pub(crate) const MPTCPIZE: Wrapper = Wrapper { short: "d", always: OtherLibrary, ..PLAIN };
+
+/// Wrappers behind which the library does not get: names, why, and what to do instead; then, whether the supervisor gets there.
+pub(crate) const WITHOUT_LIBRARY: &[(&[&str], &str, &str, bool)] = &[
+    (&["sudo", "doas"], SUDO, "put sockopt run after it: sudo sockopt run ... -- PROGRAM", true),
+    (&["pkexec"], "pkexec removes LD_PRELOAD", "put sockopt run after it: pkexec sockopt run ... -- PROGRAM", true),
     (
         &["torsocks"],
         "torsocks puts its own library first, which bypasses all others: libsockopt.so sees no connection",
         "put sockopt run after it, so that libsockopt.so comes first: torsocks sockopt run ... -- PROGRAM",
+        // It would see the connections to the proxy alone.
+        false,
     ),
 ];
 
@@ -137,7 +182,6 @@ pub(crate) const NOT_FOLLOWED: &[&str] = &[
     "newgrp",
     "bwrap",
     "cgexec",
-    "chpst",
     "daemonize",
     "dbus-launch",
     "dbus-run-session",
@@ -151,8 +195,21 @@ pub(crate) const NOT_FOLLOWED: &[&str] = &[
     "perf",
     "rr",
     "script",
-    "softlimit",
     "start-stop-daemon",
+    // They start what a folder names, or a file, or a socket.
+    "execlineb",
+    "runsv",
+    "runsvdir",
+    "s6-connlimit",
+    "s6-ipcserver",
+    "s6-ipcserver-socketbinder",
+    "s6-ipcserverd",
+    "s6-sudo",
+    "s6-sudoc",
+    "s6-supervise",
+    "s6-svscan",
+    "supervise",
+    "svscan",
     "systemd-nspawn",
     "xvfb-run",
 ];

@@ -37,16 +37,25 @@ mod sysctl;
 mod table;
 mod way;
 
+use std::alloc::System;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 use load::DEFAULT_FILE;
+use spinning_top::RawSpinlock;
+use talc::TalcLock;
+use talc::source::GlobalAllocSource;
 
 use crate::args::Extent;
 
+/// So much is asked of musl's malloc at a time: it then maps it by one call, where it would make ninety small ones. `sockopt run`
+/// needs half of it.
+const HEAP: usize = 1 << 18;
+
 #[global_allocator]
-static HEAP: supervise::Heap = supervise::Heap;
+static ALLOCATOR: TalcLock<RawSpinlock, GlobalAllocSource<System>> =
+    TalcLock::new(GlobalAllocSource::with_block_size(System, HEAP));
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();

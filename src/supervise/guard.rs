@@ -12,7 +12,6 @@ use socket::Errno;
 use socket::ffi::{self, Task};
 
 use crate::handover::is_ready;
-use crate::heap;
 use crate::notification::Call;
 use crate::sys::{self, Answer, Shared, Side};
 use crate::trial::{clear, taken};
@@ -41,7 +40,6 @@ pub(crate) fn guard(listener: &OwnedFd, mut worker: Worker) -> ! {
     shared.is_watched.store(0, Relaxed);
     // Workers that cannot be ended at once: the kernel waits with them.
     let mut ending: Vec<i32> = Vec::new();
-    heap::give_back();
     loop {
         ending.retain(|child| !has_ended(*child));
         let (answered, start) = (shared.answered.load(Relaxed), Instant::now());

@@ -7,7 +7,6 @@
 pub mod filter;
 mod guard;
 mod handover;
-mod heap;
 mod held;
 mod last_word;
 mod log;
@@ -32,7 +31,6 @@ use policy::{Direction, Phase, Rules};
 use socket::Errno;
 
 use crate::filter::Needs;
-pub use crate::heap::Heap;
 use crate::log::Log;
 pub use crate::processes::Ready;
 use crate::runtime::{Policy, Runtime};

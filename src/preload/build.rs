@@ -34,6 +34,9 @@ fn main() {
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let compiler = env::var_os("RUSTC_LINKER").unwrap_or_else(|| "cc".into());
+    // Cargo takes that from here, and would not run this again when it changes.
+    let triple = env::var("TARGET").unwrap_or_default().to_uppercase().replace('-', "_");
+    println!("cargo:rerun-if-env-changed=CARGO_TARGET_{triple}_LINKER");
     let native = env::var("HOST") == env::var("TARGET") || env::var_os("RUSTC_LINKER").is_some();
     // The unwinder becomes ours instead of libgcc_s's, whose loading is half of what the library adds to an exec.
     // It comes before std's own request, and what is not needed is not linked.

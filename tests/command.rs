@@ -71,13 +71,14 @@ pub(crate) fn trials() -> Vec<Trial> {
             ""
         })
     }));
-    let with_bash: [(&str, fn()); 13] = [
+    let with_bash: [(&str, fn()); 14] = [
         ("broken_configuration_is_reported_and_harmless", broken_configuration_is_reported_and_harmless),
         ("many_errors_are_bounded", many_errors_are_bounded),
         ("a_long_line_is_cut", a_long_line_is_cut),
         ("strict_ends_before_main", strict_ends_before_main),
         ("relative_configuration_path", relative_configuration_path),
         ("log_file", log_file),
+        ("log_file_is_an_unread_fifo", log_file_is_an_unread_fifo),
         ("log_file_is_no_symbolic_link", log_file_is_no_symbolic_link),
         ("log_off", log_off),
         ("log_info_is_one_line", log_info_is_one_line),
@@ -1089,6 +1090,20 @@ fn log_file() {
     let lines = lines_of_the_library(&outcome.2);
     assert_eq!(lines.len(), 6, "{}", outcome.2);
     assert!(lines[0].contains("missing/sockopt.log: ENOENT; logging to stderr"), "{}", outcome.2);
+}
+
+/// A FIFO that nobody reads. Seen to fail: "errno 6".
+fn log_file_is_an_unread_fifo() {
+    let fifo = scratch("library-log-fifo").join("fifo");
+    let (code, _, stderr) = outcome(plain("mkfifo").arg(&fifo));
+    assert_eq!(code, Some(0), "{stderr}");
+    let mut command = configured(&five_errors());
+    command.env("SOCKOPT_LOG_FILE", &fifo);
+    let outcome = outcome(&mut client(command));
+    assert_worked(&outcome);
+    let lines = lines_of_the_library(&outcome.2);
+    assert_eq!(lines[0], format!("error: SOCKOPT_LOG_FILE {}: ENXIO; logging to stderr", fifo.display()));
+    assert_eq!(lines.len(), 6, "{}", outcome.2);
 }
 
 fn log_file_is_no_symbolic_link() {

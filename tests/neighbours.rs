@@ -19,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test_with(&needs(["cc", "proxychains4", "torsocks", "python3"]), "neighbours::proxies", proxies),
         test_with(&["cc"], "neighbours::socket_wrapper", socket_wrapper),
         test_with(&["cc"], "neighbours::dlsym_of_its_own", dlsym_of_its_own),
+        test_with(&["cc"], "neighbours::functions_that_are_not_ready", functions_that_are_not_ready),
         test("neighbours::order", order),
     ]
 }
@@ -269,6 +270,80 @@ fn dlsym_of_its_own() {
         command.arg(format!("LD_PRELOAD={list}")).env("SOCKOPT_USER_TIMEOUT", "9s");
         assert_eq!(connected(&mut command, &client), (Some(0), "9000".into(), String::new()), "{list}");
     }
+}
+
+/// What many libraries wrap, each by functions of its own that end the process until its constructor has run: they have not
+/// found the real ones.
+const NOT_READY: &str = r#"
+#include <sys/syscall.h>
+extern long syscall(long, ...);
+static int is_ready;
+__attribute__((constructor)) static void begin(void) { is_ready = 1; }
+static void check(const char *name) {
+    if (is_ready) return;
+    long length = 0;
+    while (name[length]) length++;
+    syscall(SYS_write, 2, name, length);
+    syscall(SYS_write, 2, " is not ready\n", 14L);
+    syscall(SYS_exit_group, 77L);
+}
+#define WRAP(name, number) \
+    long name(long a, long b, long c, long d, long e, long f) { check(#name); return syscall(number, a, b, c, d, e, f); }
+#define AT(name, number) \
+    long name(long a, long b, long c, long d) { check(#name); return syscall(number, -100L, a, b, c, d); }
+AT(open, SYS_openat) AT(open64, SYS_openat) AT(readlink, SYS_readlinkat) AT(access, SYS_faccessat)
+WRAP(openat, SYS_openat) WRAP(openat64, SYS_openat) WRAP(faccessat, SYS_faccessat) WRAP(readlinkat, SYS_readlinkat)
+WRAP(read, SYS_read) WRAP(readv, SYS_readv) WRAP(pread64, SYS_pread64) WRAP(write, SYS_write) WRAP(writev, SYS_writev)
+WRAP(close, SYS_close) WRAP(close_range, SYS_close_range) WRAP(dup, SYS_dup) WRAP(dup3, SYS_dup3)
+WRAP(fcntl, SYS_fcntl) WRAP(fcntl64, SYS_fcntl) WRAP(ioctl, SYS_ioctl) WRAP(fstat, SYS_fstat) WRAP(fstat64, SYS_fstat)
+WRAP(fstatat, SYS_newfstatat) WRAP(fstatat64, SYS_newfstatat) WRAP(statx, SYS_statx) WRAP(lseek, SYS_lseek) WRAP(lseek64, SYS_lseek)
+WRAP(ppoll, SYS_ppoll) WRAP(getpid, SYS_getpid) WRAP(gettid, SYS_gettid) WRAP(mmap, SYS_mmap) WRAP(mmap64, SYS_mmap)
+WRAP(munmap, SYS_munmap) WRAP(mprotect, SYS_mprotect) WRAP(madvise, SYS_madvise) WRAP(socket, SYS_socket)
+WRAP(getsockname, SYS_getsockname) WRAP(getpeername, SYS_getpeername) WRAP(setsockopt, SYS_setsockopt)
+WRAP(getsockopt, SYS_getsockopt) WRAP(clock_gettime, SYS_clock_gettime)
+#ifdef SYS_stat
+WRAP(stat, SYS_stat) WRAP(stat64, SYS_stat) WRAP(lstat, SYS_lstat) WRAP(lstat64, SYS_lstat) WRAP(poll, SYS_poll) WRAP(dup2, SYS_dup2)
+#endif
+"#;
+
+/// The number of its first socket, and the user timeout that it has.
+const FIRST: &str = r#"
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+int main(int count, char **words) {
+    struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(atoi(words[2])) };
+    inet_pton(AF_INET, words[1], &to.sin_addr);
+    int fd = socket(AF_INET, SOCK_STREAM, 0), value = -1;
+    if (connect(fd, (void *)&to, sizeof to)) { perror("connect"); return 1; }
+    socklen_t size = sizeof value;
+    getsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, &size);
+    printf("%d %d\n", fd, value);
+    return 0;
+}
+"#;
+
+/// A library before ours has its constructor run after ours, and is asked for nothing until then: by the file, the names of the
+/// process, the resolver's configuration and the log. Seen to fail: "mmap is not ready"; of those wrapped alone, "statx is not
+/// ready" and "close is not ready". With a library that answers with an error then (tsocks) the file stayed open as 3.
+fn functions_that_are_not_ready() {
+    let folder = scratch("neighbours-not-ready");
+    let client = build(&folder, "client", FIRST, &[]);
+    let flags = ["-shared", "-fPIC", "-fno-builtin"];
+    let other = build(&folder, "other.so", NOT_READY, &flags).display().to_string();
+    let rules = "rule = [{ to = [\"127.0.0.0/8\", \"db.example\"], user_timeout = \"9s\", process = [\"client\"] }]\n";
+    let file = write(&folder, "rules.toml", rules);
+    // Strict: all of it, and lines of log, while ours is loaded.
+    for (strict, level) in [("", "warn"), ("", "debug"), ("1", "warn"), ("1", "debug")] {
+        let mut command = plain("env");
+        command.arg(format!("LD_PRELOAD={other}:{}", library().display())).env("SOCKOPT_STRICT", strict);
+        command.env("SOCKOPT_CONFIG", &file).env("SOCKOPT_LOG", level).env("SOCKOPT_LOG_FILE", folder.join("log"));
+        let found = connected(&mut command, &client);
+        assert_eq!(found, (Some(0), "3 9000".into(), String::new()), "{strict} {level}");
+    }
+    assert!(std::fs::read_to_string(folder.join("log")).is_ok_and(|log| log.contains("TCP_USER_TIMEOUT")));
 }
 
 /// Where the library goes in a list. Seen to fail: always first, beside another copy of itself too.

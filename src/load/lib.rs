@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -213,18 +213,47 @@ fn read_text(path: &Path) -> Result<String, Why> {
     }
     let mut bytes = Vec::with_capacity(usize::try_from(expected.len()).unwrap_or(0) + 1);
     // Non-blocking: a FIFO in its place by now, without a writer, would hang the program.
-    let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let file = Opened::at(path, libc::O_NONBLOCK | libc::O_NOCTTY)?;
     let before = file.metadata()?;
     if !before.is_file() || before.len() != expected.len() {
         return Err(Why::Changed);
     }
-    Read::by_ref(&mut file).take(before.len() + 1).read_to_end(&mut bytes)?;
+    file.read_to(&mut bytes, before.len() + 1)?;
     let after = file.metadata()?;
     let stamp = |metadata: &fs::Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
     if stamp(&before) != stamp(&after) || bytes.len() as u64 != before.len() {
         return Err(Why::Changed);
     }
     String::from_utf8(bytes).map_err(|error| Why::NotUtf8(error.utf8_error().valid_up_to()))
+}
+
+/// A file that is read, closed by the system call: std calls `close`, which may be that of a library before ours that is not
+/// ready yet. What else std calls for files is the library's own (preload/libc_symbols.rs).
+struct Opened(Option<File>);
+
+impl Opened {
+    fn at(path: &Path, flags: i32) -> io::Result<Self> {
+        File::options().read(true).custom_flags(flags).open(path).map(|file| Self(Some(file)))
+    }
+
+    fn file(&self) -> io::Result<&File> {
+        self.0.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn metadata(&self) -> io::Result<fs::Metadata> {
+        self.file()?.metadata()
+    }
+
+    /// So many bytes of it at most.
+    fn read_to(&self, bytes: &mut Vec<u8>, most: u64) -> io::Result<usize> {
+        self.file()?.take(most).read_to_end(bytes)
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(socket::ffi::close);
+    }
 }
 
 /// No resolver's configuration that people write comes near.
@@ -240,8 +269,8 @@ pub fn search_domains() -> Vec<String> {
     }
     let mut text = Vec::new();
     // Non-blocking, should it be a FIFO; what cannot be read completes nothing.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open("/etc/resolv.conf");
-    let _ = file.and_then(|file| file.take(LARGEST_RESOLVER).read_to_end(&mut text));
+    let file = Opened::at(Path::new("/etc/resolv.conf"), libc::O_NONBLOCK | libc::O_NOCTTY);
+    let _ = file.and_then(|file| file.read_to(&mut text, LARGEST_RESOLVER));
     let text = String::from_utf8_lossy(&text);
     let mut given = text.lines().rev().filter_map(|line| {
         let (word, rest) = line.split_once(char::is_whitespace)?;
@@ -269,7 +298,8 @@ pub fn this_process() -> Process {
 /// The process whose folder of proc(5) this is, as far as it can be read.
 #[must_use]
 pub fn process_in(folder: &Path) -> Process {
-    let command = fs::read(folder.join("cmdline")).unwrap_or_default();
+    let mut command = Vec::new();
+    let _ = Opened::at(&folder.join("cmdline"), 0).and_then(|file| file.read_to(&mut command, u64::MAX));
     let words = command.split(|byte| *byte == 0).filter(|word| !word.is_empty());
     let executable = fs::read_link(folder.join("exe")).ok();
     // A program that was replaced while it runs keeps its name.

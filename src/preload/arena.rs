@@ -73,10 +73,12 @@ impl Memory {
     /// Reserves address space; pages come with their first use (mmap(2), MAP_NORESERVE).
     pub(crate) fn reserve(length: usize) -> Option<Self> {
         let length = length.checked_next_multiple_of(PAGE)?;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let (access, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+        let [access, flags, no_file] = [access, flags, -1].map(libc::c_long::from);
         // SAFETY: a fresh mapping at a place of the kernel's choice.
-        let start = unsafe { libc::mmap(ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
-        (start != libc::MAP_FAILED).then(|| Self::at(start as usize, length))
+        let start = unsafe { libc::syscall(libc::SYS_mmap, 0_usize, length, access, flags, no_file, 0_usize) };
+        (start != -1).then(|| Self::at(start as usize, length))
     }
 
     fn at(start: usize, length: usize) -> Self {

@@ -15,7 +15,7 @@ use std::process::Command;
 const SYMBOLS: [(&str, &str); 7] = [
     (
         "GLIBC_2.2.5",
-        "__errno_location _exit abort dl_iterate_phdr dlerror dlsym environ fcntl free getenv getsockname malloc \
+        "__errno_location _exit abort dl_iterate_phdr dlerror dlsym environ fcntl free getenv malloc \
          memcmp memmove memset mmap pthread_setcanceltype realloc strchr strlen syscall writev",
     ),
     ("GLIBC_2.3", "__tls_get_addr"),
@@ -23,7 +23,7 @@ const SYMBOLS: [(&str, &str); 7] = [
     ("GLIBC_2.14", "memcpy"),
     ("GLIBC_2.16", "getauxval"),
     ("GLIBC_2.17", "clock_gettime"),
-    ("", "gettid statx __pthread_key_create pthread_mutex_lock pthread_mutex_unlock pthread_once"),
+    ("", "__pthread_key_create pthread_mutex_lock pthread_mutex_unlock pthread_once"),
 ];
 
 fn main() {

@@ -45,9 +45,9 @@ extern "C" fn find_object(address: usize, result: &mut FoundObject) -> c_int {
 macro_rules! symbols {
     ([$($machine:literal,)*] [$($own:literal,)*] $($name:ident = $number:ident,)*) => {
         global_asm!(
-            ".macro sockopt_own name",
+            ".macro sockopt_own name, binding=globl",
             ".hidden \\name",
-            ".globl \\name",
+            ".\\binding \\name",
             ".type \\name, %function",
             "\\name:",
             ".endm",
@@ -55,15 +55,17 @@ macro_rules! symbols {
             ".pushsection .text.sockopt_libc_compat,\"ax\",%progbits",
             ".balign 4",
             // What the loader need not look up when a program starts: the system calls that std makes. Before 2.33 fstat64
-            // and stat64 had no symbols of their own.
+            // and stat64 had no symbols of their own. Nor are they those of another preload library, which may not be ready.
             "sockopt_call fstat64 {fstat}",
             "sockopt_call getpid {getpid}",
+            "sockopt_call gettid {gettid}, weak",
             "sockopt_call ioctl {ioctl}",
             "sockopt_call lseek64 {lseek}",
             "sockopt_call madvise {madvise}",
             "sockopt_call mprotect {mprotect}",
             "sockopt_call munmap {munmap}",
             "sockopt_call read {read}",
+            "sockopt_call statx {statx}, weak",
             "sockopt_call write {write}",
             $($own,)*
             "sockopt_jump bcmp memcmp",
@@ -75,12 +77,14 @@ macro_rules! symbols {
             find_object = sym find_object,
             fstat = const libc::SYS_fstat,
             getpid = const libc::SYS_getpid,
+            gettid = const libc::SYS_gettid,
             ioctl = const libc::SYS_ioctl,
             lseek = const libc::SYS_lseek,
             madvise = const libc::SYS_madvise,
             mprotect = const libc::SYS_mprotect,
             munmap = const libc::SYS_munmap,
             read = const libc::SYS_read,
+            statx = const libc::SYS_statx,
             write = const libc::SYS_write,
             $($name = const libc::$number,)*
         );
@@ -90,8 +94,8 @@ macro_rules! symbols {
 #[cfg(target_arch = "x86_64")]
 symbols! {
     [
-        ".macro sockopt_call name number",
-        "sockopt_own \\name",
+        ".macro sockopt_call name, number, binding=globl",
+        "sockopt_own \\name, \\binding",
         "mov r9, r8",
         "mov r8, rcx",
         "mov rcx, rdx",
@@ -132,8 +136,8 @@ symbols! {
         "ldr x16, [x16, :got_lo12:\\other]",
         "br x16",
         ".endm",
-        ".macro sockopt_call name number",
-        "sockopt_own \\name",
+        ".macro sockopt_call name, number, binding=globl",
+        "sockopt_own \\name, \\binding",
         "mov x6, x5",
         "mov x5, x4",
         "mov x4, x3",

@@ -7,7 +7,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::mem::{self, MaybeUninit};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr;
 
 use policy::Bypass;
@@ -280,6 +280,13 @@ pub fn with_new_tcp_socket<T>(family: c_int, function: impl FnOnce(c_int) -> T) 
     Ok(answer)
 }
 
+/// Closes a file by the system call. libc's function is whatever library comes first with one: in LD_PRELOAD before ours, and
+/// with its constructor still to run while ours is loaded.
+pub fn close(file: impl Into<OwnedFd>) {
+    // SAFETY: nobody else has it.
+    unsafe { libc::syscall(libc::SYS_close, file.into().into_raw_fd()) };
+}
+
 /// Takes the calling thread into a network namespace, setns(2).
 ///
 /// # Errors
@@ -296,7 +303,7 @@ pub fn enter_network_namespace(namespace: BorrowedFd<'_>) -> Result<(), Errno> {
 pub fn local_address(fd: c_int) -> Result<Address, Errno> {
     name_by(|address, length| {
         // SAFETY: getsockname(2) writes at most `length` bytes at `address`.
-        unsafe { libc::getsockname(fd, address, length) }
+        unsafe { libc::syscall(libc::SYS_getsockname, fd, address, length) as c_int }
     })
 }
 

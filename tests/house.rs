@@ -63,7 +63,7 @@ const REFERENCE: &str = "docs/configuration.md";
 const DESIGN: &str = "docs/design.md";
 
 /// What libsockopt.so interposes.
-const HOOKS: [&str; 23] = [
+const HOOKS: [&str; 24] = [
     "accept",
     "accept4",
     "bind",
@@ -83,6 +83,7 @@ const HOOKS: [&str; 23] = [
     "getpeername",
     "getsockopt",
     "listen",
+    "prctl",
     "sendmmsg",
     "sendmsg",
     "sendto",

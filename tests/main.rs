@@ -19,6 +19,7 @@ mod explain;
 mod faults;
 mod figures;
 mod fill;
+mod filters;
 mod handlers;
 mod hooks;
 mod house;
@@ -73,6 +74,7 @@ fn main() {
         faults::trials(),
         figures::trials(),
         fill::trials(),
+        filters::trials(),
         handlers::trials(),
         hooks::trials(),
         house::trials(),

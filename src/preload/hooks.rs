@@ -5,12 +5,13 @@
 //! What is not interposed, and why, stands in docs/design.md.
 #![expect(unsafe_code, reason = "exported symbols, and calls through to the real functions")]
 
-use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 
 use libc::{
     MSG_FASTOPEN, SO_ERROR, SOL_SOCKET, addrinfo, epoll_event, hostent, mmsghdr, msghdr, size_t, sockaddr, socklen_t,
     ssize_t,
 };
+use socket::filter;
 use socket::memory::Place;
 
 use crate::{connect, descriptors, intercept, lookups, real, setup};
@@ -129,6 +130,11 @@ interpose! {
     fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int {
         before () = descriptors::forget(to);
         always _result descriptors::forget(to);
+    }
+    // A seccomp filter may end the program at a call of ours. libseccomp and others set no_new_privs so, just before seccomp(2),
+    // which has no function in libc. A child of vfork notes it for its parent too, whom that costs a call or two.
+    fn prctl(option: c_int, second: c_ulong, third: c_ulong, fourth: c_ulong, fifth: c_ulong) -> c_int {
+        before () = if matches!(option, libc::PR_SET_SECCOMP | libc::PR_SET_NO_NEW_PRIVS) { filter::expect() };
     }
     // What the program is told of host names that rules are for.
     fn getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo, answer: *mut *mut addrinfo) -> c_int {

@@ -83,6 +83,7 @@ pub(crate) use real;
 
 /// The types of what is interposed: the crate libc's, and of netdb.h what it has not.
 pub(crate) mod declared {
+    use std::ffi::c_ulong;
     #[cfg(target_env = "musl")]
     use std::ffi::{c_long, c_uint};
 
@@ -93,6 +94,9 @@ pub(crate) mod declared {
         pub(crate) fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int;
         #[cfg(target_env = "musl")]
         pub(crate) fn dlmopen(namespace: c_long, file: *const c_char, mode: c_int) -> *mut c_void;
+        /// It takes as many as the option has. Integers come in the same registers either way, on x86-64 and aarch64, and those that
+        /// the program has not passed are handed on as they are.
+        pub(crate) fn prctl(option: c_int, second: c_ulong, third: c_ulong, fourth: c_ulong, fifth: c_ulong) -> c_int;
         pub(crate) fn gethostbyname(name: *const c_char) -> *mut hostent;
         pub(crate) fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent;
         pub(crate) fn gethostbyname_r(

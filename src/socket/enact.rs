@@ -5,10 +5,11 @@ use std::{fmt, ptr};
 use policy::plan::Plan;
 use policy::{Bypass, Decision, Endpoint, Enforce, Phase, Phases, Setting};
 
-use crate::describe::Kind;
+use crate::describe::{Kind, kind};
 use crate::errno::Errno;
 use crate::ffi;
 use crate::fill::{self, AsNew, Left};
+use crate::filter;
 use crate::setting::{self, Outcome};
 
 /// The settings of one plan on one socket.
@@ -91,7 +92,18 @@ pub fn before_connect<'a>(
 
 /// Makes the setting that tells whether a socket is TCP; None if it is not, or if there is none that does.
 pub fn probed(fd: i32, probe: Option<&Setting>) -> Option<&Setting> {
+    if filter::is_expected() && is_known_not_to_be_tcp(fd) {
+        return None;
+    }
     probe.filter(|setting| setting::set(fd, setting) == Outcome::Done)
+}
+
+/// The filter of a program without TCP may end it at an option of TCP (chronyd's does). Where it refuses to tell, it is no such
+/// filter.
+#[cold]
+#[inline(never)]
+fn is_known_not_to_be_tcp(fd: i32) -> bool {
+    matches!(kind(fd), Ok(Kind::Udp | Kind::Other) | Err(Errno(libc::EBADF | libc::ENOTSOCK)))
 }
 
 /// What keeps a setting from being made.

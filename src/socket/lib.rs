@@ -12,6 +12,7 @@ pub mod enact;
 pub mod errno;
 pub mod ffi;
 pub mod fill;
+pub mod filter;
 pub mod line;
 pub mod memory;
 pub mod namespace;

@@ -76,7 +76,7 @@ pub fn wait_for(list: &[c_int], at_most: Duration) -> Option<c_int> {
 
 /// The blocked signals that wait for the calling thread or its process, sigpending(2); none, where a filter refuses to
 /// tell.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Pending(Set);
 
 impl Pending {

@@ -172,7 +172,8 @@ fn can_be_followed(file: *const c_char, caller: usize) -> bool {
     static SAID: Once = Once(AtomicBool::new(false));
     setup::runtime().is_some()
         && guard::contained(|| {
-            let Some(file) = named(file) else { return false };
+            // An empty name is the program itself: nothing is loaded.
+            let Some(file) = named(file).filter(|file| !file.is_empty()) else { return false };
             let has = |byte| file.to_bytes().contains(&byte);
             // $ORIGIN is the caller's folder.
             if !has(b'$') && (has(b'/') || is_found_by_all(caller)) {

@@ -167,6 +167,11 @@ fn library(roff: &mut Roff) {
         roff,
         "The library warns of an unknown variable with this prefix. If the environment has a variable twice, the first one counts.",
     );
+    paragraph(
+        roff,
+        "A variable that is empty counts as not set: with an empty SOCKOPT_TO or SOCKOPT_PROCESS, the option variables apply to every \
+         destination, or in every process.",
+    );
     heading(roff, "LOG");
     roff.text([roman(
         "The program never waits for a log line: if there is no room for it, the line is lost, and the next line says how many were lost. The \

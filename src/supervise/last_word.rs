@@ -17,7 +17,7 @@ use socket::{Kind, ffi, fill, standing};
 use crate::filter::AFTER_ACCEPT;
 use crate::made::Settled;
 use crate::runtime::Runtime;
-use crate::sys::{self, Answer};
+use crate::sys::{self, Answer, Extent};
 use crate::worker::{Waiting, Worker};
 
 impl Worker {
@@ -71,7 +71,10 @@ impl Worker {
         let read = setting.bytes_read(length);
         let mut value = [0; 16];
         let Some(value) = value.get_mut(..read) else { return false };
-        length >= read && self.read(waiting.call, waiting.call.place(3), value).is_some_and(|found| found >= read)
+        length >= read
+            && self
+                .read(waiting.call, waiting.call.place(3), value, Extent::Readable)
+                .is_some_and(|found| found >= read)
     }
 
     /// Sets on the copy what a program sets by no value, or by too few bytes, if the kernel takes it: for 0, as of IP_TOS.
@@ -81,7 +84,7 @@ impl Worker {
         let mut value = [0; 16];
         let is_whole = place == 0 || {
             let value = value.get_mut(..length)?;
-            self.read(waiting.call, place, value)? == length
+            self.read(waiting.call, place, value, Extent::Readable)? == length
         };
         if !is_whole || !sys::is_waiting(waiting.listener, waiting.call.id) {
             return None;
@@ -124,7 +127,7 @@ impl Worker {
         if plan.enforce() != Enforce::Fill || waiting.call.int(4) < 4 {
             return None;
         }
-        let read = self.read(waiting.call, waiting.call.place(3), &mut value)?;
+        let read = self.read(waiting.call, waiting.call.place(3), &mut value, Extent::Readable)?;
         // What was read may be another thread's by now.
         if read < value.len() || !sys::is_waiting(waiting.listener, waiting.call.id) {
             return None;

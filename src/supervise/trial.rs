@@ -47,7 +47,7 @@ pub(crate) fn look_once(listener: BorrowedFd<'_>, memory: &Memory) -> Result<Mea
     let call = next_call(listener, memory).map_err(at(Step::Receive))?;
     let looked = || {
         let mut bytes = [0; 16];
-        sys::read_memory(call.thread, call.place(1), &mut bytes).map_err(at(Step::Memory))?;
+        sys::read_memory(call.thread, call.place(1), &mut bytes, sys::Extent::All).map_err(at(Step::Memory))?;
         let is_it = Address::new(&bytes).endpoint().is_ok_and(|peer| peer.port() == TRIAL_PORT);
         if call.call() != Some(Call::Connect) || !is_it {
             return Err((Step::Memory, Errno(libc::EPROTO)));

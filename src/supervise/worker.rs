@@ -22,7 +22,7 @@ use crate::log::Log;
 use crate::made::{Made, Making, Settled};
 use crate::notification::{Call, Notification};
 use crate::runtime::{Policy, Runtime};
-use crate::sys::{self, Answer, Shared};
+use crate::sys::{self, Answer, Extent, Shared};
 use crate::tasks::Tasks;
 
 /// Who answers the calls that wait.
@@ -172,8 +172,8 @@ impl Worker {
     }
 
     /// Reads what is there of so many bytes.
-    pub(crate) fn read(&self, call: &Notification, at: u64, into: &mut [u8]) -> Option<usize> {
-        match sys::read_memory(call.thread, at, into) {
+    pub(crate) fn read(&self, call: &Notification, at: u64, into: &mut [u8], extent: Extent) -> Option<usize> {
+        match sys::read_memory(call.thread, at, into, extent) {
             Ok(length) => Some(length),
             Err(Errno(libc::EPERM)) => {
                 self.closed(call.thread);
@@ -198,14 +198,14 @@ impl Worker {
         let of = if call.call() == Some(Call::Bind) { Address::to_bind } else { Address::new };
         let mut bytes = [0; address::LONGEST];
         let length = usize::try_from(length).ok()?.min(bytes.len());
-        let read = self.read(call, at, bytes.get_mut(..length)?)?;
+        let read = self.read(call, at, bytes.get_mut(..length)?, Extent::All)?;
         bytes.get(..read).filter(|_| read == length).map(of)
     }
 
     /// The address in a `struct msghdr`, with which a `struct mmsghdr` begins.
     fn header(&self, call: &Notification, at: u64) -> Option<(u64, i32)> {
         let mut bytes = [0; 12];
-        let read = self.read(call, at, &mut bytes)?;
+        let read = self.read(call, at, &mut bytes, Extent::All)?;
         let [a, b, c, d, e, f, g, h, length @ ..] = bytes;
         (read == bytes.len()).then(|| (u64::from_ne_bytes([a, b, c, d, e, f, g, h]), i32::from_ne_bytes(length)))
     }

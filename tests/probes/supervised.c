@@ -217,6 +217,16 @@ int main(int count, char **words) {
         int second = setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof seconds);
         printf("own %d %d\n", first, second);
         show(fd);
+    } else if (!strcmp(what, "unreadable")) {
+        char *page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        char *edge = page + 4096;
+        mprotect(edge, 4096, PROT_NONE);
+        int fd = dial(port);
+        int none = setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, edge, 4) < 0 ? errno : 0;
+        int half = setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, edge - 2, 4) < 0 ? errno : 0;
+        int whole = setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, edge - 4, 4) < 0 ? errno : 0;
+        printf("set %d %d %d\n", none, half, whole);
+        show(fd);
     } else if (!strcmp(what, "many")) {
         many(port, number);
     } else if (!strcmp(what, "signals")) {

@@ -19,6 +19,7 @@ use crate::support::{find, go_program, is_root, plain, probe, scratch, sockopt, 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
         test("supervise::confined::refused", refused),
+        test("supervise::confined::unreadable", unreadable),
         test("supervise::confined::said_at_the_start", said_at_the_start),
         test("supervise::confined::another_network", another_network),
         test("supervise::confined::there_and_back", there_and_back).with_ignored_flag(!is_root()),
@@ -78,6 +79,18 @@ fn refused() {
     let (code, printed, stderr) = outcome(without(&links).arg(RULE).arg(program()).args(["dial", &port]));
     assert_eq!((code, printed.as_str()), (Some(1), ""), "{stderr}");
     assert!(stderr.contains("pidfd_getfd is not permitted (EPERM)"), "{stderr}");
+}
+
+/// What the program may not read itself is not read for it either: its call gives EFAULT, as without. Seen to fail: where
+/// process_vm_readv is refused too, with all of /proc/TID/mem taken (setsockopt gave 0).
+fn unreadable() {
+    let memory = libc::SYS_process_vm_readv.to_string();
+    for calls in [&memory, &docker()] {
+        let found = outcome(without(calls).arg(RULE).arg(program()).args(["unreadable", &port()]));
+        let fault = libc::EFAULT;
+        let wanted = format!("set {fault} {fault} 0\n{KEPT}\n");
+        assert_eq!(found, (Some(0), wanted, String::new()), "{calls}");
+    }
 }
 
 /// What is lost, rule by rule; and --dry-run says by which way.

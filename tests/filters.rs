@@ -18,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         };
         add("no_option_of_tcp_on_what_is_not_tcp", only_on_tcp);
         add("kind_may_not_be_asked", kind_is_refused);
+        add("prctl_answers_as_without", prctl);
         add("log_lines", log_lines);
         add("log_lines_into_a_full_pipe", full_pipe);
     }
@@ -71,6 +72,16 @@ fn kind_is_refused(build: Build) {
     let rules = format!("{}:{}:{}:e", libc::SYS_getsockopt, libc::SOL_SOCKET, libc::SO_PROTOCOL);
     let (stdout, stderr) = run(&mut command(build, "warn", "prctl", &rules, &["tcp"]));
     assert_eq!((stdout.as_str(), stderr.as_str()), ("tcp 3 5\n", ""));
+}
+
+/// All arguments are handed on as they are, and so are the answer and errno. Seen to fail with a hook that leaves errno 0.
+fn prctl(build: Build) {
+    let rules = format!("{}:k", libc::SYS_pwritev2);
+    let mut with = command(build, "warn", "prctl", &rules, &["prctl"]);
+    let mut bare = plain(probe("filtered"));
+    let (stdout, stderr) = run(bare.args(["prctl", &rules, "prctl"]));
+    assert!(stdout.lines().count() == 14 && stdout.contains("a name\n"), "{stdout}");
+    assert_eq!(run(&mut with), (stdout, stderr));
 }
 
 /// What few programs make and few filters know: it ends this one.

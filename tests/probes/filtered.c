@@ -6,12 +6,14 @@
  *   killed) or e (EPERM).
  * STEP: tcp, udp, udp6: connects such a socket to 127.0.0.1:1 or [::1]:1, where nobody listens, and prints what the rules have
  *   set, SO_PRIORITY and of TCP also TCP_KEEPIDLE; send: sends by UDP, with MSG_FASTOPEN; none: a descriptor that is no socket;
- *   fill: fills the pipe that is standard error; child, thread: the rest happens there. */
+ *   fill: fills the pipe that is standard error; child, thread: the rest happens there; prctl: prints what prctl(2) answers to
+ *   different numbers of arguments. */
 #include "probe.h"
 
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -75,6 +77,33 @@ static void fill(void) {
     fcntl(2, F_SETFL, O_WRONLY);
 }
 
+#define SAY(call)                                \
+    do {                                         \
+        errno = 0;                               \
+        int result = (call);                     \
+        printf(#call ": %d %d\n", result, errno); \
+    } while (0)
+
+static void answers(void) {
+    char name[16] = "";
+    int signal = 0;
+    SAY(prctl(PR_GET_DUMPABLE));
+    SAY(prctl(PR_SET_NAME, "a name"));
+    SAY(prctl(PR_GET_NAME, name));
+    puts(name);
+    SAY(prctl(PR_SET_NAME, (char *)8));
+    SAY(prctl(PR_SET_PDEATHSIG, SIGUSR2));
+    SAY(prctl(PR_GET_PDEATHSIG, &signal));
+    printf("%d\n", signal);
+    /* All but the second must be 0. */
+    SAY(prctl(PR_SET_NO_NEW_PRIVS, 1, 1L << 40, 0, 0));
+    SAY(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 1L << 40, 0));
+    SAY(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 1L << 40));
+    SAY(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    SAY(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, (char *)8));
+    SAY(prctl(-1, 1, 2, 3, 4));
+}
+
 static void *steps(void *list) {
     for (char **step = list; *step; step++) {
         pthread_t thread;
@@ -96,6 +125,7 @@ static void *steps(void *list) {
             return NULL;
         }
         if (!strcmp(*step, "fill")) fill();
+        else if (!strcmp(*step, "prctl")) answers();
         else if (!strcmp(*step, "none")) {
             struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(1)};
             int result = connect(0, (void *)&to, sizeof to);

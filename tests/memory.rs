@@ -5,6 +5,8 @@ use std::process::{Command, Output};
 
 use libtest_mimic::Trial;
 
+use crate::command::{outcome, write};
+use crate::executables::build;
 use crate::faults::{Build, built};
 use crate::names::{self, LOOK_UPS};
 use crate::support::lab::{Lab, Place::Here, needs};
@@ -28,7 +30,75 @@ pub(crate) fn trials() -> Vec<Trial> {
             taken_away("message", RULES, build);
         }));
     }
+    trials.push(test_with(&["cc"], "memory::locked", locked));
     trials
+}
+
+/// Says how much it has mapped, locks it within the usual limit of who is not root, allows itself no more of it, and connects:
+/// kB of VmSize, errno of mlockall, the user timeout.
+const LOCKS: &str = r#"
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+int main(int count, char **words) {
+    char text[4096] = "";
+    int file = open("/proc/self/status", O_RDONLY);
+    if (read(file, text, sizeof text - 1) < 0 || close(file)) return 2;
+    struct rlimit locked = { 8 << 20, 8 << 20 }, none = { 4096, 4096 };
+    if (setrlimit(RLIMIT_MEMLOCK, &locked) || (!getuid() && setuid(65534))) return 3;
+    int error = mlockall(MCL_CURRENT | MCL_FUTURE) ? errno : 0;
+    if (setrlimit(RLIMIT_AS, &none)) return 4;
+    struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(atoi(words[1])) };
+    inet_pton(AF_INET, "127.0.0.1", &to.sin_addr);
+    int fd = socket(AF_INET, SOCK_STREAM, 0), value = -1;
+    if (connect(fd, (void *)&to, sizeof to)) return 5;
+    socklen_t size = sizeof value;
+    getsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, &size);
+    dprintf(1, "%d %d %d\n", atoi(strstr(text, "VmSize:") + 7), error, value);
+    return 0;
+}
+"#;
+
+/// What waits for the first socket, mapped, is little with a thousand rules, too: a program can lock its memory, and have no
+/// more of it afterwards. Seen to fail: ENOMEM with 300 rules (9.8 MB) and with 1,000 (21 MB).
+fn locked() {
+    let folder = scratch("memory-locked");
+    let program = build(&folder, "program", LOCKS, &[]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port of 127.0.0.1");
+    let port = listener.local_addr().expect("it is bound").port().to_string();
+    let run = |variables: &[(&str, String)]| {
+        let mut command = plain("env");
+        command.args(variables.iter().map(|(name, value)| format!("{name}={value}"))).arg(&program).arg(&port);
+        let (code, stdout, stderr) = outcome(&mut command);
+        let numbers: Vec<i32> = stdout.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let [kilobytes, error, user_timeout] = numbers[..] else { panic!("{code:?} {stdout} {stderr}") };
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        (kilobytes, error, user_timeout)
+    };
+    let (plain, ..) = run(&[]);
+    for rules in [1, 300, 1000] {
+        let mut text = String::new();
+        for rule in 1..rules {
+            let (high, low) = (rule / 256, rule % 256);
+            text += &format!("[[rule]]\nname = \"service {rule}\"\nto = [\"10.{high}.{low}.0/24:443\"]\n");
+            text += "dead_peer_timeout = \"15s\"\n\n";
+        }
+        text += "[[rule]]\nto = [\"127.0.0.1\"]\nuser_timeout = \"9s\"\n";
+        let file = write(&folder, "rules.toml", &text).display().to_string();
+        let library = built(Build::Release).display().to_string();
+        let (kilobytes, error, user_timeout) = run(&[("SOCKOPT_CONFIG", file), ("LD_PRELOAD", library)]);
+        assert_eq!((error, user_timeout), (0, 9000), "{rules} rules, {kilobytes} kB");
+        assert!(kilobytes - plain < 2048 + 3 * rules, "{rules} rules: {kilobytes} kB, {plain} kB without the library");
+    }
 }
 
 /// Who says when memory is read that is none of the call's.

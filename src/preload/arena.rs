@@ -213,7 +213,7 @@ pub(crate) struct SetUpStack(Memory);
 
 /// The TOML parser nests 80 levels deep at most; the need is under 64 KiB, and ten times that
 /// in debug builds.
-const STACK: usize = 1 << 20;
+const STACK: usize = if cfg!(debug_assertions) { 1 << 20 } else { 256 << 10 };
 
 /// What set-up needs, in one mapping.
 pub(crate) struct SetupMemory {

@@ -76,10 +76,30 @@ impl Found {
         lookup_table::set_enabled(self.may_name_hosts);
     }
 
-    /// Bytes of configuration.
-    fn text(&self) -> usize {
+    /// What is to be compiled.
+    fn shape(&self) -> Shape {
         let configuration = &self.loaded.configuration;
-        configuration.document.iter().chain(&configuration.variables).map(|s| s.name.len() + s.text.len()).sum()
+        let sources = || configuration.document.iter().chain(&configuration.variables);
+        let text = sources().map(|source| source.name.len() + source.text.len()).sum();
+        let mut shape = Shape::of(text);
+        if text > SHORT {
+            (shape.rules, shape.longest) = (0, 0);
+            for source in sources() {
+                shape.rules += 1;
+                let mut longest = 0;
+                for piece in source.text.as_bytes().chunks(256) {
+                    // In a form that the compiler makes vectors of; 255 pairs at most.
+                    let pairs = piece.iter().zip(piece.get(1..).unwrap_or_default());
+                    let found = pairs.fold(0_u8, |found, (a, b)| found + u8::from((*a == b'[') & (*b == b'[')));
+                    shape.rules += usize::from(found);
+                    longest = if found == 0 { longest + piece.len() } else { 2 * piece.len() };
+                    shape.longest = shape.longest.max(longest);
+                }
+            }
+        }
+        // Brackets upon brackets are none.
+        shape.rules = shape.rules.min(text / 32);
+        shape
     }
 }
 
@@ -131,33 +151,50 @@ pub(crate) fn on_load() {
     });
 }
 
-/// Address space in bytes: so much, and so much more for each byte of the configuration: what people write needs 75
-/// bytes for each, a file of 16 KiB that is wrong in every character 500; of longer ones less is kept.
-struct Need {
-    generous: (usize, usize),
-    enough: (usize, usize),
+/// A configuration, as far as it says how much memory compiling takes.
+#[derive(Clone, Copy)]
+struct Shape {
+    /// Bytes.
+    text: usize,
+    /// At most, about.
+    rules: usize,
+    /// Bytes from where one rule begins to where the next does: this much is parsed at once.
+    longest: usize,
 }
 
-/// For reading: the environment twice, the file of at most 16 MiB.
-const READING: Need = Need { generous: (64 << 20, 0), enough: (2 << 20, 0) };
-/// For compiling, and a quarter of it for the outcome.
-const COMPILING: Need = Need { generous: (2 << 20, 1024), enough: (256 << 10, 160) };
-
+/// Bytes of a configuration that is not worth counting in.
+const SHORT: usize = 8 << 10;
 /// Bytes of a configuration whose outcome has some megabytes.
 const LARGE: usize = 512 << 10;
 
-impl Need {
-    fn room((least, per_byte): (usize, usize), text: usize) -> Option<SetupMemory> {
-        let scratch = least.saturating_add(text.saturating_mul(per_byte));
-        SetupMemory::reserve(scratch, NOTES_READ + scratch / 4, text >= LARGE)
+impl Shape {
+    /// Of so many bytes that nobody has counted in.
+    fn of(text: usize) -> Self {
+        Self { text, rules: text / 32, longest: text }
     }
 
-    fn reserve_generously(&self, text: usize) -> Option<SetupMemory> {
-        Self::room(self.generous, text).or_else(|| Self::room(self.enough, text))
+    /// For reading: the environment twice, the file of at most 16 MiB.
+    fn reserve_to_read() -> Option<SetupMemory> {
+        [64 << 20, 2 << 20].into_iter().find_map(|scratch| SetupMemory::reserve(scratch, scratch / 4, false))
     }
 
-    fn reserve_enough(&self, text: usize) -> Option<SetupMemory> {
-        Self::room(self.enough, text)
+    /// For what people write, by what such files were measured to need: a quarter less, or half of it. It stays mapped
+    /// until the first socket, and a program may lock all that is mapped into memory (mlockall(2)): so no more than that.
+    fn reserve_usual(self) -> Option<SetupMemory> {
+        let (rules, text) = (self.rules.saturating_mul(900), self.text.saturating_mul(6));
+        let longest = self.longest.saturating_mul(36) + self.longest.min(SHORT / 2) * 92;
+        let outcome = NOTES_READ + (64 << 10) + rules / 2 + self.text * 4 + self.longest * 6;
+        SetupMemory::reserve((256 << 10) + rules + text + longest, outcome, self.text >= LARGE)
+    }
+
+    /// For anything, now that it is needed: a file of 16 KiB that is wrong in every character needs 500 bytes for each; of
+    /// longer ones less is kept.
+    fn reserve_generously(self) -> Option<SetupMemory> {
+        let room = |(least, per_byte): (usize, usize)| {
+            let scratch = least.saturating_add(self.text.saturating_mul(per_byte));
+            SetupMemory::reserve(scratch, NOTES_READ + scratch / 4, self.text >= LARGE)
+        };
+        [(2 << 20, 1024), (256 << 10, 160)].into_iter().find_map(room)
     }
 }
 
@@ -197,7 +234,7 @@ fn read(asked: Asked) {
 
 /// Leaves the variables as they were noted for later, with the room for that: the next state.
 fn note() -> u8 {
-    if let Some(room) = COMPILING.reserve_enough(NOTES_END.load(Ordering::Relaxed)) {
+    if let Some(room) = Shape::of(NOTES_END.load(Ordering::Relaxed)).reserve_usual() {
         ROOM.put(room);
     }
     NOTED
@@ -250,7 +287,7 @@ fn expect_panics() {
 
 /// Finds the configuration, in memory that is kept: the next state.
 fn find() -> u8 {
-    let Some(SetupMemory { stack, scratch: memory, .. }) = READING.reserve_generously(0) else {
+    let Some(SetupMemory { stack, scratch: memory, .. }) = Shape::reserve_to_read() else {
         failed(Failure::Memory);
         return OFF;
     };
@@ -258,8 +295,7 @@ fn find() -> u8 {
         fault::point("load");
         fault::point("exhaust load");
         let Some(found) = Found::of(load::from_environment(std::env::vars_os())) else { return false };
-        let text = found.text();
-        if let Some(room) = COMPILING.reserve_enough(text) {
+        if let Some(room) = found.shape().reserve_usual() {
             ROOM.put(room);
         }
         found.publish()
@@ -370,8 +406,8 @@ fn compile_first() -> Option<Report> {
         done.map(|(next, lines)| (next, Report { lines, memory: scratch }))
     };
     let reserved = ROOM.take();
-    let text = || FOUND.get().map_or_else(|| NOTES_END.load(Ordering::Relaxed), Found::text);
-    let generous = || COMPILING.reserve_generously(text()).ok_or(Failure::Memory).and_then(in_room);
+    let shape = || FOUND.get().map_or_else(|| Shape::of(NOTES_END.load(Ordering::Relaxed)), Found::shape);
+    let generous = || shape().reserve_generously().ok_or(Failure::Memory).and_then(in_room);
     let done = match reserved.map_or(Err(Failure::Memory), in_room) {
         // None was reserved, another thread has it, or it was too little.
         Err(Failure::Memory) => generous(),

@@ -342,16 +342,17 @@ fn check_the_null_device() {
     assert_eq!(of(Path::new("/dev/null")), expected);
     assert_eq!(of(&masked), expected);
     // What is given besides counts on.
-    let run = |variables: &[(&str, &str)]| {
-        let mut command = plain(sockopt());
-        command.args(["run", "--dry-run", "--", "true"]).envs(variables.iter().copied());
+    let printed = |variables: &[(&str, &str)]| {
+        let mut command = run();
+        command.args(["--dry-run", "--", "true"]).envs(variables.iter().copied());
         let (code, stdout, stderr) = outcome(&mut command);
         assert_eq!(code, Some(0), "{stdout}{stderr}");
         stdout + &stderr
     };
     let is_built_in = |printed: &str| printed.contains("60s");
-    assert!(is_built_in(&run(&[])), "{}", run(&[]));
-    let masked = run(&[("SOCKOPT_CONFIG", "/dev/null")]);
+    let plainly = printed(&[]);
+    assert!(is_built_in(&plainly), "{plainly}");
+    let masked = printed(&[("SOCKOPT_CONFIG", "/dev/null")]);
     assert!(!is_built_in(&masked), "{masked}");
 }
 

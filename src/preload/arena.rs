@@ -75,8 +75,14 @@ impl Memory {
         let length = length.checked_next_multiple_of(PAGE)?;
         let (access, flags) =
             (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
-        let [access, flags, no_file] = [access, flags, -1].map(libc::c_long::from);
+        // ThreadSanitizer is to see that memory is new: another thread may have had some at the same place.
+        #[cfg(sockopt_tsan)]
         // SAFETY: a fresh mapping at a place of the kernel's choice.
+        let start = unsafe { libc::mmap(ptr::null_mut(), length, access, flags, -1, 0) } as isize;
+        #[cfg(not(sockopt_tsan))]
+        let [access, flags, no_file] = [access, flags, -1].map(libc::c_long::from);
+        #[cfg(not(sockopt_tsan))]
+        // SAFETY: as above.
         let start = unsafe { libc::syscall(libc::SYS_mmap, 0_usize, length, access, flags, no_file, 0_usize) };
         (start != -1).then(|| Self::at(start as usize, length))
     }

@@ -446,6 +446,13 @@ fn enforce() -> Named {
                 .before("@listen [::1]:4000")
                 .toml("[defaults]\ndscp = \"ef\"\nttl = 33\nraw = [{ level = 41, name = 62, value = 1 }]")
         }),
+        // Seen to fail where one byte of IP's options, and four of a rate, were enough to be looked at: 0 in place of EFAULT.
+        ("by a value that can be read in part", {
+            let calls = "set s IP_TOS 16 4 edge\nset s IP_TTL 9 4 edge\nset s 0/10 2 4 edge\nset s 1/47 1000 8 edge\n\
+                         set s IP_TOS 16 1 good\nset s IP_TTL 9 3 good\n@look s IP_TOS=184 0/10=3 IP_TTL=33 1/47=1048576";
+            let toml = "[defaults]\ndscp = \"ef\"\nttl = 33\nmax_pacing_rate = \"1MiB\"\nraw = [{ level = 0, name = 10, value = 3 }]";
+            client("", calls).toml(toml)
+        }),
         // Seen to fail where the rule's value counts as its own only while it is there.
         ("by no value, UDP", {
             Script::new("socket s inet dgram\nbind s 127.0.0.1:4000\nset s IP_TOS 16 0 null\n@look s IP_TOS=184")

@@ -189,17 +189,26 @@ impl Setting {
     /// The bytes of the value that the kernel reads where the program gives so many; from fewer it mostly makes EINVAL.
     #[must_use]
     pub fn bytes_read(&self, given: usize) -> usize {
-        /// What a name has at most without its NUL (IFNAMSIZ, linux/if.h).
-        const LONGEST_INTERFACE: usize = 15;
+        /// What a name has at most without its NUL (IFNAMSIZ, linux/if.h; TCP_CA_NAME_MAX, net/tcp.h).
+        const LONGEST_NAME: usize = 15;
         match self.value {
-            // A byte is enough for IP's (net/ipv4/ip_sockglue.c).
-            Value::Int(_) if self.level == constants::SOL_IP => 1,
+            // Of IP's a byte is enough, and of four or more it reads four (net/ipv4/ip_sockglue.c).
+            Value::Int(_) if self.level == constants::SOL_IP => {
+                if given < 4 {
+                    1
+                } else {
+                    4
+                }
+            }
+            // An unsigned long, if there are as many bytes (net/core/sock.c).
+            Value::Int(_) if self.key == Key::MaxPacingRate && given >= size_of::<usize>() => size_of::<usize>(),
             Value::Int(_) => 4,
             Value::Timeval { .. } => 2 * size_of::<usize>(),
             Value::Linger { .. } => 8,
             // An empty interface name takes the socket off its interface (net/core/sock.c, sock_setbindtodevice).
-            Value::Text(_) if self.key == Key::Interface => given.min(LONGEST_INTERFACE),
-            Value::Text(_) => 1,
+            Value::Text(_) if self.key == Key::Interface => given.min(LONGEST_NAME),
+            // Up to its NUL, of which nothing is known here.
+            Value::Text(_) => given.clamp(1, LONGEST_NAME),
         }
     }
 }

@@ -18,7 +18,8 @@ pub enum Opening {
 }
 
 /// By which of them a socket's connection was opened. None where the kernel's figures do not tell: while data is in flight,
-/// before Linux 4.19, after a local queue has dropped packets, and of what has no connection.
+/// before Linux 4.19, mostly after a local queue has dropped packets (not if it was one byte: that looks like a connection that was
+/// accepted), and of what has no connection.
 ///
 /// # Errors
 /// ENOPROTOOPT or EOPNOTSUPP for what is not TCP; those of getsockopt(2).

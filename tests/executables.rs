@@ -931,9 +931,15 @@ fn sudo() {
 /// of its own in which the library takes effect.
 fn wrappers_that_are_not_followed() {
     let open = Open::new("not-followed");
-    for line in
-        ["timeout --unknown 5 %", "taskset -p 1", "prlimit --pid 1", "nsenter -m -t 1 %", "strace -E A=b %", "su -c %"]
-    {
+    for line in [
+        "timeout --unknown 5 %",
+        "taskset -p 1",
+        "prlimit --pid 1",
+        "nsenter -m -t 1 %",
+        "strace -E A=b %",
+        "su -c %",
+        "/usr/sbin/runuser man -c %",
+    ] {
         let (code, _, stderr) = open.run("--dry-run", line, "dynamic");
         assert_eq!(code, Some(0), "{line}: {stderr}");
         let said = "is called in a way that sockopt does not know: the program that it starts is not judged\n";

@@ -89,11 +89,19 @@ pub fn read(words: &[OsString]) -> Option<Call> {
         "gdb" => gdb(arguments),
         "ip" => ip(arguments),
         "mptcpize" => mptcpize(arguments),
+        // Without -u the first word is a user, whose shell it starts, as su does.
+        "runuser" if !arguments.iter().any(names_a_user) => Some(Call::Unclear),
         // Alone they start nothing, or a shell.
         _ if NOT_FOLLOWED.contains(&name) => Some(Call::Unclear),
         _ => WRAPPERS.iter().find(|wrapper| wrapper.names.contains(&name))?.read(arguments),
     };
     Some(call.unwrap_or(Call::Unclear))
+}
+
+/// Whether an option of runuser(1) may be `-u` or `--user`.
+fn names_a_user(word: &OsString) -> bool {
+    let word = word.as_encoded_bytes();
+    word.starts_with(b"--u") || word.starts_with(b"-u")
 }
 
 impl Start {

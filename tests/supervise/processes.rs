@@ -177,7 +177,11 @@ fn its_last_word() {
 
 fn start(marker: &str, arguments: &[&str]) -> Child {
     let (name, value) = marker.split_once('=').expect("NAME=VALUE");
-    let mut command = supervised();
+    let inner = supervised();
+    // Whoever runs the tests in the background of a shell ignores SIGINT, and so would the program.
+    let mut command = plain("env");
+    command.arg("--default-signal").arg(inner.get_program()).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
     command.env(name, value).arg(program()).args(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
 }

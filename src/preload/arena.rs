@@ -28,7 +28,7 @@ pub(crate) enum Failure {
     Panic,
 }
 
-/// A private anonymous mapping, taken back when dropped. Where pieces are handed out, it begins with its [`Books`]: the value
+/// A private anonymous mapping, taken back when dropped. Where pieces are handed out, it begins with its [`Header`]: the value
 /// itself is small, since it lies on the stack of whoever comes first, which may be a signal handler's.
 pub(crate) struct Memory {
     start: usize,
@@ -38,8 +38,8 @@ pub(crate) struct Memory {
 /// Which pieces of a mapping are free. Zeroes, as a new mapping has them, say that all is.
 #[derive(FromZeros)]
 #[repr(align(16))] // a grain
-struct Books {
-    /// Where the rest begins that nobody has had; 0 is behind the books.
+struct Header {
+    /// Where the rest begins that nobody has had; 0 is behind the header.
     next: Cell<usize>,
     /// By size, the piece that was given back last; it begins with the one before.
     free: [Cell<usize>; SIZES],
@@ -99,17 +99,17 @@ impl Memory {
         piece
     }
 
-    fn books(&self) -> &Books {
-        let books: *const Books = ptr::with_exposed_provenance(self.start);
-        // SAFETY: a mapping begins with a page, larger than the books, that held zeroes when it was new; pieces are handed out
+    fn header(&self) -> &Header {
+        let header: *const Header = ptr::with_exposed_provenance(self.start);
+        // SAFETY: a mapping begins with a page, larger than the header, that held zeroes when it was new; pieces are handed out
         // behind them, and no other thread has the value.
-        unsafe { &*books }
+        unsafe { &*header }
     }
 
     /// Where the rest begins that nobody has had.
     fn next(&self) -> usize {
-        match self.books().next.get() {
-            0 => self.start + size_of::<Books>(),
+        match self.header().next.get() {
+            0 => self.start + size_of::<Header>(),
             next => next,
         }
     }
@@ -120,7 +120,7 @@ impl Memory {
 
     fn take(&self, layout: Layout) -> *mut u8 {
         let (size, number) = occupied(layout.size());
-        if let Some(free) = number.and_then(|number| self.books().free.get(number))
+        if let Some(free) = number.and_then(|number| self.header().free.get(number))
             && layout.align() <= GRAIN
             && free.get() != 0
         {
@@ -132,7 +132,7 @@ impl Memory {
         let start = self.next().checked_next_multiple_of(layout.align());
         match start.and_then(|start| Some((start, start.checked_add(size)?))) {
             Some((start, end)) if end <= self.end() => {
-                self.books().next.set(end);
+                self.header().next.set(end);
                 start as *mut u8
             }
             _ => ptr::null_mut(),
@@ -154,8 +154,8 @@ impl Memory {
         }
         let (size, number) = occupied(layout.size());
         if piece as usize + size == self.next() {
-            self.books().next.set(piece as usize);
-        } else if let Some(free) = number.and_then(|number| self.books().free.get(number)) {
+            self.header().next.set(piece as usize);
+        } else if let Some(free) = number.and_then(|number| self.header().free.get(number)) {
             // SAFETY: a piece of ours, of a grain at least and aligned to one, that is the caller's to give.
             unsafe { piece.cast::<usize>().write(free.replace(piece as usize)) };
         }
@@ -168,7 +168,7 @@ impl Memory {
         match end {
             _ if !self.is_ours(piece, layout) => false,
             Some(end) if piece as usize + old == self.next() => {
-                self.books().next.set(end);
+                self.header().next.set(end);
                 true
             }
             _ => new == old,
@@ -402,7 +402,7 @@ fn from_reserve(layout: Layout) -> *mut u8 {
         }
     }
     // More panics at once than anybody thought of.
-    let Some(memory) = Memory::reserve(size_of::<Books>() + room) else { return ptr::null_mut() };
+    let Some(memory) = Memory::reserve(size_of::<Header>() + room) else { return ptr::null_mut() };
     let piece = memory.take(layout);
     memory.keep();
     piece

@@ -80,9 +80,9 @@ interpose! {
     }
     // What the rule of this socket enforces is answered with success and not carried out, mostly.
     fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> c_int {
-        before whose = intercept::enforce(fd, level, name, value, length);
-        answer (whose == intercept::Whose::Rules).then_some(0);
-        after _done intercept::was_set(fd, level, name, whose);
+        before last_word = intercept::enforce(fd, level, name, value, length);
+        answer (last_word == intercept::LastWord::Rule).then_some(0);
+        after _done intercept::was_set(fd, level, name, last_word);
     }
     // By SO_ERROR a program learns that a connect which it did not wait for has come to an end, connect(2): then the time
     // for connecting (`connect_timeout`) is taken back.

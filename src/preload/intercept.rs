@@ -266,29 +266,29 @@ fn seen_first(runtime: &Runtime, listener: c_int) -> Option<Known> {
     Some(Known::Unsure)
 }
 
-/// Whose word counts where the program sets an option.
+/// Who has the last word where the program sets an option.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Whose {
+pub(crate) enum LastWord {
     /// The program's: the call is carried out.
     #[default]
-    Programs,
+    Program,
     /// The rule's: the call is answered and not carried out. The socket has a rule that set this very option and enforces it.
-    Rules,
+    Rule,
     /// The same, and there is no value, or not enough of it. That the kernel mostly refuses, and sometimes takes for 0 (IP_TOS with no
     /// bytes, IPV6_TCLASS by a null pointer): the call is carried out, and then the rule's value is set again.
-    RulesAgain,
+    RuleAgain,
 }
 
 /// Before setsockopt.
 #[inline]
-pub(crate) fn enforce(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> Whose {
+pub(crate) fn enforce(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> LastWord {
     match runtime() {
         Some(runtime) if runtime.in_use.load(Relaxed) && runtime.rules.enforces(level, name) => {
             let place = Place::here();
             let near = place.page();
             guard::contained(move || enforce_here(runtime, fd, level, name, (value, length, near)))
         }
-        _ => Whose::Programs,
+        _ => LastWord::Program,
     }
 }
 
@@ -299,24 +299,24 @@ fn enforce_here(
     level: c_int,
     name: c_int,
     (value, length, near): (*const c_void, socklen_t, Near<'_>),
-) -> Whose {
+) -> LastWord {
     fault::point("setsockopt");
-    let Some((standing, plan, setting)) = enforced(runtime, fd, level, name) else { return Whose::Programs };
+    let Some((standing, plan, setting)) = enforced(runtime, fd, level, name) else { return LastWord::Program };
     if !standing.enforces(fd, setting, &runtime.rules) {
-        return Whose::Programs;
+        return LastWord::Program;
     }
     let decision = plan.decision();
     // The kernel reads so much of the value.
     let read = setting.bytes_read(length as usize);
     if i32::try_from(length).is_err() || (length as usize) < read || !near.is_readable(value, read) {
-        return Whose::RulesAgain;
+        return LastWord::RuleAgain;
     }
     // The rule's value in place of the program's: mostly it is there already, but the socket may have come by exec, or
     // the kernel may refuse the rule's value, and then the program's call is the program's.
     // While it connects, the user timeout is another one; the rule's comes when the connection stands.
     let is_for_later = setting.phases.contains(Phase::Connected) && is_connecting(fd, &runtime.rules);
     if !is_for_later && set(fd, setting) != Outcome::Done {
-        return Whose::Programs;
+        return LastWord::Program;
     }
     match constants::option_name(level, name) {
         Some(name) => log::info(format_args!("setsockopt fd {fd} {name}: not carried out: {decision} enforces it")),
@@ -326,7 +326,7 @@ fn enforce_here(
             ));
         }
     }
-    Whose::Rules
+    LastWord::Rule
 }
 
 /// The setting that has the last word about an option of a socket, with the rule that it is of.
@@ -338,8 +338,8 @@ fn enforced(runtime: &Runtime, fd: c_int, level: c_int, name: c_int) -> Option<(
 
 /// After a setsockopt that was carried out and has succeeded.
 #[inline]
-pub(crate) fn was_set(fd: c_int, level: c_int, name: c_int, whose: Whose) {
-    if whose == Whose::RulesAgain
+pub(crate) fn was_set(fd: c_int, level: c_int, name: c_int, last_word: LastWord) {
+    if last_word == LastWord::RuleAgain
         && let Some(runtime) = runtime()
     {
         guard::contained(|| set_again(runtime, fd, level, name));

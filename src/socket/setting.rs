@@ -42,14 +42,14 @@ pub fn set(fd: i32, setting: &Setting) -> Outcome {
     }
 }
 
-/// Whether an option has the value that a setting gives it, be it less than it asks for. A buffer that has another is given it.
-pub fn is_made(fd: i32, setting: &Setting) -> bool {
+/// Whether making a setting changes nothing: the option has the value that it gives, be it less than it asks for. How much of a buffer's size
+/// the kernel allows is not told, so a buffer's setting is made to find out.
+pub fn changes_nothing(fd: i32, setting: &Setting) -> bool {
     let name = match (setting.level, setting.name) {
         (libc::SOL_SOCKET, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE) => libc::SO_SNDBUF,
         (libc::SOL_SOCKET, libc::SO_RCVBUF | libc::SO_RCVBUFFORCE) => libc::SO_RCVBUF,
         _ => return is_in_force(fd, setting) == Ok(true),
     };
-    // How large it may be is not told.
     let size = || ffi::get_int(fd, libc::SOL_SOCKET, name);
     let before = size();
     set(fd, setting) == Outcome::Done && size() == before

@@ -7,7 +7,7 @@ use crate::describe::Kind;
 use crate::ffi;
 use crate::opening::{Opening, opening};
 use crate::ports::Ports;
-use crate::setting::is_made;
+use crate::setting::changes_nothing;
 
 /// Which connection a socket has or is to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl Standing {
     pub fn enforces(&self, fd: i32, setting: &Setting, rules: &Rules) -> bool {
         // Until somebody asks how a connect ended, another user timeout stands in the place of the rule's.
         let is_to_come = || setting.phases.contains(Phase::Connected) && running_limit(fd, rules).is_some();
-        !self.is_foreign || is_made(fd, setting) || is_to_come()
+        !self.is_foreign || changes_nothing(fd, setting) || is_to_come()
     }
 }
 

@@ -928,18 +928,12 @@ fn sudo() {
 }
 
 /// What is not understood is said to be so, and what takes the library away is. Seen to fail: each was taken for a program
-/// of its own in which the library takes effect.
+/// of its own in which the library takes effect; wrappers that start nothing (`chrt -m`) were said to start something.
 fn wrappers_that_are_not_followed() {
     let open = Open::new("not-followed");
-    for line in [
-        "timeout --unknown 5 %",
-        "taskset -p 1",
-        "prlimit --pid 1",
-        "nsenter -m -t 1 %",
-        "strace -E A=b %",
-        "su -c %",
-        "/usr/sbin/runuser man -c %",
-    ] {
+    for line in
+        ["timeout --unknown 5 %", "nsenter -m -t 1 %", "strace -E A=b %", "su -c %", "/usr/sbin/runuser man -c %"]
+    {
         let (code, _, stderr) = open.run("--dry-run", line, "dynamic");
         assert_eq!(code, Some(0), "{line}: {stderr}");
         let said = "is called in a way that sockopt does not know: the program that it starts is not judged\n";
@@ -959,9 +953,24 @@ fn wrappers_that_are_not_followed() {
     let (code, _, stderr) = open.run("--dry-run", "systemd-run --scope --user -q %", "static");
     assert_eq!((code, stderr.contains("/static is statically linked")), (Some(1), true), "{stderr}");
     // They start nothing, or what a shell makes of more than a plain command.
-    for line in
-        ["env", "nice", "timeout 5", "xargs", "sh -c %~|~cat", "sh -c cd~/;~%", "sh -c A=b~%", "sh script", "watch ls"]
-    {
+    for line in [
+        "env",
+        "env -0",
+        "nice",
+        "timeout 5",
+        "timeout --help %",
+        "xargs",
+        "taskset -cp 0 %",
+        "ionice -p 1",
+        "chrt -m",
+        "prlimit --pid 1 --nofile",
+        "strace -p 1",
+        "sh -c %~|~cat",
+        "sh -c cd~/;~%",
+        "sh -c A=b~%",
+        "sh script",
+        "watch ls",
+    ] {
         let (code, _, stderr) = open.run("--dry-run", line, "static");
         let is_judged = stderr.contains("takes effect in it") || stderr.contains("are set in it; dynamically linked");
         assert_eq!((code, is_judged), (Some(0), true), "{line}: {stderr}");

@@ -6,8 +6,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use Effect::{
-    EmptiesEnvironment, Exec, Folder, KeepsLibrary, NoNewPrivileges, Nothing, OtherLibrary, Rights, Root, Unclear,
-    User, Variables,
+    EmptiesEnvironment, Exec, Folder, KeepsLibrary, NoNewPrivileges, Nothing, OtherLibrary, Rights, Root,
+    StartsNothing, Unclear, User, Variables,
 };
 
 use crate::wrapper_table::{Effect, MPTCPIZE, NOT_FOLLOWED, PLAIN, Rest, SYSTEMD, WITHOUT_LIBRARY, WRAPPERS, Wrapper};
@@ -45,6 +45,8 @@ pub struct Start {
     pub root: Option<OsString>,
     /// Whether it is started in another folder.
     is_elsewhere: bool,
+    /// Whether an option says that there is nothing to start.
+    starts_nothing: bool,
 }
 
 /// What execvp(3) takes where there is no PATH.
@@ -108,6 +110,7 @@ impl Start {
     fn apply(&mut self, effect: Effect, value: Option<OsString>) -> Option<()> {
         match effect {
             Nothing | Exec => {}
+            StartsNothing => self.starts_nothing = true,
             Unclear => return None,
             Folder => self.is_elsewhere = true,
             Root => self.root = Some(value?),
@@ -145,7 +148,8 @@ impl Start {
 
     /// None if the program cannot be told from here.
     fn call(self) -> Option<Call> {
-        let Some(program) = self.command.first().map(|word| word.as_bytes()) else { return Some(Call::Nothing) };
+        let program = self.command.first().filter(|_| !self.starts_nothing).map(|word| word.as_bytes());
+        let Some(program) = program else { return Some(Call::Nothing) };
         let is_relative = program.contains(&b'/') && !program.starts_with(b"/");
         (!(self.is_elsewhere && is_relative)).then_some(Call::Starts(self))
     }
@@ -178,6 +182,7 @@ impl Arguments<'_> {
             let value = match attached {
                 Some(value) if takes("=") || takes("=?") || self.long.contains(&"*") => Some(value),
                 None if takes("=") => Some(self.rest.pop()?),
+                None if by_its_name(&name) == StartsNothing => None,
                 None if takes("") || takes("=?") || self.long.contains(&"*") => None,
                 _ => return None,
             };
@@ -229,7 +234,8 @@ impl Wrapper {
         start.apply(self.always, None)?;
         let mut is_text = self.rest == Rest::Text;
         arguments.each(|_, name, value| {
-            let effect = self.effects.iter().find(|(option, _)| *option == name).map_or(Nothing, |(_, effect)| *effect);
+            let known = self.effects.iter().find(|(option, _)| *option == name);
+            let effect = known.map_or(by_its_name(name), |(_, effect)| *effect);
             is_text &= effect != Exec;
             start.apply(effect, value)
         })?;
@@ -251,6 +257,11 @@ impl Wrapper {
     }
 }
 
+/// What an option does that has the same name everywhere.
+fn by_its_name(option: &str) -> Effect {
+    if matches!(option, "help" | "version") { StartsNothing } else { Nothing }
+}
+
 fn reversed(words: &[OsString]) -> Vec<OsString> {
     words.iter().rev().cloned().collect()
 }
@@ -270,8 +281,10 @@ fn env(arguments: &[OsString]) -> Option<Call> {
         "block-signal=?",
         "default-signal=?",
         "ignore-signal=?",
+        // Only where there is no program.
+        "null",
     ];
-    let mut arguments = Arguments { rest: reversed(arguments), short: "iu:C:vS:", long: LONG };
+    let mut arguments = Arguments { rest: reversed(arguments), short: "i0u:C:vS:", long: LONG };
     let mut start = Start::default();
     let mut take = |arguments: &mut Arguments<'_>, name: &str, value: Option<OsString>| {
         match (name, value) {
@@ -279,7 +292,8 @@ fn env(arguments: &[OsString]) -> Option<Call> {
             ("u" | "unset", Some(name)) if name == "LD_PRELOAD" => start.cleared = Some("unsets LD_PRELOAD"),
             ("C" | "chdir", _) => start.apply(Folder, None)?,
             ("S" | "split-string", value) => arguments.rest.extend(split(value?.as_bytes())?.into_iter().rev()),
-            _ => {}
+            ("0" | "null", _) => start.apply(StartsNothing, None)?,
+            _ => start.apply(by_its_name(name), None)?,
         }
         Some(())
     };

@@ -1,8 +1,8 @@
 //! The wrappers that are known, and how each takes its arguments.
 
 use Effect::{
-    EmptiesEnvironment, Exec, Folder, KeepsLibrary, NoNewPrivileges, Nothing, OtherLibrary, Rights, Root, Unclear,
-    User, Variables,
+    EmptiesEnvironment, Exec, Folder, KeepsLibrary, NoNewPrivileges, Nothing, OtherLibrary, Rights, Root,
+    StartsNothing, Unclear, User, Variables,
 };
 
 /// How an option, or a word before the program, bears on what is started.
@@ -10,6 +10,8 @@ use Effect::{
 pub(crate) enum Effect {
     Nothing,
     Unclear,
+    /// The wrapper prints, or works on processes that run already.
+    StartsNothing,
     Folder,
     Root,
     User,
@@ -66,13 +68,18 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
     Wrapper { names: &["stdbuf"], short: "i:o:e:", long: &["input=", "output=", "error="], ..PLAIN },
     Wrapper { names: &["chroot"], long: &["userspec=", "groups=", "skip-chdir"], operands: &[Root],
         effects: &[("userspec", User)], ..PLAIN },
-    Wrapper { names: &["taskset"], short: "ac", long: &["all-tasks", "cpu-list"], operands: ANY, ..PLAIN },
-    Wrapper { names: &["ionice"], short: "c:n:t", long: &["class=", "classdata=", "ignore"], ..PLAIN },
-    Wrapper { names: &["chrt"], short: "abdfiorRvT:P:D:", operands: ANY,
+    Wrapper { names: &["taskset"], short: "acp", long: &["all-tasks", "cpu-list", "pid"], operands: ANY,
+        effects: &[("p", StartsNothing), ("pid", StartsNothing)], ..PLAIN },
+    Wrapper { names: &["ionice"], short: "c:n:tp:P:u:", long: &["class=", "classdata=", "ignore", "pid=", "pgid=", "uid="],
+        effects: &[("p", StartsNothing), ("P", StartsNothing), ("u", StartsNothing), ("pid", StartsNothing),
+            ("pgid", StartsNothing), ("uid", StartsNothing)], ..PLAIN },
+    Wrapper { names: &["chrt"], short: "abdfiormpRvT:P:D:", operands: ANY,
         long: &["all-tasks", "batch", "deadline", "fifo", "idle", "other", "rr", "reset-on-fork", "verbose",
-            "sched-runtime=", "sched-period=", "sched-deadline="], ..PLAIN },
-    Wrapper { names: &["prlimit"], short: "c::d::e::f::i::l::m::n::q::r::s::t::u::v::x::y::", long: &["*", "pid=", "output="],
-        effects: &[("pid", Unclear)], ..PLAIN },
+            "sched-runtime=", "sched-period=", "sched-deadline=", "max", "pid"],
+        effects: &[("m", StartsNothing), ("max", StartsNothing), ("p", StartsNothing), ("pid", StartsNothing)], ..PLAIN },
+    Wrapper { names: &["prlimit"], short: "c::d::e::f::i::l::m::n::p:q::r::s::t::u::v::x::y::",
+        long: &["*", "pid=", "output="],
+        effects: &[("p", StartsNothing), ("pid", StartsNothing)], ..PLAIN },
     Wrapper { names: &["numactl"], short: "abli:p:P:m:N:C:", ..PLAIN },
     Wrapper { names: &["xargs"], short: "0rtpoxa:d:E:I:L:n:P:s:e::i::l::",
         long: &["null", "no-run-if-empty", "verbose", "interactive", "open-tty", "exit", "arg-file=", "delimiter=",
@@ -86,8 +93,8 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
         long: &["beep", "color", "no-color", "differences=?", "errexit", "chgexit", "precise", "no-title", "no-wrap",
             "exec", "interval=", "equexit="], ..PLAIN },
     Wrapper { names: &["faketime"], short: "mfp:", long: &["exclude-monotonic", "date-prog="], operands: ANY, ..PLAIN },
-    Wrapper { names: &["strace"], short: "AcCdDfFhiknqrtTvwxyYzZa:b:e:I:o:O:P:s:S:u:X:", effects: &[("u", User)],
-        long: &["follow-forks", "trace=", "output=", "quiet=?", "user="], ..PLAIN },
+    Wrapper { names: &["strace"], short: "AcCdDfFhiknqrtTvwxyYzZa:b:e:I:o:O:p:P:s:S:u:X:", effects: &[("u", User)],
+        long: &["attach=", "follow-forks", "trace=", "output=", "quiet=?", "user="], ..PLAIN },
     Wrapper { names: &["valgrind"], short: "qvd", long: &["*"], ..PLAIN },
     Wrapper { names: &["eatmydata"], ..PLAIN },
     // They change the user, what it may do, or what it sees.

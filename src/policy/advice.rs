@@ -132,7 +132,7 @@ impl Adviser<'_> {
             self.judge_capabilities(&profile, &effective);
             self.judge_fill(&profile, &effective);
             self.judge_close(form, &profile, &effective);
-            self.judge_fastopen(form, &effective);
+            self.judge_handshake(form, &effective);
         }
     }
 
@@ -272,27 +272,34 @@ impl Adviser<'_> {
         }
     }
 
-    /// The SYN waits for the client's first data, which never comes where the client waits for the server's.
-    fn judge_fastopen(&mut self, form: Option<&RuleForm>, effective: &Effective<'_>) {
+    /// A SYN (`fastopen`) or the last packet of the handshake (`quickack = false`) waits for the client's first data, and the client
+    /// for the server's.
+    fn judge_handshake(&mut self, form: Option<&RuleForm>, effective: &Effective<'_>) {
         let is_for_connecting = form.is_none_or(|form| form.conditions.is_for_connecting());
-        let Some((origin, given)) = effective.get(&Key::Fastopen).filter(|_| is_for_connecting) else { return };
-        if given.choice != Choice::FastopenConnect(true) {
+        if !is_for_connecting {
             return;
         }
-        let of_environment = Some(&self.shortcuts.conditions).filter(|_| *origin == Origin::Environment);
-        let conditions = form.map(|form| &form.conditions).into_iter().chain(of_environment);
-        let is_for = |port: u16| {
-            let mut lists = conditions.clone().filter_map(Conditions::to);
-            lists.all(|list| list.iter().any(|pattern| pattern.ports().contains(&port)))
-        };
-        let ports: Vec<_> = SERVER_SPEAKS_FIRST.into_iter().filter(|(port, _)| is_for(*port)).collect();
-        if !ports.is_empty() {
+        for (key, choice) in
+            [(Key::Fastopen, Choice::FastopenConnect(true)), (Key::Quickack, Choice::Value(Value::Int(0)))]
+        {
+            let Some((origin, _)) = effective.get(&key).filter(|(_, given)| given.choice == choice) else { continue };
+            let of_environment = Some(&self.shortcuts.conditions).filter(|_| *origin == Origin::Environment);
+            let conditions = form.map(|form| &form.conditions).into_iter().chain(of_environment);
+            let is_for = |port: u16| {
+                let mut lists = conditions.clone().filter_map(Conditions::to);
+                lists.all(|list| list.iter().any(|pattern| pattern.ports().contains(&port)))
+            };
+            let ports: Vec<_> = SERVER_SPEAKS_FIRST.into_iter().filter(|(port, _)| is_for(*port)).collect();
+            if ports.is_empty() {
+                continue;
+            }
             let is_for_all = ports.len() == SERVER_SPEAKS_FIRST.len();
-            self.say(
-                effective,
-                &[Key::Fastopen],
-                &Advice::ServerSpeaksFirst { ports: (!is_for_all).then_some(&ports) },
-            );
+            let ports = (!is_for_all).then_some(&*ports);
+            let advice = match key {
+                Key::Fastopen => Advice::ServerSpeaksFirst { ports },
+                _ => Advice::LateHandshake { ports },
+            };
+            self.say(effective, &[key], &advice);
         }
     }
 

@@ -39,6 +39,8 @@ pub(crate) enum Advice<'a> {
     LatePort,
     /// `fastopen = true` for every port, or for these at which the server speaks first.
     ServerSpeaksFirst { ports: Option<&'a [(u16, &'static str)]> },
+    /// `quickack = false`, likewise.
+    LateHandshake { ports: Option<&'a [(u16, &'static str)]> },
     /// `linger = "reset"` on accepted connections.
     ResetsReplies,
     /// A user timeout by itself that is filled in.
@@ -151,17 +153,13 @@ impl fmt::Display for Advice<'_> {
             Self::LatePort => f.write_str(
                 "local_ports_late = true: a program that binds to port 0 and then asks for its port gets 0 until it listens or connects (active FTP, Python's socketserver)",
             ),
-            Self::ServerSpeaksFirst { ports: None } => f.write_str(
-                "fastopen = true for every port: where the server speaks first (FTP, SMTP, POP3, IMAP, MySQL), the client may wait for ever",
-            ),
-            Self::ServerSpeaksFirst { ports: Some(ports) } => {
-                let ports: Vec<String> = ports.iter().map(|(port, name)| format!("{port} ({name})")).collect();
-                let plural = if ports.len() == 1 { "" } else { "s" };
-                write!(
-                    f,
-                    "fastopen = true for port{plural} {}, where the server speaks first: the client may wait for ever",
-                    ports.join(", ")
-                )
+            Self::ServerSpeaksFirst { ports } => {
+                let place = where_server_is_first(*ports);
+                write!(f, "fastopen = true for {place}: the client may wait for ever")
+            }
+            Self::LateHandshake { ports } => {
+                let place = where_server_is_first(*ports);
+                write!(f, "quickack = false for {place}: the server gets the connection up to 200 ms later")
             }
             Self::ResetsReplies => f.write_str(
                 "linger = \"reset\" on accepted connections: close and exit discard data that the client has not acknowledged",
@@ -215,6 +213,7 @@ impl Words for Advice<'_> {
             Self::BlockingClose { .. } => Code::BlockingClose,
             Self::LatePort => Code::LatePort,
             Self::ServerSpeaksFirst { .. } => Code::ServerSpeaksFirst,
+            Self::LateHandshake { .. } => Code::LateHandshake,
             Self::ResetsReplies => Code::ResetsReplies,
             Self::FillBesideOther { .. } => Code::FillBesideOther,
             Self::FillUnknown { .. } => Code::FillUnknown,
@@ -273,6 +272,9 @@ impl Words for Advice<'_> {
             Self::ServerSpeaksFirst { .. } => {
                 "once the kernel has the server's cookie, connect succeeds before anything is sent, also to a closed port: the SYN goes out with the client's first data; set fastopen only in rules for ports where the client speaks first, such as to = [\":443\"]".to_owned()
             }
+            Self::LateHandshake { .. } => {
+                "the last packet of the handshake waits for the client's first data; set quickack = false only in rules for ports where the client speaks first".to_owned()
+            }
             Self::ResetsReplies => {
                 "measured: 128504 of 161104 bytes of a reply arrived; time_wait = false leaves no TIME_WAIT either, and the kernel sends all data first".to_owned()
             }
@@ -325,4 +327,14 @@ fn fitting(milliseconds: u64) -> String {
         return "keepalive, or use dead_peer_timeout, which is both".to_owned();
     }
     format!("keepalive = {{ time = \"{}s\", interval = \"{interval}s\", probes = 3 }}", seconds - 3 * interval)
+}
+
+/// Where the server speaks first: among all ports, or these.
+fn where_server_is_first(ports: Option<&[(u16, &str)]>) -> String {
+    let Some(ports) = ports else {
+        return "every port, also where the server speaks first (FTP, SMTP, POP3, IMAP, MySQL)".to_owned();
+    };
+    let plural = if ports.len() == 1 { "" } else { "s" };
+    let ports: Vec<String> = ports.iter().map(|(port, name)| format!("{port} ({name})")).collect();
+    format!("port{plural} {}, where the server speaks first", ports.join(", "))
 }

@@ -126,13 +126,14 @@ impl fmt::Display for Hindrance {
     }
 }
 
-/// Which settings of a plan were made and which were left to the program, by their places in the plan: nothing may be allocated
-/// here, and mostly nobody asks.
+/// Which settings of a plan were made, which were left to the program and which the socket does not have, by their places in
+/// the plan: nothing may be allocated here, and mostly nobody asks.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Enacted {
     is_first_made: bool,
     made: Places,
     chosen: Places,
+    absent: Places,
 }
 
 impl Enacted {
@@ -154,7 +155,7 @@ impl Enacted {
             match enactment.make(setting) {
                 Outcome::LeftToProgram => enacted.chosen.note(place),
                 Outcome::Done => enacted.made.note(place),
-                Outcome::Absent => {}
+                Outcome::Absent => enacted.absent.note(place),
                 // Another thread has closed it.
                 Outcome::Failed(Errno(libc::EBADF | libc::ENOTSOCK)) => {}
                 Outcome::Failed(errno) => hindered(setting, Hindrance::Failed(errno)),
@@ -166,7 +167,7 @@ impl Enacted {
     /// Whether there is nothing to tell.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.is_first_made && self.made == Places::default() && self.chosen == Places::default()
+        !self.is_first_made && [self.made, self.chosen, self.absent] == [Places::default(); 3]
     }
 
     /// For a line of the log, with the same settings: ` TCP_NODELAY=1; left to the program: linger`.
@@ -179,7 +180,7 @@ impl Enacted {
     }
 }
 
-/// What was made and what was left to the program.
+/// What was made, and what was not.
 struct Told<'a, I> {
     enacted: Enacted,
     first: Option<&'a Setting>,
@@ -197,7 +198,7 @@ impl<'a, I: Iterator<Item = &'a Setting> + Clone> fmt::Display for Told<'a, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         /// So many are written out.
         const MOST: usize = 16;
-        let Enacted { is_first_made, made, chosen } = self.enacted;
+        let Enacted { is_first_made, made, chosen, absent } = self.enacted;
         let mut written = self.first.into_iter().chain(self.at(made)).take(MOST);
         written.try_for_each(|setting| write!(f, " {setting}"))?;
         let count = usize::from(is_first_made) + made.count();
@@ -205,13 +206,17 @@ impl<'a, I: Iterator<Item = &'a Setting> + Clone> fmt::Display for Told<'a, I> {
             Some(more) if more > 0 => write!(f, " and {more} more")?,
             _ => {}
         }
-        if chosen.count() == 0 {
-            return Ok(());
+        let mut is_first = count == 0;
+        for (title, places) in [("left to the program", chosen), ("not available with MPTCP", absent)] {
+            if places.count() == 0 {
+                continue;
+            }
+            write!(f, "{} {title}:", if std::mem::take(&mut is_first) { "" } else { ";" })?;
+            let mut last = None;
+            let mut keys = self.at(places).map(|setting| setting.key).filter(|key| last.replace(*key) != Some(*key));
+            keys.try_for_each(|key| write!(f, " {}", key.name()))?;
         }
-        f.write_str(if count > 0 { "; left to the program:" } else { " left to the program:" })?;
-        let mut last = None;
-        let mut keys = self.at(chosen).map(|setting| setting.key).filter(|key| last.replace(*key) != Some(*key));
-        keys.try_for_each(|key| write!(f, " {}", key.name()))
+        Ok(())
     }
 }
 

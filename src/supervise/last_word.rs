@@ -163,10 +163,11 @@ impl Worker {
         // Mostly all of it is there already, from the listener or from the call before.
         let fd = copy.as_raw_fd();
         let is_missing = |setting: &&Setting| plan.enforce() != Enforce::Always || is_in_force(fd, setting) != Ok(true);
-        let missing = plan.settings().filter(is_missing);
-        if missing.clone().next().is_some() {
+        // Before any of it is set: a line of the log asks again which it was.
+        let missing: Vec<&Setting> = plan.settings().filter(is_missing).collect();
+        if !missing.is_empty() {
             let waiting = Waiting { name: "accept", ..waiting };
-            self.make(runtime, waiting, copy, (&plan.decision(), None), missing, peer);
+            self.make(runtime, waiting, copy, (&plan.decision(), None), missing.iter().copied(), peer);
         }
     }
 }

@@ -8,12 +8,13 @@ use libtest_mimic::Trial;
 
 use super::processes::{RULE, kill, port, program, supervised};
 use crate::command::{outcome, run};
-use crate::support::{plain, probe, test};
+use crate::support::{plain, probe, test, test_with};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         test("supervise::messages::sandboxes", sandboxes),
         test("supervise::messages::log", log),
+        test_with(&["python3"], "supervise::messages::not_available", not_available),
         test("supervise::messages::what_it_cannot", what_it_cannot),
         test("supervise::messages::check_for", check_for),
         test("supervise::messages::shown", shown),
@@ -76,6 +77,20 @@ fn log() {
     assert_eq!(fs::read_to_string(&file).expect("a log").lines().count(), 4);
 }
 
+/// What sockets of a kind do not have is no error, and the line about the others names it, in the library too. Seen to fail: MPTCP's
+/// missing user timeout was told by nothing.
+fn not_available() {
+    const CONNECT: &str = "import socket; l = socket.create_server(('127.0.0.1', 0)); \
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262).connect(l.getsockname())";
+    for way in ["--by=library", "--by=supervisor"] {
+        let (code, _, stderr) = outcome(run().args([RULE, "--log=debug", way, "python3", "-c", CONNECT]));
+        let told = stderr.lines().find(|line| line.contains("debug: connect fd")).unwrap_or_default();
+        let wanted = " TCP_KEEPCNT=3; not available with MPTCP: user_timeout";
+        assert!(code == Some(0) && told.ends_with(wanted), "{way}: {stderr}");
+        assert!(!stderr.contains("warn"), "{way}: {stderr}");
+    }
+}
+
 /// `sockopt show` tells by which way a program has its options.
 fn shown() {
     let shell = format!("{} sleep & echo $!; wait", program().display());
@@ -127,6 +142,9 @@ fn check_for() {
         "rule \"db\": the supervisor does not see the program look up names: db.example never matches; use addresses";
     let (code, _, said) = check(toml, &["--for=supervisor"]);
     assert_eq!((code, said), (Some(0), format!("warning: {lost}\n")));
+    // Seen to fail: with the warnings of the text alone counted.
+    assert_eq!(check(toml, &["--for=supervisor", "--deny-advice"]).0, Some(1));
+    assert_eq!(check(toml, &["--for=library", "--deny-advice"]).0, Some(0));
     let (code, printed, _) = check(toml, &["--for=supervisor", "--json"]);
     let report: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
     assert_eq!((code, &report["cannot"]), (Some(0), &serde_json::json!([lost])));

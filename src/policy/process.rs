@@ -24,6 +24,12 @@ impl Process {
             names.clear();
         }
         names.extend(started.first().and_then(|word| base_name(word)));
+        // A program that has written a title over its arguments begins it with its name (`redis-server 127.0.0.1:6379`).
+        if let [title] = started
+            && let Some(space) = title.iter().position(|byte| *byte == b' ')
+        {
+            names.extend(title.get(..space).and_then(base_name));
+        }
         let interpreters = || INTERPRETERS.lines().map(Interpreter);
         let interpreter = interpreters().find(|interpreter| names.iter().any(|name| interpreter.is_named(name)));
         let script = interpreter.and_then(|interpreter| interpreter.what_is_run(started));
@@ -212,5 +218,15 @@ mod tests {
         }
         assert!(["", "/", "/a/.."].iter().all(|path| base_name(path.as_bytes()).is_none()));
         assert_eq!(base_name(b"/a/\xff").as_deref(), Some("\u{fffd}"));
+    }
+
+    /// Debian's redis-server is a link, and writes a title over its arguments. Seen to fail: without its first word.
+    #[test]
+    fn titles() {
+        let known = |words: &[&[u8]]| {
+            Process::new(Some(b"/usr/bin/redis-check-rdb"), words).is_one_of(&[Glob::new("redis-server")])
+        };
+        assert!(known(&[b"/usr/bin/redis-server 127.0.0.1:6379"]) && known(&[b"redis-server *:6379"]));
+        assert!(!known(&[b"redis-server2 *:6379"]) && !known(&[b"redis-sentinel *:6379"]));
     }
 }

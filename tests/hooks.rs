@@ -354,6 +354,11 @@ fn untouched() -> Named {
 }
 
 fn enforce() -> Named {
+    const NARROW: &str = "socket l inet stream\nbind l 127.0.0.1:4000\nlisten l 8\n";
+    const WIDE: &str = "socket w inet stream\nbind w 0.0.0.0:4000\nlisten w 8\n";
+    const ACCEPTED: &str = "@dial 127.0.0.1:4000\naccept s l\nset s TCP_USER_TIMEOUT 96\n";
+    const OF_NARROW: &str = "[[rule]]\nlisten = [\"127.0.0.1:4000\"]\nuser_timeout = \"1s\"\nkeepalive = \"on\"\n";
+    const OF_WIDE: &str = "[[rule]]\nlisten = [\"0.0.0.0:4000\", \"[::]:4000\"]\nuser_timeout = \"2s\"\n";
     const OWN: &str = "set s SO_KEEPALIVE 0\nset s TCP_KEEPIDLE 99\nset s TCP_KEEPINTVL 98\nset s TCP_KEEPCNT 97\nset s TCP_USER_TIMEOUT 96\n";
     let after = |text: &str| text.replace("OWN\n", OWN).replace("KEPT", KEPT);
     let own_word = |toml: &str| {
@@ -396,6 +401,33 @@ fn enforce() -> Named {
         ("on an accepted socket of a rule with from", {
             let calls = "@dial 127.0.0.1:4000 127.0.0.2:0\naccept s l\nset s TCP_USER_TIMEOUT 96\n@look s TCP_USER_TIMEOUT=2000";
             server(calls).toml(PEERS)
+        }),
+        // Seen to fail: with the wide listener's rule taken wherever there had been one.
+        ("a narrow listener after a wide one", {
+            let calls = format!("{WIDE}close w\n{NARROW}{ACCEPTED}@look s TCP_USER_TIMEOUT=1000 SO_KEEPALIVE=1");
+            Script::new(&calls).toml(&format!("{OF_NARROW}{OF_WIDE}"))
+        }),
+        ("a wide listener after a narrow one", {
+            let calls = format!("{NARROW}close l\n{}{ACCEPTED}@look s TCP_USER_TIMEOUT=2000", WIDE.replace(" w", " l"));
+            Script::new(&calls).toml(&format!("{OF_NARROW}{OF_WIDE}"))
+        }),
+        ("a narrow listener beside one of IPv6", {
+            let calls = format!(
+                "socket v inet6 stream\nset v IPV6_V6ONLY 1\nbind v [::]:4000\nlisten v 8\n{NARROW}{ACCEPTED}@look s TCP_USER_TIMEOUT=1000"
+            );
+            Script::new(&calls).toml(&format!("{OF_NARROW}{OF_WIDE}"))
+        }),
+        ("a narrow listener alone has a rule", {
+            let calls = format!("{WIDE}close w\n{NARROW}{ACCEPTED}@look s TCP_USER_TIMEOUT=1000");
+            Script::new(&calls).toml(OF_NARROW)
+        }),
+        ("a wide listener alone has a rule", {
+            let calls = format!("{NARROW}close l\n{}{ACCEPTED}@look s TCP_USER_TIMEOUT=2000", WIDE.replace(" w", " l"));
+            Script::new(&calls).toml(OF_WIDE)
+        }),
+        ("another listener alone has a rule", {
+            let calls = format!("{WIDE}close w\n{NARROW}{ACCEPTED}@look s TCP_USER_TIMEOUT=96");
+            Script::new(&calls).toml(OF_WIDE).same_looks()
         }),
         ("on an IPv4 client of a listener on ::", {
             let calls = "socket l inet6 stream\nbind l [::]:4000\nlisten l 8\n@dial 127.0.0.1:4000\naccept s l\nOWN\n@look s KEPT";

@@ -84,6 +84,8 @@ const UNKNOWN_WHEN_MADE: &[&str] = &[
     "connecting::used_for_",
     // The program has the last word on accepted sockets.
     "hooks::enforce: on an accepted socket",
+    "hooks::enforce: a narrow listener",
+    "hooks::enforce: a wide listener",
     "hooks::enforce: on an IPv4 client of a listener on ::",
     // And on those that another process has made.
     "hooks::received: by defaults that have been set on it",

@@ -221,12 +221,6 @@ pub(crate) fn is_port_known(local: Endpoint) -> bool {
     TABLES.get().is_some_and(|tables| tables.ports.is_known(local))
 }
 
-/// The address that the listener behind an accepted socket is bound to, which is what `listen` is matched against;
-/// None for a socket that was not accepted.
-pub(crate) fn listener_of(local: Endpoint) -> Option<Endpoint> {
-    ports()?.listener_of(local)
-}
-
 /// How this process listened on each port, where there is anything to be remembered of listeners.
 pub(crate) fn ports() -> Option<&'static Ports> {
     TABLES.get().map(|tables| &tables.ports)

@@ -209,7 +209,7 @@ fn accepted_with_work(
     let of_listener =
         || local_endpoint(listener).filter(|_| known != Known::Unsure && descriptors::holds(listener, seen));
     let local = match runtime.rules.asks_for_listener() {
-        true => of_listener().or_else(|| accepted_on(listener, fd)),
+        true => of_listener().or_else(|| accepted_on(runtime, listener, fd, peer)),
         false => Some(Endpoint::ANY),
     };
     let Some(local) = local else { return };
@@ -238,10 +238,11 @@ fn accepted_with_work(
 
 /// The address of the listener that a socket was accepted on. Another thread may have closed it since, or put another in its
 /// place: then what the socket itself says.
-fn accepted_on(listener: c_int, fd: c_int) -> Option<Endpoint> {
+fn accepted_on(runtime: &Runtime, listener: c_int, fd: c_int, peer: Endpoint) -> Option<Endpoint> {
     let own = local_endpoint(fd)?;
     let is_it = |local: &Endpoint| local.port() == own.port();
-    local_endpoint(listener).filter(is_it).or_else(|| descriptors::listener_of(own)).or(Some(own))
+    let by_port = || standing::listener_of(fd, &runtime.rules, own, peer, descriptors::ports()?);
+    local_endpoint(listener).filter(is_it).or_else(by_port).or(Some(own))
 }
 
 /// A listener that did not come by listen in this process, or not by this number: it gets the options now, and those who

@@ -48,18 +48,15 @@ impl Ports {
         self.at(local).is_some_and(|port| port.load(Relaxed) != 0)
     }
 
-    /// The address that the listener behind an accepted socket is bound to, which is what `listen` is matched against;
-    /// None for a socket that was not accepted.
-    #[must_use]
-    pub fn listener_of(&self, local: Endpoint) -> Option<Endpoint> {
+    /// The addresses to which the listener behind an accepted socket may be bound, which is what `listen` is matched against: the
+    /// narrowest first, as the kernel looks for it. None for a socket that was not accepted.
+    pub fn listeners_of(&self, local: Endpoint) -> impl Iterator<Item = Endpoint> + Clone + use<> {
         let how = self.at(local).map_or(0, |port| port.load(Relaxed));
-        let ip = match local.ip() {
-            _ if how == 0 => return None,
-            IpAddr::V4(_) if how & ANY_V4 != 0 => Ipv4Addr::UNSPECIFIED.into(),
-            // An IPv4 client of a listener on `::`, or an IPv6 one.
-            _ if how & ANY_V6 != 0 => Ipv6Addr::UNSPECIFIED.into(),
-            one => one,
-        };
-        Some(Endpoint::new(ip, local.port()))
+        let v4 = Some(Ipv4Addr::UNSPECIFIED).filter(|_| local.ip().is_ipv4() && how & ANY_V4 != 0).map(IpAddr::from);
+        // It takes IPv4 too.
+        let v6 = Some(Ipv6Addr::UNSPECIFIED).filter(|_| how & ANY_V6 != 0).map(IpAddr::from);
+        let is_narrow = how & ONE_ADDRESS != 0 || how != 0 && v4.or(v6).is_none();
+        let own = Some(local.ip()).filter(|_| is_narrow);
+        [own, v4, v6].into_iter().flatten().map(move |ip| Endpoint::new(ip, local.port()))
     }
 }

@@ -233,6 +233,16 @@ impl Adviser<'_> {
                 self.say(effective, BOTH, &advice);
             }
         }
+        let origin = |key: &Key| effective.get(key).map(|(origin, _)| *origin);
+        let promised_ms = effective.get(&Key::UserTimeout).and_then(|(_, given)| given.promised_ms);
+        if let Some(promised_ms) = promised_ms.filter(|_| origin(&Key::UserTimeout) < origin(&Key::Keepalive)) {
+            let noticed = end(State::Idle, timers);
+            // What dead_peer_timeout says is at most a quarter more than its user timeout.
+            let is_kept = |latest| latest <= promised_ms + promised_ms / 4;
+            if timers.keepalive && !noticed.latest().is_some_and(is_kept) {
+                self.say(effective, &[Key::Keepalive], &Advice::OtherKeepalive { noticed });
+            }
+        }
         let bulk = OF_BULK.iter().find(|key| effective.get(key).is_some_and(|(_, given)| limits(&given.choice)));
         if let Some(bulk) = bulk.filter(|_| has_user_timeout && user_timeout_ms < SHORT_FOR_BULK) {
             let by = effective.get(&Key::UserTimeout).map_or(Key::UserTimeout, |(_, given)| given.written);

@@ -41,6 +41,8 @@ pub(crate) enum Advice<'a> {
     ServerSpeaksFirst { ports: Option<&'a [(u16, &'static str)]> },
     /// `quickack = false`, likewise.
     LateHandshake { ports: Option<&'a [(u16, &'static str)]> },
+    /// A later layer has another keepalive than that of `dead_peer_timeout`.
+    OtherKeepalive { noticed: End },
     /// `linger = "reset"` on accepted connections.
     ResetsReplies,
     /// A user timeout by itself that is filled in.
@@ -161,6 +163,10 @@ impl fmt::Display for Advice<'_> {
                 let place = where_server_is_first(*ports);
                 write!(f, "quickack = false for {place}: the server gets the connection up to 200 ms later")
             }
+            Self::OtherKeepalive { noticed } => write!(
+                f,
+                "this keepalive replaces that of dead_peer_timeout: an idle peer that vanished is noticed after {noticed}"
+            ),
             Self::ResetsReplies => f.write_str(
                 "linger = \"reset\" on accepted connections: close and exit discard data that the client has not acknowledged",
             ),
@@ -214,6 +220,7 @@ impl Words for Advice<'_> {
             Self::LatePort => Code::LatePort,
             Self::ServerSpeaksFirst { .. } => Code::ServerSpeaksFirst,
             Self::LateHandshake { .. } => Code::LateHandshake,
+            Self::OtherKeepalive { .. } => Code::OtherKeepalive,
             Self::ResetsReplies => Code::ResetsReplies,
             Self::FillBesideOther { .. } => Code::FillBesideOther,
             Self::FillUnknown { .. } => Code::FillUnknown,
@@ -274,6 +281,9 @@ impl Words for Advice<'_> {
             }
             Self::LateHandshake { .. } => {
                 "the last packet of the handshake waits for the client's first data; set quickack = false only in rules for ports where the client speaks first".to_owned()
+            }
+            Self::OtherKeepalive { .. } => {
+                "dead_peer_timeout sets keepalive and user_timeout, and a keepalive in a rule or in the environment overrides the first; write dead_peer_timeout there instead, or add user_timeout to say that this is meant".to_owned()
             }
             Self::ResetsReplies => {
                 "measured: 128504 of 161104 bytes of a reply arrived; time_wait = false leaves no TIME_WAIT either, and the kernel sends all data first".to_owned()

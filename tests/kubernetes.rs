@@ -8,7 +8,7 @@
 //! (a native sidecar that starts before the copy); with ours in place of an `LD_PRELOAD` that is there (own-preload, init-containers);
 //! with the rules mounted always (own-rules); without what looks for a volume of that name and for `valueFrom`; with one operator of an
 //! affinity turned round; without trimming the names in annotations; with native sidecars left out; without the conditions for pods that
-//! opt out and for mirror pods. Each in the case that is named for it.
+//! opt out, for Windows by affinity and for mirror pods. Each in the case that is named for it.
 
 use std::env;
 use std::fs;

@@ -5,10 +5,11 @@
 //!
 //! Seen to fail: with the policy that was there before, in every case that is not left alone (it set the lists `command` and `drop`: "may
 //! not mutate atomic arrays"); with its condition that leaves out pods that have the volume already (the three of Istio); without the move
-//! (a native sidecar that starts before the copy); with ours in place of an `LD_PRELOAD` that is there (own-preload, init-containers);
-//! with the rules mounted always (own-rules); without what looks for a volume or a container of that name and for `valueFrom`; with one
-//! operator of an affinity turned round; without trimming the names in annotations; with native sidecars left out; without the conditions
-//! for pods that opt out, for Windows by affinity and for mirror pods. Each in the case that is named for it.
+//! (a native sidecar that starts before the copy); with ours in place of an `LD_PRELOAD` that is there (own-preload, init-containers); with
+//! the rules mounted always (own-rules); without what looks for a volume or a container of that name and for `valueFrom`; with one operator
+//! of an affinity turned round; without trimming the names in annotations, and without what looks for them (misspelt); with native sidecars
+//! left out; without the conditions for pods that opt out, for Windows by affinity and for mirror pods. Each in the case that is named for
+//! it.
 
 use std::env;
 use std::fs;

@@ -7,6 +7,7 @@ use std::process::Command;
 use libtest_mimic::Trial;
 
 use crate::script::Script;
+use crate::support::lab::{Lab, Options, Place::Here, Running};
 use crate::support::{
     AARCH64_GCC, AARCH64_LIBRARY, QEMU_AARCH64, aarch64_library, plain, root, scratch, test_with, text,
 };
@@ -25,6 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             "aarch64::musl, library of another architecture",
             another_architecture,
         ),
+        test_with(&[&NEEDS[..], &[CURL]].concat(), "aarch64::curl", curl),
     ];
     let scripts = options::scripts().into_iter().map(|(name, script)| (format!("options: {name}"), script));
     let scripts = scripts.chain(hooks::scripts().into_iter().map(|(name, script)| (format!("hooks: {name}"), script)));
@@ -98,6 +100,7 @@ struct Libc {
 /// Where .ci/run unpacks them.
 pub(crate) const OLD: &str = "target/tmp/aarch64-glibc/unpacked";
 pub(crate) const MUSL: &str = "target/tmp/aarch64-musl/unpacked";
+const CURL: &str = "target/tmp/aarch64-curl/unpacked";
 
 impl Libc {
     fn here() -> Self {
@@ -150,4 +153,46 @@ fn another_architecture() {
     let library = crate::support::library();
     assert_eq!(Libc::musl().run("another", Some(&library)), (127, String::new()));
     assert_eq!(Libc::here().run("another-glibc", Some(&library)).1, "connect -1, TCP_KEEPIDLE 7200\n");
+}
+
+/// Debian's curl for that machine, over IPv4 and IPv6. Seen to fail with another library in its place.
+fn curl() {
+    const RULE: [&str; 2] = ["SOCKOPT_KEEPALIVE=11s,4s,6", "SOCKOPT_USER_TIMEOUT=9s"];
+    const OWN: Options = [1, 60, 60, 9, 0];
+    const SET: Options = [1, 11, 4, 6, 9000];
+    const WAYS: [(&str, u16, bool, Options); 4] = [
+        ("127.0.0.1", 8001, false, OWN),
+        ("::1", 8002, false, OWN),
+        ("127.0.0.1", 8003, true, SET),
+        ("::1", 8004, true, SET),
+    ];
+    let ports = WAYS.map(|(_, port, ..)| port);
+    let system = Path::new(env!("CARGO_TARGET_TMPDIR")).join("aarch64-curl");
+    let preload = format!("LD_PRELOAD={}", aarch64_library().display());
+    let lab = Lab::new();
+    let mut server = lab.serve(Here, &ports);
+    let running = WAYS.map(|(ip, port, is_covered, _)| {
+        let mut command = lab.command(Here, &RULE, QEMU_AARCH64);
+        command.arg("-L").arg(&system);
+        if is_covered {
+            command.args(["-E", &preload]);
+        }
+        let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+        command.arg(system.join("usr/bin/curl")).args(["-q", "-sS", "-g", "--noproxy", "*"]);
+        command.arg(format!("http://{host}:{port}/"));
+        Running::start(command)
+    });
+    server.wait_for(&ports);
+    let sockets = lab.sockets();
+    for (ip, port, _, options) in WAYS {
+        let found: Vec<Options> =
+            sockets.iter().filter(|socket| socket.is_to(ip, port)).map(|socket| socket.options).collect();
+        assert_eq!(found, [options], "{ip} {port}");
+    }
+    server.release();
+    for running in running {
+        let output = running.finish();
+        let (answer, said) = text(&output);
+        assert!(output.status.success() && answer.contains("hello from /") && said.is_empty(), "{output:?}");
+    }
 }

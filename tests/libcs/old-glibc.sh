@@ -1,7 +1,7 @@
 #!/bin/sh
 # Unpacks the C library of an older Debian release, or of another architecture, into a directory, for the test that the library loads in it:
 #   old-glibc.sh FOLDER [SUITE [MACHINE [PACKAGE...]]]
-# Asks the server that this machine's apt is set up for; nothing is installed.
+# A package named NAME+ comes with all that it needs. Asks the server that this machine's apt is set up for; nothing is installed.
 set -eu
 folder=$1 suite=${2:-bullseye} machine=${3:-amd64}
 [ -e "$folder/unpacked" ] && exit 0
@@ -12,6 +12,12 @@ mkdir -p "$folder"
 # shellcheck source=tests/support/apt.sh
 . "$(dirname "$0")/../support/apt.sh"
 apt_of "$suite" "$machine" "$work"
-(cd "$work" && apt-get download -qq "$@")
+case " $* " in
+*+\ *)
+  apt-get install -qq --yes --no-install-recommends --download-only "$@" >/dev/null
+  mv "$work"/cache/archives/*.deb "$work"
+  ;;
+*) (cd "$work" && apt-get download -qq "$@") ;;
+esac
 for package in "$work"/*.deb; do dpkg-deb -x "$package" "$folder"; done
 touch "$folder/unpacked"

@@ -945,13 +945,16 @@ fn wrappers_that_are_not_followed() {
         ("nice env -u LD_PRELOAD %", "env unsets LD_PRELOAD: "),
         ("systemd-run --wait %", "the program is started by systemd, "),
         ("systemd-run --user -p A=b -- %", "the program is started by systemd, "),
+        ("systemd-socket-activate -l 127.0.0.1:9 -E A=b --inetd %", "systemd-socket-activate clears the environment: "),
     ] {
         let (code, _, stderr) = open.run("--dry-run", line, "dynamic");
         assert_eq!(code, Some(1), "{line}: {stderr}");
         assert!(stderr.starts_with("error: ") && stderr.contains(why), "{line}: {stderr}");
     }
-    let (code, _, stderr) = open.run("--dry-run", "systemd-run --scope --user -q %", "static");
-    assert_eq!((code, stderr.contains("/static is statically linked")), (Some(1), true), "{stderr}");
+    for line in ["systemd-run --scope --user -q %", "systemd-inhibit --what=sleep --mode block %"] {
+        let (code, _, stderr) = open.run("--dry-run", line, "static");
+        assert_eq!((code, stderr.contains("/static is statically linked")), (Some(1), true), "{line}: {stderr}");
+    }
     // They start nothing, or what a shell makes of more than a plain command.
     for line in [
         "env",

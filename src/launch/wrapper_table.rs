@@ -134,7 +134,7 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
     Wrapper { names: &["s6-envdir"], short: "IifnLc:", operands: &[Variables], ..PLAIN },
     Wrapper { names: &["envuidgid"], operands: ANY, ..PLAIN },
     Wrapper { names: &["s6-envuidgid"], short: "iD:ugBn", operands: ANY, ..PLAIN },
-    Wrapper { names: &["softlimit", "s6-softlimit"], short: "a:c:d:f:l:m:o:p:r:s:t:", ..PLAIN },
+    Wrapper { names: &["softlimit", "s6-softlimit"], short: "Hha:c:d:f:l:m:o:p:r:s:t:", ..PLAIN },
     Wrapper { names: &["setlock"], short: "nNxX", operands: ANY, ..PLAIN },
     Wrapper { names: &["s6-setlock"], short: "rwnNt:", operands: ANY, ..PLAIN },
     Wrapper { names: &["s6-setsid"], short: "sbfgiIqd:", ..PLAIN },
@@ -150,7 +150,13 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
     Wrapper { names: &["fakeroot"], short: "us:i:l:b:", long: &["unknown-is-real", "lib=", "faked="], ..PLAIN },
     Wrapper { names: &["datefudge"], short: "s", long: &["static"], operands: ANY, ..PLAIN },
     Wrapper { names: &["authbind"], long: &["deep", "depth="], ..PLAIN },
-    // Or in place of those.
+    // systemd's: one hands on of the environment only what -E names.
+    Wrapper { names: &["systemd-inhibit"], long: &["no-pager", "no-legend", "what=", "who=", "why=", "mode=", "list"],
+        effects: &[("list", StartsNothing)], ..PLAIN },
+    Wrapper { names: &["systemd-socket-activate"], short: "l:daE:",
+        long: &["listen=", "datagram", "seqpacket", "accept", "setenv=", "fdname=", "inetd"],
+        always: EmptiesEnvironment, ..PLAIN },
+    // They preload theirs in place of those that are there.
     Wrapper { names: &["socksify"], always: OtherLibrary, ..PLAIN },
     Wrapper { names: &["trickle"], short: "vsd:u:w:t:l:n:L:P:", always: OtherLibrary, ..PLAIN },
     Wrapper { names: &["hugectl"], short: "v",

@@ -67,7 +67,7 @@ codes! {
     BlockingClose Advice "blocking-close" "linger with a time blocks close"
     LatePort Advice "late-port" "local_ports_late hides the port after a bind to port 0"
     ServerSpeaksFirst Advice "server-first" "fastopen: clients hang where the server speaks first"
-    LateHandshake Advice "late-handshake" "quickack = false delays handshakes where the server speaks first"
+    LateHandshake Advice "late-handshake" "quickack: late handshakes where the server speaks first"
     ResetsReplies Advice "resets-replies" "linger = \"reset\" on accepted connections loses replies"
     FillBesideOther Advice "fill-beside-other" "user_timeout is set beside the program's own keepalive"
     FillUnknown Advice "fill-unknown" "this kernel does not tell who has set a buffer"

@@ -181,7 +181,7 @@ pub(crate) fn description(entry: &Entry) -> String {
 fn described(entry: &Entry, accepted: &str) -> String {
     let names = entry.kernel.iter().filter_map(|option| constants::option_name(option.level, option.name));
     let kernel: Vec<&str> = names.collect();
-    let system = if entry.accepts == Accepts::Enforce { "" } else { "; system: not set" };
+    let system = if entry.accepts == Accepts::Enforce { "" } else { "; system leaves it alone" };
     let set = match policy::set_at(entry.key) {
         none if none.is_empty() => String::new(),
         phases => format!(" Set at {phases}."),
@@ -201,9 +201,9 @@ pub(crate) fn run() -> Command {
         .long_about(
             "Checks the configuration, and finds out whether the library can work in the program. If it can, run adds \
              libsockopt.so to LD_PRELOAD, and replaces itself with the program (exec). Ignored and blocked signals are \
-             inherited unchanged. For a statically linked program or a Go program, run starts a supervisor, a second process that \
-             the kernel notifies of the program's calls and that sets the options from outside. If neither can work (for \
-             example in a setuid program, or for another architecture), run says why.\n\nWithout any configuration it sets \
+             inherited unchanged. For a statically linked program or a Go program, run starts a supervisor (two small \
+             processes). The kernel notifies it of the program's calls, and it sets the options from outside. If neither can \
+             work (for example in a setuid program, or for another architecture), run says why.\n\nWithout any configuration it sets \
              dead_peer_timeout = \"60s\".",
         )
         .override_usage("sockopt run [OPTIONS] [--] PROGRAM [ARGUMENT]...")

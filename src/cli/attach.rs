@@ -81,14 +81,16 @@ pub(crate) fn command() -> Command {
     let command = Command::new("attach")
         .about("Set options in the kernel, for a control group")
         .long_about(
-            "Attaches eBPF programs to a control group. In the kernel, they set the configuration's options on every socket that a process in the group connects, listens on or accepts. Nothing is loaded into the programs, so static \
-             programs, Go, setuid programs and io_uring are covered as well. Programs that run already are covered from \
+            "Attaches eBPF programs to a control group. In the kernel, they set the configuration's options on every socket \
+             that a process in the group connects, listens on or accepts. Nothing is loaded into the processes, so static \
+             programs, Go, setuid programs and io_uring are covered as well. Processes that run already are covered from \
              now on, and the sockets that they have already get the options of their rule as well, unless --no-adopt is \
              given.\n\n\
-             They stay attached when the command has ended, until `sockopt detach`. Attaching again replaces the \
-             configuration without a gap.\n\n\
-             Root is needed (CAP_BPF and CAP_NET_ADMIN; CAP_PERFMON for rules with process), and Linux 5.10. Programs of \
-             others are never displaced: if one is attached that ours would replace, nothing is done.",
+             The eBPF programs stay attached when the command has ended, until `sockopt detach`. Attaching again replaces \
+             the configuration without a gap.\n\n\
+             It needs root (or CAP_BPF and CAP_NET_ADMIN; CAP_PERFMON too for rules with process and for --metrics), and \
+             Linux 5.10. eBPF programs of others are never displaced: if one is attached that ours would replace, nothing \
+             is done.",
         )
         .after_long_help(EXIT_CODES);
     with_arguments(command)

@@ -127,7 +127,8 @@ fn command_for(first: Option<&OsStr>) -> Command {
         .about(about)
         .long_about(format!(
             "{about}.\n\nsockopt run starts a program under libsockopt.so, an LD_PRELOAD library that sets keepalive, \
-             TCP_USER_TIMEOUT, SO_LINGER and more on the program's sockets. The options come from rules in a file (sockopt.toml), from \
+             TCP_USER_TIMEOUT, SO_LINGER and more on the program's sockets, or under a supervisor if it is a Go program or a static \
+             one. The options come from rules in a file (sockopt.toml), from \
              command-line options, or from environment variables of the same names."
         ))
         .after_help("--help shows exit status, environment and files; SUBCOMMAND --help its options.")

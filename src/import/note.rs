@@ -55,7 +55,7 @@ kinds! {
     NotAnOption "not-an-option" true "no socket option does this"
     WithoutEffect "without-effect" true "the file asks for something that has no effect by itself"
     NoInteger "no-integer" true "a buffer that is no integer"
-    Elsewhere "elsewhere" true "the target stands in another document"
+    Elsewhere "elsewhere" true "the object that this one refers to is not in the files"
     OwnTimer "own-timer" true "a timer or limit of the proxy's own"
     Fraction "fraction" true "a fraction of a second, which is cut off"
     Changed "changed" false "a value that means something else than it looks"

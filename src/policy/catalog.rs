@@ -201,7 +201,7 @@ const ROWS: [(Entry, About); Key::ALL.len()] = [
     row(Key::UserTimeout, &[tcp("TCP_USER_TIMEOUT")], Accepts::UserTimeout, TCP, BPF, "2.6.37", "tcp(7), RFC 5482",
         "how long sent data may stay unacknowledged; also limits connecting, and how long the peer may keep its receive window closed"),
     row(Key::DeadPeerTimeout, &[], Accepts::DeadPeerTimeout, TCP, BPF, "2.6.37", "tcp(7)",
-        "notice a vanished peer within this time, in every TCP state: sets both keepalive and user_timeout"),
+        "notice a vanished peer within this time, in every TCP state: sets both keepalive and user_timeout; the time counts from the peer's last packet, or from when the data was sent"),
     row(Key::Linger, &[socket("SO_LINGER")], Accepts::Linger, TCP, NO, "2.2", "socket(7)",
         "what close does: \"reset\" sends RST, discards unsent data, leaves no TIME_WAIT; with a duration, close waits that long for unsent data"),
     row(Key::Nodelay, &[tcp("TCP_NODELAY")], Accepts::Boolean, TCP, BPF_6_1, "2.2", "tcp(7)",

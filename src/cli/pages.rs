@@ -65,7 +65,9 @@ fn configuration(roff: &mut Roff) {
     paragraph(
         roff,
         "The first rule that matches is used, and no other. Its options override those of [defaults], key by key. The environment variables \
-         for options (libsockopt(7)) override both. Any option may be \"system\": then it is not set, even if [defaults] has it.",
+         for options (libsockopt(7)) override both. dead_peer_timeout counts as keepalive and user_timeout: a keepalive with time, interval and \
+         probes in a later layer also changes the user timeout, to time + interval x probes. Any option may be \"system\": then it is not set, even \
+         if [defaults] has it.",
     );
     paragraph(
         roff,
@@ -83,8 +85,9 @@ fn configuration(roff: &mut Roff) {
         ),
         (
             "listen",
-            "Local addresses and ports of listening sockets, such as \":8080\". The sockets that they accept inherit the options. It also \
-                matches UDP sockets that are bound there.",
+            "Local addresses and ports of listening sockets, such as \":8080\". An address means the one that the socket is bound to, so \
+                \"127.0.0.1:8080\" does not match a socket on 0.0.0.0. The sockets that they accept inherit the options. It also matches UDP \
+                sockets that are bound there.",
         ),
         ("protocol", "\"tcp\" or \"udp\", together with listen: whose ports listen means. Without it, both."),
         ("from", "Addresses of clients, such as \"10.0.0.0/8\". The options are set on each accepted socket."),
@@ -148,7 +151,10 @@ fn library(roff: &mut Roff) {
         ("SOCKOPT_TO", "Apply the option variables only to these destinations: 10.0.0.0/8:443,:6379,*.example.com."),
         ("SOCKOPT_PROCESS", "Apply the option variables only in these processes: java,python3*."),
         ("SOCKOPT_LOG", "off, error, warn (the default), info, or debug, which logs every decision."),
-        ("SOCKOPT_LOG_FILE", "Where to log instead of standard error, absolute path. It is created with mode 0600."),
+        (
+            "SOCKOPT_LOG_FILE",
+            "Where to log instead of standard error, absolute path. It is created with mode 0600. If it is a symbolic link, the library logs to standard error.",
+        ),
         (
             "SOCKOPT_STRICT",
             "1: end the program before main with status 78 if the configuration has errors. Without this variable, the program then runs as if the \
@@ -183,7 +189,7 @@ fn library(roff: &mut Roff) {
     heading(roff, "LIMITS");
     let limits = [
         "Static programs and Go programs make their system calls without libc. Start them with sockopt-run(1), which uses a supervisor for them.",
-        "The loader ignores LD_PRELOAD in setuid programs. Gain the privileges first: sudo sockopt run.",
+        "The loader ignores LD_PRELOAD in setuid programs. Gain the privileges first: sudo sockopt run --dead-peer-timeout 15s. sudo drops the variables.",
         "io_uring and direct system calls bypass the library.",
         "A host name in a rule matches only if the program looks it up through libc.",
         "TCP_USER_TIMEOUT also ends a connection to a living peer that does not read for that long.",

@@ -211,7 +211,8 @@ fn free_pascal() {
     assert_eq!(measured, "0");
     let why = format!("note: {} {SEES}, contains system calls, and loads code", program.display());
     assert!(
-        said.starts_with(&why) && said.ends_with("it is not known whether the library sees its connections\n"),
+        said.starts_with(&why)
+            && said.ends_with("it is not known whether the library sees its connections; --by supervisor sees them\n"),
         "{said}"
     );
 }

@@ -132,7 +132,8 @@ impl Program {
             None => self.unreadable(&name, library).unwrap_or_else(|| {
                 let verdict = self.beside_libc(&name, image, library);
                 let ends = verdict.outlook == Outlook::Cannot;
-                self.within_reach(&name, image, if ends { verdict.for_supervisor() } else { verdict })
+                let verdict = self.within_reach(&name, image, if ends { verdict.for_supervisor() } else { verdict });
+                self.as_another_user(&name, verdict)
             }),
         }
     }
@@ -160,7 +161,7 @@ impl Program {
                 "{linked}, and loads code while it runs: the library takes effect in the code that calls {SEEN}"
             )),
             Reach::LoadsOrMakes => Verdict::unknown(format!(
-                "{name} calls none of {SEEN}, contains system calls, and loads code while it runs: it is not known whether the library sees its connections"
+                "{name} calls none of {SEEN}, contains system calls, and loads code while it runs: it is not known whether the library sees its connections; --by supervisor sees them"
             )),
             Reach::Nothing { starts } => Verdict::works(format!(
                 "{linked}, and calls none of {SEEN}: no options are set in it{}",
@@ -177,6 +178,22 @@ impl Program {
             Reach::Unknown(file) => Verdict::unknown(format!(
                 "{linked}, and needs {file}, which was not found or cannot be read: it is not known whether the library takes effect"
             )),
+        }
+    }
+
+    /// Where root starts a setuid program that becomes another user, and then starts itself, the file gives it privileges again (exim).
+    fn as_another_user(&self, name: &str, verdict: Verdict) -> Verdict {
+        let mut caller = Caller::this();
+        caller.no_new_privileges |= self.no_new_privileges;
+        let is_given_back = |rights: Rights| caller.user == 0 && rights.sets_user(caller);
+        match verdict.outlook {
+            Outlook::Works if !self.has_other_rights && Rights::of(&self.file).is_some_and(is_given_back) => {
+                Verdict::unknown(format!(
+                    "{}; but {name} is setuid: if it becomes another user and executes itself again, the loader ignores LD_PRELOAD; --by supervisor covers that",
+                    verdict.why
+                ))
+            }
+            _ => verdict,
         }
     }
 

@@ -79,10 +79,9 @@ const S_IXGRP: u32 = 0o0010;
 
 /// What the kernel will tell the loader.
 pub fn elevation(caller: Caller, file: Rights) -> Option<Elevation> {
-    let counts = !file.nosuid && !caller.no_new_privileges && !file.is_unmapped;
     // Setgid without the group's execute bit once meant mandatory locking.
-    let is_setgid = counts && file.mode & (S_ISGID | S_IXGRP) == S_ISGID | S_IXGRP;
-    let is_setuid = counts && file.mode & S_ISUID != 0;
+    let is_setgid = file.counts(caller) && file.mode & (S_ISGID | S_IXGRP) == S_ISGID | S_IXGRP;
+    let is_setuid = file.sets_user(caller);
     let user = if is_setuid { file.owner } else { caller.effective_user };
     let group = if is_setgid { file.group } else { caller.effective_group };
     // Linux 6.16 and newer ask the effective ids as well; older ones only the real ones.
@@ -146,6 +145,15 @@ impl Rights {
     /// Whether they may be more than those of who starts it, whoever that is.
     pub fn may_elevate(&self) -> bool {
         self.mode & (S_ISUID | S_ISGID) != 0 || self.capabilities.is_some()
+    }
+
+    /// Whether it is setuid, and the kernel heeds that.
+    pub fn sets_user(&self, caller: Caller) -> bool {
+        self.counts(caller) && self.mode & S_ISUID != 0
+    }
+
+    fn counts(&self, caller: Caller) -> bool {
+        !self.nosuid && !caller.no_new_privileges && !self.is_unmapped
     }
 
     /// Those of a file.

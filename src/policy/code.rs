@@ -59,7 +59,7 @@ codes! {
     IdleUnguarded Advice "idle-unguarded" "user_timeout alone: waiting for an answer never ends"
     SlowKeepalive Advice "slow-keepalive" "keepalive without time: the default applies, two hours"
     OneProbe Advice "one-probe" "a single lost probe ends a living connection"
-    OtherKeepalive Advice "other-keepalive" "keepalive replaces that of dead_peer_timeout, and takes longer"
+    OtherKeepalive Advice "other-keepalive" "another keepalive in place of dead_peer_timeout's"
     UselessProbes Advice "useless-probes" "user_timeout decides, and not the number of probes"
     ShortForBulk Advice "short-for-bulk" "a short user_timeout ends a transfer to a slow reader"
     TimeWaitUnneeded Advice "time-wait-unneeded" "time_wait = false together with linger = \"reset\""

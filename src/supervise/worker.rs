@@ -405,7 +405,7 @@ impl Worker {
         let copy = self.copy(waiting)?;
         let kind = kind(copy.as_raw_fd()).ok();
         let local = local_endpoint(copy.as_raw_fd());
-        let (Some(Kind::Tcp | Kind::Mptcp), Some(mut local)) = (kind, local) else { return None };
+        let (Some(kind @ (Kind::Tcp | Kind::Mptcp)), Some(mut local)) = (kind, local) else { return None };
         // A connect that came to nothing has left its time.
         if running_limit(copy.as_raw_fd(), &runtime.rules).is_some() && ffi::is_closed(copy.as_raw_fd()) {
             let _ = ffi::set(copy.as_raw_fd(), libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0);
@@ -421,7 +421,7 @@ impl Worker {
             local = local_endpoint(copy.as_raw_fd()).unwrap_or(local);
         }
         let at = ("listen", waiting.fd, waiting.call.thread);
-        self.prepare_listener(runtime, at, copy.as_fd(), local, answer.is_none());
+        self.prepare_listener(runtime, at, (copy.as_fd(), kind), local, answer.is_none());
         answer
     }
 
@@ -430,7 +430,7 @@ impl Worker {
         &self,
         runtime: &Runtime,
         at: At,
-        listener: BorrowedFd<'_>,
+        (listener, kind): (BorrowedFd<'_>, Kind),
         local: Endpoint,
         may_be_again: bool,
     ) {
@@ -446,7 +446,9 @@ impl Worker {
             }
             None => {
                 self.make_at(runtime, at, listener, (&plan.decision(), None), plan.settings(), local);
-                self.settle(listener, Connection::Listening { local }, Phases::of(&[Phase::Listen]));
+                if kind != Kind::Mptcp {
+                    self.settle(listener, Connection::Listening { local }, Phases::of(&[Phase::Listen]));
+                }
                 if plan.inheritance() == Inheritance::None {
                     debug(format_args!("decided for each accepted socket"));
                 }
@@ -475,10 +477,10 @@ impl Worker {
                 continue;
             }
             let Ok(copy) = sys::copy_own(fd) else { continue };
-            if matches!(kind(copy.as_raw_fd()), Ok(Kind::Tcp | Kind::Mptcp))
+            if let Ok(kind @ (Kind::Tcp | Kind::Mptcp)) = kind(copy.as_raw_fd())
                 && let Some(local) = local_endpoint(copy.as_raw_fd())
             {
-                self.prepare_listener(&runtime, ("inherited listener", fd, thread), copy.as_fd(), local, false);
+                self.prepare_listener(&runtime, ("inherited listener", fd, thread), (copy.as_fd(), kind), local, false);
                 found = true;
             }
         }

@@ -387,6 +387,13 @@ int main(int count, char **words) {
         printf("flags %d %d connect %s\n", fcntl(fd, F_GETFD), (fcntl(fd, F_GETFL) & O_NONBLOCK) != 0,
                connect(fd, (void *)&to, sizeof to) && errno != EINPROGRESS ? strerror(errno) : "begun");
         show(fd);
+    } else if (!strcmp(what, "multipath")) {
+        /* What a listening socket of Multipath TCP answers: it has no user timeout, and has a keepalive. */
+        int fd = socket(AF_INET, SOCK_STREAM, 262), value = 1000;
+        if (fd < 0 || listen(fd, 8)) return perror("listen"), 1;
+        int failed = setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof value);
+        printf("user timeout: %s\n", failed ? strerror(errno) : "set");
+        printf("keepalive: %d\n", setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &value, sizeof value));
     } else if (!strcmp(what, "unused")) {
         /* unused PORT: what is closed unused is gone: its port, and what epoll says of it. */
         int in_use = 0, set = epoll_create1(0);

@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 
 use super::processes::{kill, marker, named, port, workers};
 use crate::command::outcome;
-use crate::support::{find, go_program, is_root, plain, probe, scratch, sockopt, static_probe, test, test_with, text};
+use crate::support::{
+    MULTIPATH, find, go_program, is_root, plain, probe, scratch, sockopt, static_probe, test, test_with, text,
+};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
@@ -27,6 +29,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("supervise::confined::own_table", own_table),
         test("supervise::confined::descriptors", descriptors),
         test("supervise::confined::closed_unused", closed_unused),
+        test_with(&[MULTIPATH], "supervise::confined::multipath", multipath),
         test("supervise::confined::ends", ends),
         test("supervise::confined::worker_killed", worker_killed),
         test_with(&["go"], "supervise::confined::go", go),
@@ -163,6 +166,12 @@ fn closed_unused() {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
     let found = outcome(confined().arg(RULE).arg(program()).args(["unused", &port.to_string()]));
     assert_eq!(found, (Some(0), "in use 0 events 0\n".to_owned(), String::new()));
+}
+
+/// A listener of Multipath TCP has no user timeout, and answers so. Seen to fail: `user timeout: set`.
+fn multipath() {
+    let (code, printed, stderr) = outcome(confined().arg(RULE).arg(program()).args(["multipath", "0"]));
+    assert_eq!((code, printed.as_str()), (Some(0), "user timeout: Protocol not available\nkeepalive: 0\n"), "{stderr}");
 }
 
 /// The peer reads the end at once, and a port that was listened on is closed.

@@ -5,7 +5,7 @@
 //! connects or listens. By then it is known what is to be set, and it is set on the copy. Which socket a call is about is told by its
 //! inode, which proc(5) shows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use policy::{Connection, Phases};
 use rustix::fs::readlink;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
 use socket::line::Identity;
+use socket::standing::local_endpoint;
 use socket::{Errno, ffi};
 
 use crate::held::most_held;
@@ -26,6 +27,10 @@ const FIRST_LOOK: Duration = Duration::from_millis(20);
 const SELDOM: Duration = Duration::from_millis(250);
 /// So long a socket may be neither connected nor listened on; one that is later gets no options.
 const LONGEST: Duration = Duration::from_secs(60);
+/// So many of those that are due are looked at between two calls: each is asked about by system calls, and there may be thousands.
+const MOST_LOOKS: usize = 4;
+/// So many at most that are bound to a port are looked at before another one is.
+const MOST_TRIED: usize = 64;
 /// So many sockets are known at a time by what was set on them, and as many that were known before.
 const MOST_SETTLED: usize = 8_192;
 
@@ -42,6 +47,8 @@ struct Undecided {
     is_stream: bool,
     since: Instant,
     next_look: Instant,
+    /// The port that it is bound to; 0 where it is to none, or to one that is not asked for yet.
+    port: u16,
 }
 
 impl Undecided {
@@ -65,7 +72,11 @@ pub(crate) struct Settled {
 #[derive(Default)]
 pub(crate) struct Made {
     undecided: HashMap<u64, Undecided>,
-    next_look: Option<Instant>,
+    /// When each of these is to be looked at, and the ports that some are bound to.
+    looks: BTreeSet<(Instant, u64)>,
+    ports: BTreeSet<(u16, u64)>,
+    /// Those that are being bound to a port of the kernel's choice.
+    of_any_port: Vec<u64>,
     settled: HashMap<u64, Settled>,
     settled_before: HashMap<u64, Settled>,
 }
@@ -76,6 +87,8 @@ pub(crate) enum Making {
     Placed(i32),
     /// It is to be made by the kernel as if nobody had looked.
     LeftAlone,
+    /// The same, since so many are undecided.
+    NoRoom(usize),
     /// The same, since the kernel tells nothing of this process.
     Closed,
 }
@@ -88,11 +101,15 @@ impl Made {
             Ok(None) => return Making::LeftAlone,
             Err(_) => return Making::Closed,
         };
-        if self.undecided.len() >= most_held() / 2 {
-            self.look(true);
-            if self.undecided.len() >= most_held() / 2 {
-                return Making::LeftAlone;
+        let most = most_held() / 2;
+        for _ in 0..MOST_LOOKS {
+            match self.looks.first() {
+                Some((_, inode)) if self.undecided.len() >= most => self.look_at(*inode),
+                _ => break,
             }
+        }
+        if self.undecided.len() >= most {
+            return Making::NoRoom(most);
         }
         // What the kernel refuses here, it refuses the program.
         let Some(copy) = new_socket(call) else { return Making::LeftAlone };
@@ -108,15 +125,18 @@ impl Made {
         let since = Instant::now();
         let next_look = since + FIRST_LOOK;
         let is_stream = call.int(1) & !FLAGS == libc::SOCK_STREAM;
-        self.undecided
-            .insert(inode, Undecided { copy, tasks: [call.thread, process], fd, is_stream, since, next_look });
-        self.next_look = Some(self.next_look.map_or(next_look, |next| next.min(next_look)));
+        let tasks = [call.thread, process];
+        self.undecided.insert(inode, Undecided { copy, tasks, fd, is_stream, since, next_look, port: 0 });
+        self.looks.insert((next_look, inode));
         Making::Placed(fd)
     }
 
     /// The copy of a socket, which is given away: it is decided now.
     pub(crate) fn take(&mut self, inode: u64) -> Option<OwnedFd> {
-        self.undecided.remove(&inode).map(|undecided| undecided.copy)
+        let undecided = self.undecided.remove(&inode)?;
+        self.looks.remove(&(undecided.next_look, inode));
+        self.ports.remove(&(undecided.port, inode));
+        Some(undecided.copy)
     }
 
     /// The same, where it is not decided yet.
@@ -124,9 +144,39 @@ impl Made {
         self.undecided.get(&inode)?.copy.try_clone().ok()
     }
 
-    /// The same of a socket that is bound: nothing that is bound for datagrams listens.
-    pub(crate) fn borrow_bound(&mut self, inode: u64) -> Option<OwnedFd> {
-        if self.undecided.get(&inode)?.is_stream { self.borrow(inode) } else { self.take(inode) }
+    /// The same of a socket that is being bound, to this port if it is not 0: nothing that is bound for datagrams listens.
+    pub(crate) fn borrow_bound(&mut self, inode: u64, port: u16) -> Option<OwnedFd> {
+        if !self.undecided.get(&inode)?.is_stream {
+            return self.take(inode);
+        }
+        match port {
+            0 => self.of_any_port.push(inode),
+            port => self.note(inode, port),
+        }
+        self.borrow(inode)
+    }
+
+    fn note(&mut self, inode: u64, port: u16) {
+        if let Some(undecided) = self.undecided.get_mut(&inode) {
+            self.ports.remove(&(undecided.port, inode));
+            undecided.port = port;
+            self.ports.insert((port, inode));
+        }
+    }
+
+    /// Gives the copies back that keep a port in use, of sockets that the program has closed.
+    pub(crate) fn free(&mut self, port: u16) {
+        // These calls have been made by now.
+        for inode in std::mem::take(&mut self.of_any_port) {
+            let own = self.undecided.get(&inode).and_then(|undecided| local_endpoint(undecided.copy.as_raw_fd()));
+            if let Some(own) = own.filter(|own| own.port() != 0) {
+                self.note(inode, own.port());
+            }
+        }
+        let on_it = self.ports.range((port, 0)..=(port, u64::MAX)).map(|(_, inode)| *inode);
+        for inode in on_it.take(MOST_TRIED).collect::<Vec<u64>>() {
+            self.look_at(inode);
+        }
     }
 
     /// Remembers what a socket is.
@@ -143,29 +193,37 @@ impl Made {
         self.settled.get(&inode).or_else(|| self.settled_before.get(&inode)).copied()
     }
 
-    /// Gives copies back that the program has closed: those whose time it is, or all; how long until the next time.
-    pub(crate) fn look(&mut self, at_all: bool) -> Option<Duration> {
+    /// Gives some of the copies back that the program has closed, of those whose time it is; how long until the next time.
+    pub(crate) fn look(&mut self) -> Option<Duration> {
         let now = Instant::now();
-        if self.undecided.is_empty() {
-            self.next_look = None;
+        for _ in 0..MOST_LOOKS {
+            match self.looks.first() {
+                Some((at, inode)) if *at <= now => self.look_at(*inode),
+                _ => break,
+            }
         }
-        let next = self.next_look?;
-        if at_all || next <= now {
-            self.undecided.retain(|inode, undecided| {
-                if undecided.next_look > now && !at_all {
-                    return true;
-                }
-                undecided.next_look = now + ((now - undecided.since) / 4).clamp(FIRST_LOOK, SELDOM);
-                undecided.is_there(*inode)
-            });
-            self.next_look = self.undecided.values().map(|undecided| undecided.next_look).min();
+        self.looks.first().map(|(at, _)| at.saturating_duration_since(now))
+    }
+
+    /// Gives a copy back if the program has closed the socket.
+    fn look_at(&mut self, inode: u64) {
+        let Some(undecided) = self.undecided.get_mut(&inode) else { return };
+        if !undecided.is_there(inode) {
+            self.take(inode);
+            return;
         }
-        self.next_look.map(|next| next.saturating_duration_since(now))
+        self.looks.remove(&(undecided.next_look, inode));
+        undecided.next_look = Instant::now() + (undecided.since.elapsed() / 4).clamp(FIRST_LOOK, SELDOM);
+        self.looks.insert((undecided.next_look, inode));
     }
 
     /// Gives all copies back.
     pub(crate) fn forget(&mut self) {
-        self.undecided.clear();
+        *self = Self {
+            settled: std::mem::take(&mut self.settled),
+            settled_before: std::mem::take(&mut self.settled_before),
+            ..Self::default()
+        };
     }
 }
 

@@ -138,6 +138,13 @@ impl Worker {
                 Some(Answer::Result(fd.into()))
             }
             Making::LeftAlone => None,
+            Making::NoRoom(most) => {
+                let text = format_args!(
+                    "{most} sockets of the supervised programs are neither connected nor listened on, and the supervisor has room for no more (half of 4,096, or of the hard limit of descriptors less 80): others get no options"
+                );
+                self.log.warn_once("room", call.thread, text);
+                None
+            }
             Making::Closed => {
                 self.closed(call.thread);
                 None
@@ -148,20 +155,23 @@ impl Worker {
     /// Finds the socket that a call is about among those that were made. It is given away with whatever decides about it.
     fn find_made(&self, kind: Call, waiting: Waiting<'_>) {
         let Some(made) = &self.made else { return };
+        let call = waiting.call;
+        let port = || self.address(call, call.place(1), call.int(2))?.endpoint().ok().map(|local| local.port());
+        let port = if kind == Call::Bind { port().unwrap_or(0) } else { 0 };
         let mut made = made.borrow_mut();
-        if kind == Call::Bind {
+        if port != 0 {
             // A port is free when the program has closed its socket.
-            made.look(true);
+            made.free(port);
         }
-        let thread = waiting.call.thread;
+        let thread = call.thread;
         let Ok(Some(inode)) = sys::socket_of(thread, waiting.fd) else { return };
         let found = match kind {
             Call::SetSockOpt => made.borrow(inode),
-            Call::Bind => made.borrow_bound(inode),
+            Call::Bind => made.borrow_bound(inode, port),
             _ => made.take(inode),
         };
         // Else it may be another thread's by now.
-        self.present.set(found.filter(|_| sys::is_waiting(waiting.listener, waiting.call.id)));
+        self.present.set(found.filter(|_| sys::is_waiting(waiting.listener, call.id)));
     }
 
     /// Remembers what a socket is of which no copy will be had any more.
@@ -310,7 +320,7 @@ impl Worker {
 
     /// Gives back what need not be held any more; how long it may take until the next time, if there is one.
     pub(crate) fn look_at_held(&mut self) -> Option<Duration> {
-        let made = self.made.as_mut().and_then(|made| made.get_mut().look(false));
+        let made = self.made.as_mut().and_then(|made| made.get_mut().look());
         [self.look_at_connecting(), made].into_iter().flatten().min()
     }
 

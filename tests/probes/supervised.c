@@ -387,6 +387,19 @@ int main(int count, char **words) {
         printf("flags %d %d connect %s\n", fcntl(fd, F_GETFD), (fcntl(fd, F_GETFL) & O_NONBLOCK) != 0,
                connect(fd, (void *)&to, sizeof to) && errno != EINPROGRESS ? strerror(errno) : "begun");
         show(fd);
+    } else if (!strcmp(what, "first")) {
+        /* first PORT COUNT: so many sockets are made, and as many are made and bound, before all are connected; those without an option. */
+        int fds[2048], without = 0;
+        struct sockaddr_in at = local(0), to = local(port);
+        for (int i = 0; i < 2 * number; i++) {
+            fds[i] = socket(AF_INET, SOCK_STREAM, 0);
+            if (i >= number && bind(fds[i], (void *)&at, sizeof at)) perror("bind");
+        }
+        for (int i = 0; i < 2 * number; i++) {
+            if (connect(fds[i], (void *)&to, sizeof to)) perror("connect");
+            without += get(fds[i], IPPROTO_TCP, TCP_USER_TIMEOUT) == 0;
+        }
+        printf("without %d\n", without);
     } else if (!strcmp(what, "multipath")) {
         /* What a listening socket of Multipath TCP answers: it has no user timeout, and has a keepalive. */
         int fd = socket(AF_INET, SOCK_STREAM, 262), value = 1000;

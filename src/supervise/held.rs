@@ -29,8 +29,10 @@ pub(crate) struct Held {
     /// As in [`Connecting`](socket::connecting::Connecting).
     pub(crate) limit: i32,
     pub(crate) own: i32,
-    /// The thread and its descriptor, for messages.
+    /// The thread that connects, which may have a table of descriptors of its own, and may end before its process does.
     pub(crate) thread: i32,
+    pub(crate) process: i32,
+    /// The descriptor.
     pub(crate) fd: i32,
 }
 
@@ -52,30 +54,49 @@ pub(crate) enum State {
     Connecting,
     /// The connection stands, or there will be none.
     Over,
-    /// The program has closed the descriptor, or its thread has ended. There may be another one of the same socket.
+    /// The program has closed the descriptor, or its process has ended. There may be another one of the same socket.
     Closed,
 }
 
 impl Held {
     /// Looks.
-    pub(crate) fn state(&self) -> State {
+    pub(crate) fn state(&mut self) -> State {
         if self.is_over() {
-            State::Over
-        } else {
-            match ffi::is_same_file(self.copy.as_fd(), self.thread, self.fd) {
-                Ok(false) | Err(Errno(libc::EBADF | libc::ESRCH)) => State::Closed,
-                // kcmp(2) is refused where pidfd_getfd(2) is.
-                Err(Errno(libc::EPERM | libc::ENOSYS)) if self.is_elsewhere() => State::Closed,
-                // The same, or it is not told.
-                Ok(true) | Err(_) => State::Connecting,
-            }
+            return State::Over;
         }
+        match self.is_under(self.thread, self.fd) {
+            Ok(false) | Err(Errno(libc::EBADF | libc::ESRCH)) if !self.is_moved() => State::Closed,
+            // kcmp(2) is refused where pidfd_getfd(2) is.
+            Err(Errno(libc::EPERM | libc::ENOSYS)) if self.is_elsewhere() => State::Closed,
+            // The same, or it is not told.
+            Ok(_) | Err(_) => State::Connecting,
+        }
+    }
+
+    fn is_under(&self, task: i32, fd: i32) -> Result<bool, Errno> {
+        ffi::is_same_file(self.copy.as_fd(), task, fd)
+    }
+
+    /// Whether the process has the socket, under the same number or another low one: its thread has ended, or it has moved the descriptor.
+    fn is_moved(&mut self) -> bool {
+        /// Each takes a system call.
+        const MOST_TRIED: i32 = 64;
+        let all = std::iter::once(self.fd).chain(0..MOST_TRIED);
+        let found = all
+            .map(|fd| (fd, self.is_under(self.process, fd)))
+            .take_while(|(_, is_it)| *is_it != Err(Errno(libc::ESRCH)));
+        let found = found.into_iter().find(|(_, is_it)| *is_it == Ok(true));
+        if let Some((fd, _)) = found {
+            (self.thread, self.fd) = (self.process, fd);
+        }
+        found.is_some()
     }
 
     /// Whether the program has something else under the same number, as far as proc(5) tells.
     fn is_elsewhere(&self) -> bool {
         let own = Identity::of(self.copy.as_raw_fd()).map(|identity| identity.inode);
-        sys::socket_of(self.thread, self.fd).is_ok_and(|theirs| theirs != own)
+        let is_gone = |task| sys::socket_of(task, self.fd).is_ok_and(|theirs| theirs != own);
+        is_gone(self.thread) && is_gone(self.process)
     }
 
     /// Whether the connection stands, or there will be none.

@@ -7,7 +7,7 @@ use socket::ffi::{self, Task};
 use socket::{Errno, ffi::pidfd_getfd};
 
 use crate::notification::Notification;
-use crate::sys;
+use crate::{log, sys};
 
 /// So many threads at most are known at a time, each by a descriptor (pidfd_open(2)).
 pub(crate) const MOST: usize = 32;
@@ -17,7 +17,15 @@ pub(crate) const MOST: usize = 32;
 /// As long as a pidfd answers, its thread has not ended, and no other thread can have its number. So what is known of a thread
 /// since an earlier call is known of the one that waits now, and the kernel need not be asked whether it still waits.
 #[derive(Default)]
-pub(crate) struct Tasks(RefCell<[Option<(i32, OwnedFd)>; MOST]>);
+pub(crate) struct Tasks(RefCell<[Option<Known>; MOST]>);
+
+/// One of them.
+struct Known {
+    thread: i32,
+    task: OwnedFd,
+    /// Its process, once that is asked for.
+    process: Option<i32>,
+}
 
 impl Tasks {
     /// A copy of a descriptor of the thread that waits; none if it waits no more.
@@ -44,16 +52,16 @@ impl Tasks {
 
     fn copy_of_known(&self, thread: i32, fd: i32) -> Option<OwnedFd> {
         let known = self.0.borrow();
-        let (id, task) = known.get(place(thread))?.as_ref()?;
+        let known = known.get(place(thread))?.as_ref()?;
         // Whatever is wrong is found out anew: mostly the thread has ended.
-        (*id == thread).then(|| pidfd_getfd(task.as_fd(), fd).ok()).flatten()
+        (known.thread == thread).then(|| pidfd_getfd(known.task.as_fd(), fd).ok()).flatten()
     }
 
     fn copy_of_new(&self, listener: BorrowedFd<'_>, call: &Notification, fd: i32) -> Result<Option<OwnedFd>, Errno> {
         let thread = call.thread;
         let (task, is_thread) = match ffi::pidfd_open(thread, Task::Thread) {
             // Before Linux 6.9: threads have the same descriptors, almost always.
-            Err(Errno(libc::EINVAL)) => (ffi::pidfd_open(crate::log::process_of(thread), Task::Process)?, false),
+            Err(Errno(libc::EINVAL)) => (ffi::pidfd_open(log::process_of(thread), Task::Process)?, false),
             task => (task?, true),
         };
         let copy = pidfd_getfd(task.as_fd(), fd)?;
@@ -63,9 +71,18 @@ impl Tasks {
         }
         // A process would answer for a thread that has ended.
         if is_thread && let Some(known) = self.0.borrow_mut().get_mut(place(thread)) {
-            *known = Some((thread, task));
+            *known = Some(Known { thread, task, process: None });
         }
         Ok(Some(copy))
+    }
+
+    /// The process of a thread whose call waits, and of which a descriptor was copied for that.
+    pub(crate) fn process_of(&self, thread: i32) -> i32 {
+        let mut known = self.0.borrow_mut();
+        match known.get_mut(place(thread)).and_then(Option::as_mut).filter(|known| known.thread == thread) {
+            Some(known) => *known.process.get_or_insert_with(|| log::process_of(thread)),
+            None => log::process_of(thread),
+        }
     }
 
     /// Gives all of it back.

@@ -341,7 +341,9 @@ impl Worker {
         if !(is_running && self.connecting.iter().any(is_same)) {
             let (since, runtime) = (Instant::now(), Rc::clone(runtime));
             let next_look = since + FIRST_LOOK;
-            self.connecting.push(Held { copy, since, next_look, runtime, peer, limit, own, thread, fd: waiting.fd });
+            let process = self.tasks.process_of(thread);
+            let fd = waiting.fd;
+            self.connecting.push(Held { copy, since, next_look, runtime, peer, limit, own, thread, process, fd });
             self.next_look = Some(self.next_look.map_or(next_look, |next| next.min(next_look)));
         }
     }

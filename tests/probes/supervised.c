@@ -88,6 +88,14 @@ static void *own_table(void *nothing) {
     return NULL;
 }
 
+/* Begins to connect where nobody answers, and stays or ends. */
+static struct sockaddr_in begun_to = {.sin_family = AF_INET, .sin_port = 9 << 8};
+static void *begins(void *fd) {
+    *(int *)fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (connect(*(int *)fd, (void *)&begun_to, sizeof begun_to) == 0 || errno != EINPROGRESS) perror("connect");
+    return NULL;
+}
+
 static void *makes(void *fd) {
     *(int *)fd = socket(AF_INET, SOCK_STREAM, 0);
     return NULL;
@@ -327,6 +335,21 @@ int main(int count, char **words) {
         if (connect(fd, (void *)&to, sizeof to) == 0 || errno != EINPROGRESS) return perror("connect"), 1;
         close(fd);
         printf("events %d\n", epoll_wait(set, &event, 1, 3000));
+    } else if (!strcmp(what, "elsewhere")) {
+        /* elsewhere HOST thread|moved: the time for connecting of a socket whose thread has ended, or whose number is another one by now. */
+        inet_pton(AF_INET, words[2], &begun_to.sin_addr);
+        int fd = -1;
+        pthread_t thread;
+        pthread_create(&thread, NULL, begins, &fd);
+        if (!strcmp(words[3], "thread")) pthread_join(thread, NULL);
+        usleep(400000);
+        if (!strcmp(words[3], "moved")) {
+            int other = dup(fd);
+            close(fd);
+            fd = other;
+        }
+        usleep(400000);
+        printf("user_timeout %d\n", get(fd, IPPROTO_TCP, TCP_USER_TIMEOUT));
     } else if (!strcmp(what, "kept")) {
         /* kept PORT address|socket: one thread's call waits for memory; the others go on. */
         return kept(port, words[3]);

@@ -23,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("supervise::adverse::own_port", own_port),
         test_with(&lab, "supervise::adverse::many_that_connect", many_that_connect),
         test_with(&lab, "supervise::adverse::given_up", given_up),
+        test_with(&lab, "supervise::adverse::begun_elsewhere", begun_elsewhere),
         test("supervise::adverse::many_children", many_children),
         test("supervise::adverse::strict_mode", strict_mode),
         test("supervise::adverse::another_root", another_root).with_ignored_flag(!is_root()),
@@ -102,6 +103,17 @@ fn given_up() {
     lab.cut();
     let found = without_answer(&lab, "SOCKOPT_CONNECT_TIMEOUT=1s", &["give-up", SERVER]);
     assert_eq!(found, (Some(0), "events 0\n".to_owned(), String::new()));
+}
+
+/// A socket that connects has its time as long as its process has it: when the thread has ended that began, and under another number. Seen
+/// to fail: `user_timeout 0` for both.
+fn begun_elsewhere() {
+    let lab = Lab::with_link();
+    lab.cut();
+    for what in ["thread", "moved"] {
+        let found = without_answer(&lab, "", &["elsewhere", SERVER, what]);
+        assert_eq!(found, (Some(0), "user_timeout 2999\n".to_owned(), String::new()), "{what}");
+    }
 }
 
 /// A call whose memory is not there yet, or whose socket is locked by one that waits so, keeps nobody else waiting. Seen to fail:

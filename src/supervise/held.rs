@@ -23,7 +23,6 @@ pub(crate) const SELDOM: Duration = Duration::from_millis(50);
 pub(crate) struct Held {
     pub(crate) copy: OwnedFd,
     pub(crate) since: Instant,
-    pub(crate) next_look: Instant,
     pub(crate) runtime: Rc<Runtime>,
     pub(crate) peer: Endpoint,
     /// As in [`Connecting`](socket::connecting::Connecting).
@@ -35,6 +34,9 @@ pub(crate) struct Held {
     /// The descriptor.
     pub(crate) fd: i32,
 }
+
+/// So many of those that are due are looked at between two calls of the program.
+pub(crate) const MOST_LOOKS: usize = 32;
 
 /// So many sockets are held at most; others have their number of SYNs limited, which is not as exact.
 const MOST_HELD: usize = 4_096;

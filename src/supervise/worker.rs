@@ -2,6 +2,7 @@
 //! Whatever fails, the call goes on as if nobody had looked.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -17,7 +18,7 @@ use socket::enact::{self, Enacted, Hindrance};
 use socket::standing::{is_bound, is_listening, local_endpoint};
 use socket::{Address, Errno, Kind, address, ffi};
 
-use crate::held::{FIRST_LOOK, Held, SELDOM, State, most_held};
+use crate::held::{FIRST_LOOK, Held, MOST_LOOKS, SELDOM, State, most_held};
 use crate::log::Log;
 use crate::made::{Made, Making, Settled};
 use crate::notification::{Call, Notification};
@@ -35,10 +36,8 @@ pub(crate) struct Worker {
     pub(crate) made: Option<RefCell<Made>>,
     /// The socket that the present call is about, where it is one of these.
     present: Cell<Option<OwnedFd>>,
-    /// Sockets that have a time for connecting.
-    pub(crate) connecting: Vec<Held>,
-    /// When one of them is to be looked at.
-    pub(crate) next_look: Option<Instant>,
+    /// Sockets that have a time for connecting, by when each is to be looked at, and by their copies.
+    pub(crate) connecting: BTreeMap<(Instant, i32), Held>,
 }
 
 const CONNECT: Phases = Phases::of(&[Phase::Connect, Phase::Datagram]);
@@ -66,8 +65,7 @@ impl Worker {
             tasks: Tasks::default(),
             made: None,
             present: Cell::new(None),
-            connecting: Vec::new(),
-            next_look: None,
+            connecting: BTreeMap::new(),
         }
     }
 
@@ -338,37 +336,28 @@ impl Worker {
         let Connecting { peer, limit, own, is_running, .. } = *connecting;
         let thread = waiting.call.thread;
         let is_same = |held: &Held| (held.thread, held.fd, held.peer) == (thread, waiting.fd, peer);
-        if !(is_running && self.connecting.iter().any(is_same)) {
+        if !(is_running && self.connecting.values().any(is_same)) {
             let (since, runtime) = (Instant::now(), Rc::clone(runtime));
-            let next_look = since + FIRST_LOOK;
-            let process = self.tasks.process_of(thread);
-            let fd = waiting.fd;
-            self.connecting.push(Held { copy, since, next_look, runtime, peer, limit, own, thread, process, fd });
-            self.next_look = Some(self.next_look.map_or(next_look, |next| next.min(next_look)));
+            let (process, fd) = (self.tasks.process_of(thread), waiting.fd);
+            let at = (since + FIRST_LOOK, copy.as_raw_fd());
+            self.connecting.insert(at, Held { copy, since, runtime, peer, limit, own, thread, process, fd });
         }
     }
 
     /// Looks which connections stand by now, or never will; how long it may take until the next time, if there is one.
     fn look_at_connecting(&mut self) -> Option<Duration> {
-        let next_look = self.next_look?;
+        self.connecting.first_key_value()?;
         let now = Instant::now();
-        if let Some(left) = next_look.checked_duration_since(now).filter(|left| !left.is_zero()) {
-            return Some(left);
-        }
-        let mut over = Vec::new();
-        for mut held in std::mem::take(&mut self.connecting) {
-            let state = if held.next_look > now { State::Connecting } else { held.state() };
-            if state != State::Connecting {
-                over.push((state, held));
+        for _ in 0..MOST_LOOKS {
+            let Some(first) = self.connecting.first_entry().filter(|first| first.key().0 <= now) else { break };
+            let mut held = first.remove();
+            let state = held.state();
+            if state == State::Connecting {
+                // Most stand within a millisecond, or take long.
+                let next = now + ((now - held.since) / 4).clamp(FIRST_LOOK, SELDOM);
+                self.connecting.insert((next, held.copy.as_raw_fd()), held);
                 continue;
             }
-            if held.next_look <= now {
-                // Most stand within a millisecond, or take long.
-                held.next_look = now + ((now - held.since) / 4).clamp(FIRST_LOOK, SELDOM);
-            }
-            self.connecting.push(held);
-        }
-        for (state, held) in over {
             let plan = held.runtime.plan(Connection::Outbound { peer: held.peer }, CONNECT);
             let Some(afterwards) = afterwards(plan) else { continue };
             let Held { peer, limit, own, .. } = held;
@@ -383,8 +372,7 @@ impl Worker {
                 limit_syns(held.copy.as_raw_fd(), limit);
             }
         }
-        self.next_look = self.connecting.iter().map(|held| held.next_look).min();
-        self.next_look.map(|next| next.saturating_duration_since(now))
+        self.connecting.first_key_value().map(|((next, _), _)| next.saturating_duration_since(now))
     }
 
     fn bind(&self, runtime: &Runtime, waiting: Waiting<'_>, address: Address) -> Option<Answer> {

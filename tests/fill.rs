@@ -357,7 +357,7 @@ fn accepted() -> Named {
                 .toml(PROMISE)
         }),
         ("a plain client of an MPTCP listener", {
-            Script::new(&format!("socket l inet stream 262\nbind l 127.0.0.1:4000\nlisten l 8\n@dial 127.0.0.1:4000\naccept c l\n@look c {KEPT}"))
+            Script::new(&format!("socket l inet stream 262\nbind l 127.0.0.1:4000\nlisten l 8\n@dial 127.0.0.1:4000\naccept c l\nset c SO_KEEPALIVE 1\n@look c {KEPT}"))
                 .toml(PROMISE)
         }),
     ]

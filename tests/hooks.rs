@@ -670,6 +670,20 @@ fn listen() -> Named {
             let calls = "socket l inet stream 262\nbind l 127.0.0.1:4000\nlisten l 8\n@dial 127.0.0.1:4000\naccept c l\n@look c SO_KEEPALIVE=1 TCP_KEEPIDLE=5";
             Script::new(calls).toml(SERVER)
         }),
+        // Under the supervisor, seen to fail: `TCP_USER_TIMEOUT=0`, with nothing set on what a listener of Multipath TCP accepts.
+        ("MPTCP, a client without", {
+            let calls = "socket l inet stream 262\nbind l 127.0.0.1:4000\nlisten l 8\n@dial 127.0.0.1:4000\naccept c l\nset c SO_KEEPALIVE 1\n@look c TCP_USER_TIMEOUT=14000 TCP_LINGER2=-1";
+            Script::new(calls).toml("[[rule]]\nlisten = [\":4000\"]\nuser_timeout = \"14s\"\ntime_wait = false\n")
+        }),
+        ("MPTCP, a client without, and the program has the last word", {
+            let calls = "socket l inet stream 262\nbind l 127.0.0.1:4000\nlisten l 8\n@dial 127.0.0.1:4000\naccept c l\nset c SO_KEEPALIVE 1\n@look c KEPT\n\
+                         @dial 127.0.0.1:4000\naccept d l\nset d TCP_USER_TIMEOUT 96\nset d SO_KEEPALIVE 1\n@look d TCP_USER_TIMEOUT=96 TCP_KEEPCNT=3";
+            Script::new(&kept(calls)).toml(&format!("{SERVER}enforce = false\n"))
+        }),
+        ("MPTCP, a client without, and options to each", {
+            let calls = "socket l inet stream 262\nbind l 127.0.0.1:4000\nlisten l 8\n@dial 127.0.0.1:4000\naccept c l\nset c SO_KEEPALIVE 1\n@look c SO_PRIORITY=5 TCP_USER_TIMEOUT=14000";
+            Script::new(calls).toml(&format!("{SERVER}priority = 5\n"))
+        }),
         ("a port of the kernel's choice", {
             let calls = "socket l inet stream\nbind l 127.0.0.1:0\nlisten l 8\n@look l KEPT\nsocket m inet stream\nlisten m 8\n@look m KEPT";
             Script::new(&kept(calls)).toml("[[rule]]\nlisten = [\"0.0.0.0/0:1024-65535\"]\ndead_peer_timeout = \"15s\"")

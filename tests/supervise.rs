@@ -82,6 +82,9 @@ const UNKNOWN_WHEN_MADE: &[&str] = &[
     "hooks::enforce: by no value",
     "hooks::enforce: enforce = false, a datagram socket connected elsewhere",
     "connecting::used_for_",
+    // What listeners of Multipath TCP lack.
+    "hooks::listen: MPTCP, a client without",
+    "fill::a plain client of an MPTCP listener",
     // The program has the last word on accepted sockets.
     "hooks::enforce: on an accepted socket",
     "hooks::enforce: a narrow listener",
@@ -140,7 +143,6 @@ const ANSWERS: &[&str] = &[
     "hooks::listen: received where another was closed",
     "hooks::listen: dup2 over another",
     "hooks::listen: dup3 over another",
-    "fill::a plain client of an MPTCP listener",
     "fill::the program's later word on its listener is for those who wait there too",
     "fill::an inherited listener, and who waited",
 ];

@@ -12,6 +12,7 @@ use policy::Endpoint;
 const ANY_V4: u8 = 1;
 const ANY_V6: u8 = 2;
 const ONE_ADDRESS: u8 = 4;
+const MULTIPATH: u8 = 8;
 
 /// A byte for each port; nothing is known where all is zero.
 #[repr(transparent)]
@@ -40,6 +41,19 @@ impl Ports {
         if let Some(port) = self.at(local) {
             port.fetch_or(how, Relaxed);
         }
+    }
+
+    /// Remembers that a listener is one of Multipath TCP.
+    pub fn remember_multipath(&self, local: Endpoint) {
+        if let Some(port) = self.at(local) {
+            port.fetch_or(MULTIPATH, Relaxed);
+        }
+    }
+
+    /// Whether a listener of Multipath TCP was on the port.
+    #[must_use]
+    pub fn is_multipath(&self, local: Endpoint) -> bool {
+        self.at(local).is_some_and(|port| port.load(Relaxed) & MULTIPATH != 0)
     }
 
     /// Whether there was a listener on the port.

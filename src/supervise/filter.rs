@@ -120,8 +120,18 @@ impl Needs {
 
     /// Be told of what programs set on a socket that they have just accepted, if they may listen at all.
     pub fn look_at_accepted(&mut self) {
+        self.look_at(&AFTER_ACCEPT);
+    }
+
+    /// The same by one of these options alone, which mostly is looked at anyway: where only listeners of Multipath TCP do not pass on
+    /// everything.
+    pub fn look_at_keepalive(&mut self) {
+        self.look_at(&[(SO_KEEPALIVE.level, SO_KEEPALIVE.name)]);
+    }
+
+    fn look_at(&mut self, options: &[(i32, i32)]) {
         if self.listen {
-            self.options.extend(AFTER_ACCEPT);
+            self.options.extend(options);
             self.options.sort_unstable();
             self.options.dedup();
         }

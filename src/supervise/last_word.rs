@@ -11,8 +11,9 @@ use policy::variables::Level;
 use policy::{Connection, Enforce, Phase, Phases, Setting, constants};
 use socket::connecting::is_connecting;
 use socket::describe::kind;
+use socket::fill::{self, Left};
 use socket::setting::{Outcome, is_in_force, set};
-use socket::{Kind, ffi, fill, standing};
+use socket::{Kind, ffi, standing};
 
 use crate::filter::AFTER_ACCEPT;
 use crate::made::Settled;
@@ -148,8 +149,9 @@ impl Worker {
     fn accepted(&self, runtime: &Runtime, waiting: Waiting<'_>, copy: BorrowedFd<'_>, connection: Connection) {
         let Connection::Inbound { local, peer } = connection else { return };
         let inheritance = runtime.plan(Connection::Listening { local }, Phases::NONE).inheritance();
-        let phases = if inheritance == Inheritance::Full { Phases::ACCEPTED } else { inheritance.phases() };
-        let plan = runtime.plan(connection, phases);
+        let is_of_multipath = inheritance != Inheritance::None && self.shared.ports.is_multipath(local);
+        let is_whole = inheritance == Inheritance::Full || is_of_multipath;
+        let plan = runtime.plan(connection, if is_whole { Phases::ACCEPTED } else { inheritance.phases() });
         let option = (waiting.call.int(1), waiting.call.int(2));
         let settles = match plan.enforce() {
             Enforce::Always => true,
@@ -157,12 +159,19 @@ impl Worker {
             Enforce::Never => AFTER_ACCEPT.last() == Some(&option) && inheritance != Inheritance::Full,
             Enforce::Fill => inheritance != Inheritance::Full,
         };
-        if plan.bypass().is_some() || !settles {
+        if plan.bypass().is_some() || !(settles || is_of_multipath) {
             return;
         }
-        // Mostly all of it is there already, from the listener or from the call before.
         let fd = copy.as_raw_fd();
-        let is_missing = |setting: &&Setting| plan.enforce() != Enforce::Always || is_in_force(fd, setting) != Ok(true);
+        // Of what a listener of Multipath TCP could not pass on, the program may have set some by now.
+        let has_last_word = is_of_multipath && plan.enforce() != Enforce::Always;
+        let left = if has_last_word { self.multipath.left(fd, plan.settings()) } else { Left::default() };
+        let is_missing = |setting: &&Setting| match plan.enforce() {
+            // Mostly all of it is there already, from the listener or from the call before.
+            Enforce::Always => is_in_force(fd, setting) != Ok(true),
+            _ if is_of_multipath && !setting.phases.contains(Phase::AcceptAlways) => left.has(setting),
+            _ => settles,
+        };
         // Before any of it is set: a line of the log asks again which it was.
         let missing: Vec<&Setting> = plan.settings().filter(is_missing).collect();
         if !missing.is_empty() {

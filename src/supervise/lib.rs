@@ -11,6 +11,7 @@ mod held;
 mod last_word;
 mod log;
 mod made;
+mod multipath;
 pub mod notification;
 mod processes;
 mod runtime;
@@ -32,6 +33,7 @@ use socket::Errno;
 
 use crate::filter::Needs;
 use crate::log::Log;
+use crate::multipath::Multipath;
 pub use crate::processes::Ready;
 use crate::runtime::{Policy, Runtime};
 use crate::worker::Worker;
@@ -142,18 +144,22 @@ pub fn start(loaded: Loaded, rules: Rules) -> Result<Ready, Refusal> {
     let file = loaded.log_file.as_ref().and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
     let log = Log::new(loaded.level, file);
     let summary = loaded.summary(&rules);
-    let (needs, by_making, policy) = if loaded.asks_for_process() {
+    let (mut needs, by_making, multipath, policy) = if loaded.asks_for_process() {
         let every = loaded.configuration.parse().into_rules(None).0.unwrap_or_default();
         let mut needs = Needs::of(&every);
         // A listener may come from a program that has other rules.
         needs.look_at_accepted();
         let policy = Policy::ByProcess { configuration: loaded.configuration, known: HashMap::new() };
-        (needs, Needs::by_making(&every), policy)
+        (needs, Needs::by_making(&every), Multipath::of(&every), policy)
     } else {
-        (Needs::of(&rules), Needs::by_making(&rules), Policy::One(Rc::new(Runtime::new(rules))))
+        let (needs, by_making, multipath) = (Needs::of(&rules), Needs::by_making(&rules), Multipath::of(&rules));
+        (needs, by_making, multipath, Policy::One(Rc::new(Runtime::new(rules))))
     };
+    if multipath.lacks_any() {
+        needs.look_at_keepalive();
+    }
     let shared = sys::Shared::new().map_err(at)?;
-    processes::start(needs, by_making, Worker::new(policy, log, shared), summary)
+    processes::start(needs, by_making, Worker::new(policy, log, shared, multipath), summary)
 }
 
 /// What rules ask for that a supervisor cannot do, a sentence each. `makes_sockets` as [`Ready::makes_sockets`] tells it.

@@ -21,6 +21,7 @@ use socket::{Address, Errno, Kind, address, ffi};
 use crate::held::{FIRST_LOOK, Held, MOST_LOOKS, SELDOM, State, most_held};
 use crate::log::Log;
 use crate::made::{Made, Making, Settled};
+use crate::multipath::Multipath;
 use crate::notification::{Call, Notification};
 use crate::runtime::{Policy, Runtime};
 use crate::sys::{self, Answer, Extent, Shared};
@@ -31,6 +32,7 @@ pub(crate) struct Worker {
     pub(crate) policy: Policy,
     pub(crate) log: Log,
     pub(crate) shared: &'static Shared,
+    pub(crate) multipath: Multipath,
     pub(crate) tasks: Tasks,
     /// How the program's sockets are had where they cannot be copied.
     pub(crate) made: Option<RefCell<Made>>,
@@ -57,11 +59,12 @@ pub(crate) struct Waiting<'a> {
 type At = (&'static str, i32, i32);
 
 impl Worker {
-    pub(crate) fn new(policy: Policy, log: Log, shared: &'static Shared) -> Self {
+    pub(crate) fn new(policy: Policy, log: Log, shared: &'static Shared, multipath: Multipath) -> Self {
         Self {
             policy,
             log,
             shared,
+            multipath,
             tasks: Tasks::default(),
             made: None,
             present: Cell::new(None),
@@ -457,6 +460,16 @@ impl Worker {
         }
         self.shared.has_listened.store(1, Relaxed);
         self.shared.ports.remember(local);
+        if kind == Kind::Mptcp {
+            self.shared.ports.remember_multipath(local);
+            let accepted = runtime.plan(Connection::Listening { local }, Phases::of(&[Phase::Accept]));
+            if self.made.is_some() && accepted.settings().any(|setting| self.multipath.lacks(setting)) {
+                let text = format_args!(
+                    "{call} fd {fd} {local}: what is accepted gets no option that Multipath TCP lacks, as the user timeout: the supervisor gets no copies of it (pidfd_getfd is refused)"
+                );
+                self.log.warn_once("multipath", thread, text);
+            }
+        }
     }
 
     /// Says what is configured.

@@ -193,10 +193,11 @@ fn many_at_first() {
     assert!(looks < 40_000, "{looks}");
 }
 
-/// A listener of Multipath TCP has no user timeout, and answers so. Seen to fail: `user timeout: set`.
+/// A listener of Multipath TCP has no user timeout, and answers so. Seen to fail: `user timeout: set`. That what it accepts gets none is said.
 fn multipath() {
     let (code, printed, stderr) = outcome(confined().arg(RULE).arg(program()).args(["multipath", "0"]));
     assert_eq!((code, printed.as_str()), (Some(0), "user timeout: Protocol not available\nkeepalive: 0\n"), "{stderr}");
+    assert!(stderr.contains("what is accepted gets no option that Multipath TCP lacks"), "{stderr}");
 }
 
 /// The peer reads the end at once, and a port that was listened on is closed.

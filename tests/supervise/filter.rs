@@ -132,7 +132,11 @@ fn needs() {
     assert!(asks(&inherited), "it has accepted something already");
     let mut outbound = connect.clone();
     outbound.look_at_accepted();
+    outbound.look_at_keepalive();
     assert_eq!(outbound, connect, "it accepts nothing");
+    let mut of_multipath = listen.clone();
+    of_multipath.look_at_keepalive();
+    assert_eq!(of_multipath.options, [after_accept[0], (libc::SOL_TCP, libc::TCP_USER_TIMEOUT)]);
     for condition in ["from = [\"10.0.0.0/8\"]\nuser_timeout = \"9s\"\n", "listen = [\":80\"]\npriority = 5\n"] {
         assert!(asks(&needs_of(&format!("[[rule]]\n{condition}"))), "not inherited: {condition}");
     }

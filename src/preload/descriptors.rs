@@ -85,6 +85,12 @@ fn row(fd: i32) -> Option<(&'static AtomicU64, u64)> {
 pub(crate) fn forget_range(first: u32, last: u32, flags: i32) {
     let ends = flags as u32 & libc::CLOSE_RANGE_CLOEXEC == 0;
     let Some(tables) = TABLES.get().filter(|_| ends && IN_USE.load(Relaxed)) else { return };
+    // The kernel refuses a range that ends before it begins.
+    let Some(more) = last.checked_sub(first) else { return };
+    if (more as usize) < ROWS / 2 {
+        // Beyond i32::MAX there are none.
+        return (first..=last).filter_map(|fd| i32::try_from(fd).ok()).for_each(forget_row);
+    }
     for (index, row) in (0..).zip(&tables.by_descriptor) {
         let found = row.load(Relaxed);
         let fd = (found >> 32) as u32 * ROWS as u32 + index;

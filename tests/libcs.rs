@@ -21,6 +21,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             .push(test_with(&MUSL, format!("libcs::musl: cancellation, {build:?}"), move || musl_cancellation(build)));
         trials.push(test_with(&MUSL, format!("libcs::musl: what it has not, {build:?}"), move || musl_absent(build)));
         trials.push(test_with(&MUSL, format!("libcs::musl: dlopen, {build:?}"), move || musl_dlopen(build)));
+        let name = format!("libcs::loaded_by_the_program, {build:?}");
+        trials.push(test_with(&MUSL, name, move || loaded_by_the_program(build)));
     }
     // A debug build, of many objects, asks for dlsym without condition.
     trials.push(old("libcs::glibc 2.31: without libdl", old_plain));
@@ -206,6 +208,21 @@ fn absent(with_and_without: (String, String)) {
 fn musl_absent(build: Build) {
     let program = compiled("musl-gcc", "absent", &[], &[]);
     absent(both(&built(build), |library| preloaded(&program, library)));
+}
+
+/// A program that loads the library itself has functions that work. Under musl no others come after them. Seen to fail there: redhook
+/// panicked in each look-up, which ended the program ("thread panicked while processing panic") or wrote to its standard error and
+/// gave ENOSYS for close.
+fn loaded_by_the_program(build: Build) {
+    let line = "dlerror: nothing\ngetsockopt 0 1, close 0, closed\n";
+    for compiler in ["musl-gcc", "cc"] {
+        let program = compiled(compiler, "loaded", &[], &[]);
+        for trace in ["0", "1"] {
+            let output = inside(Command::new(&program).arg(built(build)).env("RUST_BACKTRACE", trace));
+            let (stdout, stderr) = text(&output);
+            assert_eq!((output.status.code(), stdout, stderr), (Some(0), line.repeat(2), String::new()), "{compiler}");
+        }
+    }
 }
 
 fn old_absent() {

@@ -5,6 +5,7 @@ use std::ffi::{c_int, c_void};
 #[cfg(target_env = "gnu")]
 use std::panic::catch_unwind;
 use std::ptr;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use crate::{elf, libc_compat};
 use libc::ssize_t;
@@ -133,16 +134,37 @@ pub(crate) fn next(name: &'static str) -> *mut c_void {
 }
 
 fn by_dlsym(name: &'static str) -> *mut c_void {
+    let is_behind = is_behind_libc();
     #[cfg(target_env = "gnu")]
-    if !["close_range\0", "dlopen\0", "dlmopen\0"].contains(&name) {
+    if !is_behind && !["close_range\0", "dlopen\0", "dlmopen\0"].contains(&name) {
         // SAFETY: the name ends in NUL.
         let found = catch_unwind(|| unsafe { redhook::ld_preload::dlsym_next(name) });
         return found.map_or(ptr::null_mut(), |found| found.cast_mut().cast());
     }
     // redhook knows glibc only, and panics where there is no such function: close_range came with 2.34, dlopen and dlmopen are
     // in libdl before.
+    found_from(if is_behind { libc::RTLD_DEFAULT } else { libc::RTLD_NEXT }, name)
+}
+
+/// Whether libc comes before this library in the loader's order, so that nothing comes after: musl's has what the program itself
+/// loads by dlopen(3) behind all else. Such a library has nothing to interpose, but the program may look up its functions.
+fn is_behind_libc() -> bool {
+    const UNKNOWN: u8 = 2;
+    static IS_BEHIND: AtomicU8 = AtomicU8::new(UNKNOWN);
+    match IS_BEHIND.load(Relaxed) {
+        UNKNOWN => {
+            let is_behind = found_from(libc::RTLD_NEXT, "connect\0").is_null();
+            IS_BEHIND.store(is_behind.into(), Relaxed);
+            is_behind
+        }
+        known => known == 1,
+    }
+}
+
+/// What dlsym(3) finds from there; the name ends in NUL.
+fn found_from(handle: *mut c_void, name: &'static str) -> *mut c_void {
     // SAFETY: the name ends in NUL.
-    let found = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr().cast()) };
+    let found = unsafe { libc::dlsym(handle, name.as_ptr().cast()) };
     if found.is_null() {
         libc_compat::forget_error();
     }

@@ -76,11 +76,11 @@ impl Group {
         let shown = target.display();
         Err(Refusal::Target(match (mounts.is_empty(), is_of_version_1) {
             (true, _) => V1_ONLY.to_owned(),
-            (false, true) => {
+            (false, is_of_version_1) => {
                 let places: Vec<String> = mounts.iter().map(|mount| mount.display().to_string()).collect();
-                format!("{shown} is a control group of version 1; those of version 2 are below {}", places.join(", "))
+                let what = if is_of_version_1 { "a control group of version 1" } else { "no control group" };
+                format!("{shown} is {what}; those of version 2 are below {}", places.join(", "))
             }
-            (false, false) => format!("{shown} is no control group"),
         }))
     }
 

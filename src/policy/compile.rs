@@ -15,7 +15,7 @@ use crate::process::Process;
 use crate::raw::RawOption;
 use crate::rules::{Profile, Profiles, Rule, Rules};
 use crate::values::{Choice, Keepalive};
-use crate::variables::Shortcuts;
+use crate::variables::{PREFIX, Shortcuts};
 
 /// Everything that configures.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -212,7 +212,13 @@ impl Compiler<'_> {
                     }
                     Err(sum) => {
                         let rule = form.filter(|_| origin != Origin::Rule).map(RuleForm::title);
-                        self.problems.add(given.source, given.span.clone(), &Fault::NoAuto { rule, sum });
+                        // The keepalive of a variable is not to be seen where this stands.
+                        let variable = effective
+                            .get(&Key::Keepalive)
+                            .filter(|(of, _)| *of == Origin::Environment && origin != Origin::Environment)
+                            .map(|(_, given)| format!("{PREFIX}{}", given.written.name().to_ascii_uppercase()));
+                        let fault = Fault::NoAuto { rule, sum, variable: variable.as_deref() };
+                        self.problems.add(given.source, given.span.clone(), &fault);
                     }
                 },
                 Choice::FastopenConnect(on) => {

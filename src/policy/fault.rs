@@ -106,8 +106,9 @@ pub(crate) enum Fault<'a> {
     // What depends on several keys.
     /// An option that the rule's sockets can never have.
     NeverSet { option: Never, direction: Direction },
-    /// `user_timeout = "auto"` for a rule, if that is not where it stands; the sum in seconds that is too large, or there is none.
-    NoAuto { rule: Option<Title<'a>>, sum: Option<u64> },
+    /// `user_timeout = "auto"` for a rule, if that is not where it stands; the sum in seconds that is too large, or there is none; the
+    /// variable that is in the place of the file's keepalive.
+    NoAuto { rule: Option<Title<'a>>, sum: Option<u64>, variable: Option<&'a str> },
 
     // Variables.
     /// `SOCKOPT_LOG`.
@@ -305,9 +306,10 @@ impl fmt::Display for Fault<'_> {
                 };
                 write!(f, " cannot be set by a rule with {with}")
             }
-            Self::NoAuto { rule, .. } => {
+            Self::NoAuto { rule, variable, .. } => {
                 f.write_str("user_timeout = \"auto\" cannot be computed")?;
-                rule.map_or(Ok(()), |rule| write!(f, " for {rule}"))
+                rule.map_or(Ok(()), |rule| write!(f, " for {rule}"))?;
+                variable.map_or(Ok(()), |name| write!(f, " with the keepalive of {name}"))
             }
 
             Self::UnknownLevel { value, .. } => write!(f, "unknown log level \"{value}\""),

@@ -263,7 +263,7 @@ pub(crate) fn run_by(extent: Extent<'_>) -> Command {
         .arg(switch(
             "dry-run",
             "Show what would happen, and start nothing",
-            "Prints the variables that the program would get to stdout, quoted for a shell, and to stderr whether and how the \
+            "Prints the variables that run would add or change to stdout, quoted for a shell, and to stderr whether and how the \
              options would take effect. The exit status is 0 if the program could be started.",
         ))
         .arg(switch(

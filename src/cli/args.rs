@@ -215,7 +215,7 @@ pub(crate) fn run() -> Command {
                 (exit::OK, "with --dry-run: the program could be started"),
                 (exit::CANNOT_WORK, "neither the library nor the supervisor can work in the program"),
                 (exit::USAGE, "wrong usage"),
-                (exit::CONFIGURATION, "the configuration has errors"),
+                (exit::CONFIGURATION, "the configuration has errors, or is an unknown variable alone"),
                 (exit::CANNOT_START, "the program was found and cannot be started"),
                 (exit::NOT_FOUND, "the program was not found"),
             ])

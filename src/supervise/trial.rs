@@ -53,6 +53,9 @@ pub(crate) fn look_once(listener: BorrowedFd<'_>, memory: &Memory) -> Result<Mea
             return Err((Step::Memory, Errno(libc::EPROTO)));
         }
         let process = ffi::pidfd_open(call.thread, Task::Process).map_err(at(Step::Descriptor))?;
+        // The copy, and what the guardian and a worker's log have besides. Else all calls would go on without options.
+        let spare = [(); 3].map(|()| sys::copy_own(process.as_raw_fd()));
+        spare.into_iter().collect::<Result<Vec<_>, _>>().map_err(at(Step::Descriptor))?;
         let copy = match ffi::pidfd_getfd(process.as_fd(), call.int(0)) {
             Ok(copy) => copy,
             Err(errno) => return Ok(Err(errno)),

@@ -931,6 +931,9 @@ fn sudo() {
         let (code, _, stderr) = start(options);
         assert_eq!(code, Some(1), "{options:?}: {stderr}");
         assert!(stderr.starts_with(begins) && stderr.contains(why), "{options:?}: {stderr}");
+        // Seen to fail: --force did nothing, and it was not said why.
+        let says_why = stderr.contains("\nhelp: leave out --by supervisor, and --force starts it without options; or ");
+        assert_eq!(says_why, options.len() == 2, "{options:?}: {stderr}");
     }
 }
 

@@ -136,6 +136,12 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         let others = others.unwrap_or_default();
         verdict.instead = Some(format!("leave out --by library, and the supervisor sets its options{others}"));
     }
+    if let (true, Some(Backend::Supervisor), Some(verdict)) = (is_forced, by, &mut verdict)
+        && verdict.outlook == Outlook::Cannot
+    {
+        let others = verdict.instead.take().map(|help| format!("; or {help}")).unwrap_or_default();
+        verdict.instead = Some(format!("leave out --by supervisor, and --force starts it without options{others}"));
+    }
     let list = library
         .as_ref()
         .filter(|_| ready.is_none())

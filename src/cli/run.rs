@@ -162,9 +162,9 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     if is_dry && target.is_ok() {
         show(&variables);
     }
+    let library = library.as_ref().filter(|_| ready.is_none());
     if verdict.is_some_and(|verdict| verdict.outlook != Outlook::Cannot)
-        && ready.is_none()
-        && let Some(library) = &library
+        && (ready.is_some() || library.is_some())
         && let Some(note) = target.as_ref().ok().and_then(|target| named::beyond_reach(target, library))
     {
         output::note(&note);

@@ -44,6 +44,9 @@ pub struct Verdict {
     pub backend: Backend,
 }
 
+/// What helps where the architecture is another one.
+pub(crate) const FOR_THIS_HOST: &str = "use a build for the architecture of this host";
+
 /// How the sentence ends that says so.
 pub const TAKES_EFFECT: &str = ": the library takes effect in it";
 
@@ -222,6 +225,21 @@ impl Image {
         OWN.is_none_or(|own| own == self.architecture)
     }
 
+    /// Whether the kernel runs it beside programs of this machine, by other system calls: 32-bit x86 and x32, 32-bit ARM.
+    pub fn has_other_system_calls(&self) -> bool {
+        match (OWN.map(|own| own.machine), self.architecture) {
+            (Some(elf::EM_X86_64), own) => own.bits == 32 && matches!(own.machine, elf::EM_386 | elf::EM_X86_64),
+            (Some(elf::EM_AARCH64), own) => own.machine == elf::EM_ARM,
+            _ => false,
+        }
+    }
+
+    /// What helps where neither a library nor the supervisor reaches it; there is no library for what has other system calls.
+    pub(crate) fn instead(&self, otherwise: impl Into<String>) -> String {
+        const IN_THE_KERNEL: &str = "use `sockopt attach`, which loads nothing into programs";
+        if self.has_other_system_calls() { IN_THE_KERNEL.to_owned() } else { otherwise.into() }
+    }
+
     /// Which libc it runs with, by its loader's name.
     pub fn libc(&self) -> Option<Libc> {
         let name = self.loader.as_deref()?.rsplit(|byte| *byte == b'/').next()?;
@@ -239,13 +257,23 @@ impl Image {
     pub fn verdict(&self, name: &str, architecture: Architecture, calls_sockets: impl Fn() -> bool) -> Option<Verdict> {
         const WHAT_IT_STARTS: &str =
             "with --force it runs without options, and dynamically linked programs that it starts get the library";
-        if self.architecture != architecture {
+        if self.is_past_every_library() && !self.is_for_this_machine() {
+            let kind = if self.is_go { "a Go program" } else { "statically linked" };
+            return Some(Verdict::cannot(
+                format!(
+                    "{name} is {kind} for {}: no preloaded library sees its system calls, and the supervisor handles only programs for the architecture of this host",
+                    self.architecture
+                ),
+                self.instead(FOR_THIS_HOST),
+            ));
+        }
+        if self.architecture != architecture && !self.is_past_every_library() {
             return Some(Verdict::cannot(
                 format!(
                     "{name} is for {}, the library for {architecture}: the loader cannot load it",
                     self.architecture
                 ),
-                format!("use --library with a libsockopt.so for {}", self.architecture),
+                self.instead(format!("use --library with a libsockopt.so for {}", self.architecture)),
             ));
         }
         if self.is_go {

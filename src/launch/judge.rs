@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::blocks;
-use crate::executable::{self, Image, Libc, Outlook, TAKES_EFFECT, Verdict};
+use crate::executable::{self, FOR_THIS_HOST, Image, Libc, Outlook, TAKES_EFFECT, Verdict};
 use crate::imports::{self, Reach};
 use crate::library::Library;
 use crate::privilege::{self, Caller, Elevation, Rights, elevation};
@@ -34,18 +34,17 @@ impl Program {
     /// What keeps the supervisor from it, if anything does.
     pub fn supervised(&self) -> Verdict {
         let name = self.name();
-        match &self.end {
-            End::WithoutLibrary(why, instead, false) => return Verdict::cannot((*why).to_owned(), *instead),
-            End::Program(image) if !image.is_for_this_machine() => {
-                return Verdict::cannot(
-                    format!(
-                        "{name} is for {}: the supervisor handles only programs for the architecture of this host",
-                        image.architecture
-                    ),
-                    "use a build for the architecture of this host",
-                );
-            }
-            _ => {}
+        if let End::WithoutLibrary(why, instead, false) = &self.end {
+            return Verdict::cannot((*why).to_owned(), *instead);
+        }
+        if let Some((name, image)) = self.executed().filter(|(_, image)| !image.is_for_this_machine()) {
+            return Verdict::cannot(
+                format!(
+                    "{name} is for {}: the supervisor handles only programs for the architecture of this host",
+                    image.architecture
+                ),
+                image.instead(FOR_THIS_HOST),
+            );
         }
         let elevated = || {
             self.wrappers

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::executable::{Backend, Outlook, Verdict};
+use crate::executable::{Backend, Outlook};
 use crate::library::Library;
 use crate::program::{self, Program, is_shell};
 use crate::shell_text;
@@ -23,20 +23,34 @@ const MOST_COMMANDS: usize = 500;
 /// As much of a script as is read.
 const LONGEST_SCRIPT: u64 = 65_536;
 
-/// What is to be said of the first of them that the library does not reach.
-pub fn beyond_reach(program: &Program, library: &Library) -> Option<String> {
+/// What is to be said of the first of them that the library does not reach; without a library, the supervisor.
+pub fn beyond_reach(program: &Program, library: Option<&Library>) -> Option<String> {
     among_arguments(program, library).or_else(|| in_text(program, library))
 }
 
-/// Says so; the supervisor may reach it.
-fn said(who: &str, verdict: Verdict) -> String {
-    let help = if verdict.backend == Backend::Supervisor { "; --by supervisor covers it too" } else { "" };
-    format!("{who} a program that the library would not reach: {}{help}", verdict.why)
+/// Says so, and what reaches it. Of a program that is not for this machine nothing is known but where the kernel runs it: an emulator
+/// makes this machine's system calls.
+fn said(who: &str, program: &Program, library: Option<&Library>) -> Option<String> {
+    let is_other = program.executed().is_some_and(|(_, image)| image.has_other_system_calls());
+    let (way, verdict) = match library {
+        Some(library) => ("library", program.verdict(library)),
+        None if is_other => ("supervisor", program.supervised()),
+        None => return None,
+    };
+    if !matches!(verdict.outlook, Outlook::Cannot | Outlook::Partly) {
+        return None;
+    }
+    let help = match verdict.backend {
+        Backend::Supervisor => "; --by supervisor covers it too",
+        Backend::Library if is_other => "; `sockopt attach` covers it too",
+        Backend::Library => "",
+    };
+    Some(format!("{who} a program that the {way} would not reach: {}{help}", verdict.why))
 }
 
-/// What a shell's text starts, if that is a program which makes its system calls itself. All else is not looked into: what is dynamic has
-/// the library, or is a wrapper that says so itself.
-fn in_text(program: &Program, library: &Library) -> Option<String> {
+/// What a shell's text starts, if that is a program which makes its system calls itself, or others than this machine's. All else is not
+/// looked into: what is dynamic has the library, or is a wrapper that says so itself.
+fn in_text(program: &Program, library: Option<&Library>) -> Option<String> {
     if !is_shell(&program.words) {
         return None;
     }
@@ -67,15 +81,18 @@ fn in_text(program: &Program, library: &Library) -> Option<String> {
             None | Some("sockopt" | "ldconfig" | "ldconfig.real")
         )
     };
-    let programs = programs.take(MOST).filter_map(|command| program::resolve(&command).ok());
-    let beyond = programs.filter(|program| program.is_past_every_library() && !is_none(program));
-    let verdict =
-        beyond.map(|program| program.verdict(library)).find(|verdict| verdict.backend == Backend::Supervisor)?;
-    Some(said(&who, verdict))
+    let is_beyond = |program: &Program| {
+        let is_such = program
+            .executed()
+            .is_some_and(|(_, image)| image.is_past_every_library() || image.has_other_system_calls());
+        is_such && !is_none(program)
+    };
+    let mut programs = programs.take(MOST).filter_map(|command| program::resolve(&command).ok()).filter(is_beyond);
+    programs.find_map(|program| said(&who, &program, library))
 }
 
 /// Programs among the arguments.
-fn among_arguments(program: &Program, library: &Library) -> Option<String> {
+fn among_arguments(program: &Program, library: Option<&Library>) -> Option<String> {
     let is_known =
         |word: &OsStr| word == program.file || program.script.as_deref().is_some_and(|script| word == script);
     let words = program.words.get(1..)?;
@@ -86,10 +103,9 @@ fn among_arguments(program: &Program, library: &Library) -> Option<String> {
         let mut commands = if is_whole { vec![words.get(at..).unwrap_or_default().to_vec()] } else { Vec::new() };
         commands.extend(paths_within(word).map(|path| vec![path]));
         commands.retain(|command| command.first().is_some_and(|word| !is_library(word)));
-        let verdicts = commands.iter().filter_map(|command| Some(program::resolve(command).ok()?.verdict(library)));
-        let is_beyond = |outlook| matches!(outlook, Outlook::Cannot | Outlook::Partly);
-        if let Some(verdict) = verdicts.into_iter().find(|verdict| is_beyond(verdict.outlook)) {
-            return Some(said("an argument names", verdict));
+        let programs = commands.iter().filter_map(|command| program::resolve(command).ok());
+        if let Some(said) = programs.into_iter().find_map(|program| said("an argument names", &program, library)) {
+            return Some(said);
         }
     }
     None

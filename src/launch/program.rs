@@ -204,6 +204,14 @@ impl Program {
 
     /// Whether no library can be loaded into it, whichever.
     pub fn is_past_every_library(&self) -> bool {
-        matches!(&self.end, End::Program(image) if image.is_past_every_library())
+        self.executed().is_some_and(|(_, image)| image.is_past_every_library())
+    }
+
+    /// The program that is executed in the end, and what it is called in messages.
+    pub(crate) fn executed(&self) -> Option<(String, &Image)> {
+        match &self.end {
+            End::Program(image) => Some((self.name(), image)),
+            _ => None,
+        }
     }
 }

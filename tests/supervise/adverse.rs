@@ -316,5 +316,8 @@ fn programs_of_32_bits() {
         command.args(["--by=supervisor", "sh", "-c", &format!("{}; exit $?", file.display())]);
         let found = outcome(&mut command);
         assert_eq!(found.0, Some(7), "{command:?} {found:?}");
+        // Seen to fail: nothing was said.
+        let said = "names a program that the supervisor would not reach: ";
+        assert!(found.2.contains(said) && found.2.contains(" is for 32-bit x86: "), "{command:?} {found:?}");
     }
 }

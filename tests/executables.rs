@@ -792,6 +792,31 @@ fn wrappers() {
                 && stderr.contains("in the root directory ./root, where sockopt does not judge it"),
             "{stderr}"
         );
+        // A static program there, by its path, by a link that is absolute there, and by its name, whether the library is there or not:
+        // the supervisor sets its options. Seen to fail: refused without the library, and started without options with it.
+        fs::create_dir(open.0.join("bare")).expect("a folder of our own");
+        for root in ["root", "bare"] {
+            copy(open.0.join("static"), open.0.join(root).join("static"));
+            std::os::unix::fs::symlink("/static", open.0.join(root).join("link")).expect("a link");
+            for word in ["/static", "static", "./static", "/link", "link"] {
+                let line = format!("env PATH=/:{} unshare -Ur -R ./{root} {word}", crate::support::search_path());
+                let (code, _, stderr) = open.run("--dry-run", &line, "static");
+                assert_eq!(code, Some(1), "{line}: {stderr}");
+                assert!(
+                    stderr.contains(" is statically linked: ") && stderr.contains("leave out --by library"),
+                    "{stderr}"
+                );
+                let mut command = run_by_choice();
+                command.current_dir(&open.0).args(["--nodelay=true", "--dry-run"]).args(line.split(' '));
+                let (code, _, stderr) = outcome(&mut command);
+                assert_eq!((code, stderr.contains("; the supervisor sets its options\n")), (Some(0), true), "{stderr}");
+            }
+        }
+        // Whatever it is, the supervisor gets there.
+        let mut command = run_by_choice();
+        command.current_dir(&open.0).args(["--nodelay=true", "--dry-run", "unshare", "-Ur", "-R", "./bare", "/x"]);
+        let (code, _, stderr) = outcome(&mut command);
+        assert_eq!((code, stderr.contains("; the supervisor sets its options\n")), (Some(0), true), "{stderr}");
     }
     // By its name, where the wrapper finds it.
     let (code, _, stderr) = open.run("--dry-run", "timeout 5 env PATH=. static", "static");

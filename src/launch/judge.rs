@@ -13,7 +13,12 @@ use crate::privilege::{self, Caller, Elevation, Rights, elevation};
 use crate::program::{End, Program, is_shell, program_at};
 
 /// What is started in another root, where all paths mean other files.
-fn in_root(name: &str, root: &Path, library: &Library) -> Verdict {
+fn in_root(name: &str, root: &Path, program: Option<&(PathBuf, Image)>, library: &Library) -> Verdict {
+    if let Some((file, image)) = program.filter(|(_, image)| image.is_past_every_library())
+        && let Some(verdict) = image.verdict(&file.display().to_string(), library.image.architecture, || false)
+    {
+        return verdict;
+    }
     let there = root.join(library.path.strip_prefix("/").unwrap_or(&library.path));
     let root = root.display();
     if there.is_file() {
@@ -28,6 +33,7 @@ fn in_root(name: &str, root: &Path, library: &Library) -> Verdict {
         ),
         "put the library at the same path below that directory",
     )
+    .for_supervisor()
 }
 
 impl Program {
@@ -105,7 +111,7 @@ impl Program {
             End::Missing(program) => {
                 return Verdict::unknown(format!("{}, which {name} should start, was not found", program.display()));
             }
-            End::InRoot(root) => return in_root(&name, root, library),
+            End::InRoot(root, program) => return in_root(&name, root, program.as_ref(), library),
             End::WithoutLibrary(why, instead, is_supervised) => {
                 let verdict = Verdict::cannot((*why).to_owned(), *instead);
                 return if *is_supervised { verdict.for_supervisor() } else { verdict };

@@ -1,8 +1,12 @@
 //! Which file a command line starts in the end: `#!` names its interpreter (execve(2)), and wrappers such as env(1) their command.
 
+use std::env;
 use std::ffi::{OsStr, OsString};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::blocks;
 use crate::executable::Image;
@@ -42,8 +46,8 @@ pub(crate) enum End {
     Unclear,
     /// A wrapper, and there is no such program as it is to start.
     Missing(OsString),
-    /// A wrapper that starts something in another root.
-    InRoot(PathBuf),
+    /// A wrapper that starts something in another root: which, and the program if it was found there.
+    InRoot(PathBuf, Option<(PathBuf, Image)>),
     /// A wrapper behind which the library does not get, why, and what to do instead; then, whether the supervisor gets there.
     WithoutLibrary(&'static str, &'static str, bool),
 }
@@ -106,6 +110,26 @@ pub(crate) fn program_at(file: &Path) -> Result<End, Failure> {
     Ok(End::Program(image))
 }
 
+/// The program that a word names in another root, where absolute links lead to files of that root.
+fn program_below(root: &Path, word: &OsStr, path: &OsStr) -> Option<(PathBuf, Image)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(root, flags, Mode::empty()).ok()?;
+    let is_path = word.as_bytes().contains(&b'/');
+    let folders = if is_path { vec![PathBuf::new()] } else { env::split_paths(path).collect() };
+    folders.into_iter().find_map(|place| {
+        let file = place.join(word);
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let found = rustix::fs::openat2(&folder, &file, flags, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
+        // Opened by its descriptor, the program is the one that was found, and what is no file does not block.
+        let opened = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+        if !opened.is_file() {
+            return None;
+        }
+        let image = Image::read(&blocks::open(&opened).ok()?)?;
+        Some((root.join(file.strip_prefix("/").unwrap_or(&file)), image))
+    })
+}
+
 /// Shells make no connections but for others.
 pub(crate) fn is_shell(words: &[OsString]) -> bool {
     let name = |index: usize| words.get(index).and_then(|word| Path::new(word).file_name()).map(OsStr::as_bytes);
@@ -158,7 +182,9 @@ impl Program {
             None => return Ok(Step::Stay),
         };
         if let Some(root) = start.root.filter(|root| root != "/") {
-            return Ok(Step::End(End::InRoot(root.into())));
+            let root = PathBuf::from(root);
+            let program = start.command.first().and_then(|word| program_below(&root, word, path));
+            return Ok(Step::End(End::InRoot(root, program)));
         }
         let is_env = name() == "env";
         if let Some(how) = start.cleared {
@@ -198,7 +224,7 @@ impl Program {
 
     /// Whether it is there to start other programs.
     pub fn starts_others(&self) -> bool {
-        let is_wrapper = matches!(self.end, End::WithoutLibrary(..) | End::Unclear);
+        let is_wrapper = matches!(self.end, End::WithoutLibrary(..) | End::Unclear | End::InRoot(..));
         is_wrapper || !self.wrappers.is_empty() || is_shell(&self.words)
     }
 
@@ -207,10 +233,11 @@ impl Program {
         self.executed().is_some_and(|(_, image)| image.is_past_every_library())
     }
 
-    /// The program that is executed in the end, and what it is called in messages.
+    /// The program that is executed in the end, in whichever root, and what it is called in messages.
     pub(crate) fn executed(&self) -> Option<(String, &Image)> {
         match &self.end {
             End::Program(image) => Some((self.name(), image)),
+            End::InRoot(_, Some((file, image))) => Some((file.display().to_string(), image)),
             _ => None,
         }
     }

@@ -169,6 +169,13 @@ fn another_root() {
         let found = outcome(command.arg(program()).args(["chroot", &port()]).arg(&root));
         assert_eq!(found, (Some(0), KEPT.to_owned(), String::new()), "{command:?}");
     }
+    // One that is started there, where no library is. Seen to fail: refused.
+    crate::command::copy(program(), root.join("program"));
+    let mut command = run();
+    command.arg(RULE).arg("chroot").arg(&root).args(["/program", "dial", &port()]);
+    let (code, printed, stderr) = outcome(&mut command);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(printed.starts_with(KEPT), "{printed}");
 }
 
 /// strace attaches while the program runs, sees its calls, and leaves.

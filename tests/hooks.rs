@@ -357,6 +357,10 @@ fn enforce() -> Named {
     const NARROW: &str = "socket l inet stream\nbind l 127.0.0.1:4000\nlisten l 8\n";
     const WIDE: &str = "socket w inet stream\nbind w 0.0.0.0:4000\nlisten w 8\n";
     const ACCEPTED: &str = "@dial 127.0.0.1:4000\naccept s l\nset s TCP_USER_TIMEOUT 96\n";
+    let shared = |listener: &str| {
+        let set = if listener.starts_with("socket w") { "set w" } else { "set l" };
+        listener.replacen("\nbind", &format!("\n{set} SO_REUSEPORT 1\nbind"), 1)
+    };
     const OF_NARROW: &str = "[[rule]]\nlisten = [\"127.0.0.1:4000\"]\nuser_timeout = \"1s\"\nkeepalive = \"on\"\n";
     const OF_WIDE: &str = "[[rule]]\nlisten = [\"0.0.0.0:4000\", \"[::]:4000\"]\nuser_timeout = \"2s\"\n";
     const OWN: &str = "set s SO_KEEPALIVE 0\nset s TCP_KEEPIDLE 99\nset s TCP_KEEPINTVL 98\nset s TCP_KEEPCNT 97\nset s TCP_USER_TIMEOUT 96\n";
@@ -424,6 +428,20 @@ fn enforce() -> Named {
         ("a wide listener alone has a rule", {
             let calls = format!("{NARROW}close l\n{}{ACCEPTED}@look s TCP_USER_TIMEOUT=2000", WIDE.replace(" w", " l"));
             Script::new(&calls).toml(OF_WIDE)
+        }),
+        ("a narrow listener beside a wide one that has a rule", {
+            let calls = format!(
+                "{}{}@dial 127.0.0.1:4000\naccept s l\nset s TCP_NODELAY 1\nset s TCP_NODELAY 0\n@look s TCP_NODELAY=0",
+                shared(WIDE),
+                shared(NARROW)
+            );
+            Script::new(&calls).toml(&OF_WIDE.replace("user_timeout = \"2s\"", "nodelay = true")).same_looks()
+        }),
+        ("a wide listener beside one of another address", {
+            let other = NARROW.replace("127.0.0.1", "127.0.0.2");
+            let calls = format!("{}{}{}", shared(&other), shared(WIDE), ACCEPTED.replace("accept s l", "accept s w"));
+            let toml = format!("{OF_NARROW}{OF_WIDE}").replace("user_timeout", "from = [\"127.0.0.1\"]\nuser_timeout");
+            Script::new(&format!("{calls}@look s TCP_USER_TIMEOUT=2000")).toml(&toml)
         }),
         ("another listener alone has a rule", {
             let calls = format!("{WIDE}close w\n{NARROW}{ACCEPTED}@look s TCP_USER_TIMEOUT=96");

@@ -216,9 +216,9 @@ fn forget_row(fd: i32) {
 }
 
 /// Remembers the address of a listener.
-pub(crate) fn remember_port(local: Endpoint) {
+pub(crate) fn remember_port(listener: i32, local: Endpoint) {
     if let Some(tables) = TABLES.get() {
-        tables.ports.remember(local);
+        tables.ports.remember(listener, local);
     }
 }
 

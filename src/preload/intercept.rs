@@ -106,7 +106,7 @@ pub(crate) fn after_listen(fd: c_int, listening: Listening) {
                 (look, local, prepare_listener(runtime, fd, kind, local, Occasion::Anew))
             }
         };
-        descriptors::remember_port(local);
+        descriptors::remember_port(fd, local);
         look.found(known);
     });
 }
@@ -209,7 +209,7 @@ fn accepted_with_work(
     let of_listener =
         || local_endpoint(listener).filter(|_| known != Known::Unsure && descriptors::holds(listener, seen));
     let local = match runtime.rules.asks_for_listener() {
-        true => of_listener().or_else(|| accepted_on(runtime, listener, fd, peer)),
+        true => of_listener().or_else(|| accepted_on(listener, fd)),
         false => Some(Endpoint::ANY),
     };
     let Some(local) = local else { return };
@@ -238,10 +238,10 @@ fn accepted_with_work(
 
 /// The address of the listener that a socket was accepted on. Another thread may have closed it since, or put another in its
 /// place: then what the socket itself says.
-fn accepted_on(runtime: &Runtime, listener: c_int, fd: c_int, peer: Endpoint) -> Option<Endpoint> {
+fn accepted_on(listener: c_int, fd: c_int) -> Option<Endpoint> {
     let own = local_endpoint(fd)?;
     let is_it = |local: &Endpoint| local.port() == own.port();
-    let by_port = || standing::listener_of(fd, &runtime.rules, own, peer, descriptors::ports()?);
+    let by_port = || descriptors::ports()?.listener_of(fd, own);
     local_endpoint(listener).filter(is_it).or_else(by_port).or(Some(own))
 }
 
@@ -254,7 +254,7 @@ fn seen_first(runtime: &Runtime, listener: c_int) -> Option<Known> {
         (Some(kind @ (Kind::Tcp | Kind::Mptcp)), Some(local)) => {
             let why = if descriptors::is_port_known(local) { Occasion::Again } else { Occasion::Found };
             let known = prepare_listener(runtime, listener, kind, local, why);
-            descriptors::remember_port(local);
+            descriptors::remember_port(listener, local);
             look.found(with_queue(listener, known));
         }
         (Some(Kind::Udp | Kind::Other), _) => {

@@ -1,45 +1,61 @@
 //! How programs have listened on each port: tells which listener a socket was accepted on, and whether it was accepted where the
 //! kernel does not (`opening`).
 //!
-//! Never taken back: an outbound socket that later gets the same local port by chance may be judged by the rules for inbound ones when
-//! the program sets an option on it, while data is in flight.
+//! Only another listener takes something back: an outbound socket that later gets the same local port by chance may be judged by the
+//! rules for inbound ones when the program sets an option on it, while data is in flight.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 use policy::Endpoint;
 
-const ANY_V4: u8 = 1;
-const ANY_V6: u8 = 2;
-const ONE_ADDRESS: u8 = 4;
-const MULTIPATH: u8 = 8;
+use crate::ffi;
 
-/// A byte for each port; nothing is known where all is zero.
+const ANY_V4: u16 = 1;
+const ANY_V6: u16 = 1 << 1;
+const MULTIPATH: u16 = 1 << 2;
+/// On single addresses, each one of six bits.
+const SOME_V4: u16 = 0x3f << 3;
+const SOME_V6: u16 = 0x3f << 9;
+
+/// Two bytes for each port; nothing is known where all is zero.
 #[repr(transparent)]
 #[derive(Debug, zerocopy::FromZeros)]
-pub struct Ports([AtomicU8; 65_536]);
+pub struct Ports([AtomicU16; 65_536]);
 
 impl Ports {
     /// Nothing known.
-    #[expect(clippy::new_without_default, reason = "it is as large as a stack of a small thread: for statics")]
+    #[expect(clippy::new_without_default, reason = "it is larger than a stack of a small thread: for statics")]
     #[must_use]
     pub const fn new() -> Self {
-        Self([const { AtomicU8::new(0) }; 65_536])
+        Self([const { AtomicU16::new(0) }; 65_536])
     }
 
-    fn at(&self, local: Endpoint) -> Option<&AtomicU8> {
+    fn at(&self, local: Endpoint) -> Option<&AtomicU16> {
         self.0.get(usize::from(local.port()))
     }
 
-    /// Remembers the address of a listener.
-    pub fn remember(&self, local: Endpoint) {
-        let how = match local.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => ANY_V4,
-            IpAddr::V6(ip) if ip.is_unspecified() => ANY_V6,
-            _ => ONE_ADDRESS,
+    /// Remembers a listener that is bound to this address. Of those that cannot listen beside it (bind(2), EADDRINUSE) none is left.
+    pub fn remember(&self, listener: i32, local: Endpoint) {
+        let Some(port) = self.at(local) else { return };
+        let own = bit(local.ip());
+        let is_on = |level, name| ffi::get_int(listener, level, name).is_ok_and(|value| value != 0);
+        let rivals = match own {
+            ANY_V4 => SOME_V4,
+            ANY_V6 => SOME_V6 | SOME_V4 | ANY_V4,
+            some if some & SOME_V4 != 0 => ANY_V4,
+            _ => ANY_V6,
         };
-        if let Some(port) = self.at(local) {
-            port.fetch_or(how, Relaxed);
+        // Mostly it is the first one on its port, and nothing is asked.
+        let rivals = match port.load(Relaxed) & rivals {
+            0 => 0,
+            _ if is_on(libc::SOL_SOCKET, libc::SO_REUSEPORT) => 0,
+            found if own == ANY_V6 && is_on(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => found & SOME_V6,
+            found => found,
+        };
+        port.fetch_or(own, Relaxed);
+        if rivals != 0 {
+            port.fetch_and(!rivals, Relaxed);
         }
     }
 
@@ -62,15 +78,84 @@ impl Ports {
         self.at(local).is_some_and(|port| port.load(Relaxed) != 0)
     }
 
-    /// The addresses to which the listener behind an accepted socket may be bound, which is what `listen` is matched against: the
-    /// narrowest first, as the kernel looks for it. None for a socket that was not accepted.
-    pub fn listeners_of(&self, local: Endpoint) -> impl Iterator<Item = Endpoint> + Clone + use<> {
+    /// The address that the listener behind an accepted socket is bound to, which is what `listen` is matched against: its own if there
+    /// is a listener on it, as the kernel prefers that. None for a socket that was not accepted.
+    #[must_use]
+    pub fn listener_of(&self, accepted: i32, local: Endpoint) -> Option<Endpoint> {
         let how = self.at(local).map_or(0, |port| port.load(Relaxed));
-        let v4 = Some(Ipv4Addr::UNSPECIFIED).filter(|_| local.ip().is_ipv4() && how & ANY_V4 != 0).map(IpAddr::from);
-        // It takes IPv4 too.
-        let v6 = Some(Ipv6Addr::UNSPECIFIED).filter(|_| how & ANY_V6 != 0).map(IpAddr::from);
-        let is_narrow = how & ONE_ADDRESS != 0 || how != 0 && v4.or(v6).is_none();
-        let own = Some(local.ip()).filter(|_| is_narrow);
-        [own, v4, v6].into_iter().flatten().map(move |ip| Endpoint::new(ip, local.port()))
+        // What a listener of IPv6 accepts is a socket of IPv6, whatever the address of its client.
+        let is_v6 = || ffi::get_int(accepted, libc::SOL_SOCKET, libc::SO_DOMAIN) == Ok(libc::AF_INET6);
+        let ip = match local.ip() {
+            _ if how == 0 => return None,
+            own if how & bit(own) != 0 => own,
+            IpAddr::V4(_) if how & ANY_V4 != 0 && !(how & ANY_V6 != 0 && is_v6()) => Ipv4Addr::UNSPECIFIED.into(),
+            _ if how & ANY_V6 != 0 => Ipv6Addr::UNSPECIFIED.into(),
+            own => own,
+        };
+        Some(Endpoint::new(ip, local.port()))
+    }
+}
+
+/// What stands for an address.
+fn bit(ip: IpAddr) -> u16 {
+    let one_of_six = |octets: &[u8]| octets.iter().map(|octet| u16::from(*octet)).sum::<u16>() % 6;
+    match ip {
+        IpAddr::V4(ip) if ip.is_unspecified() => ANY_V4,
+        IpAddr::V6(ip) if ip.is_unspecified() => ANY_V6,
+        IpAddr::V4(ip) => 1 << (3 + one_of_six(&ip.octets())),
+        IpAddr::V6(ip) => 1 << (9 + one_of_six(&ip.octets())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    fn endpoint(address: SocketAddr) -> Endpoint {
+        Endpoint::new(address.ip(), address.port())
+    }
+
+    /// What is accepted on this machine's own address, by listeners of that port, one after the other. Seen to fail: where nothing was
+    /// taken back, and where the narrowest was not preferred.
+    #[test]
+    fn the_last_of_those_that_exclude_each_other() {
+        let ports = Box::new(Ports::new());
+        let mut port = 0;
+        let mut accepted_by = |address: &str| {
+            let ip: IpAddr = address.parse().expect("an address");
+            let listener = TcpListener::bind((ip, port)).expect("a port of this machine");
+            let local = endpoint(listener.local_addr().expect("it is bound"));
+            port = local.port();
+            ports.remember(listener.as_raw_fd(), local);
+            let _client = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+            let (server, _) = listener.accept().expect("a connection waits");
+            let own = server.local_addr().expect("it is connected");
+            let own = SocketAddr::new(own.ip().to_canonical(), own.port());
+            ports.listener_of(server.as_raw_fd(), endpoint(own)).map(|listener| listener.ip().to_string())
+        };
+        for address in ["0.0.0.0", "127.0.0.1", "::", "0.0.0.0", "::", "127.0.0.1", "0.0.0.0"] {
+            assert_eq!(accepted_by(address).as_deref(), Some(address));
+        }
+    }
+
+    /// Listeners that share a port. Seen to fail: with all single addresses taken for one.
+    #[test]
+    fn beside_each_other() {
+        let ports = Box::new(Ports::new());
+        let at = |ip: &str| Endpoint::new(ip.parse().expect("an address"), 80);
+        assert_eq!(ports.listener_of(-1, at("127.0.0.1")), None);
+        for ip in ["127.0.0.2", "::1", "127.0.0.3"] {
+            ports.remember(-1, at(ip));
+        }
+        if let Some(port) = ports.at(at("0.0.0.0")) {
+            port.fetch_or(ANY_V4, Relaxed);
+        }
+        for (local, listener) in [("127.0.0.1", "0.0.0.0"), ("127.0.0.2", "127.0.0.2"), ("::1", "::1"), ("::2", "::2")]
+        {
+            assert_eq!(ports.listener_of(-1, at(local)), Some(at(listener)), "{local}");
+        }
     }
 }

@@ -1,10 +1,5 @@
 //! What a socket is, asked of the kernel: nothing is remembered that could be about another socket.
 
-use std::cmp::Reverse;
-use std::{iter, ptr};
-
-use policy::catalog::Key;
-use policy::hosts::HostSet;
 use policy::{Connection, Endpoint, Phase, Phases, Rules, Setting};
 
 use crate::connecting::running_limit;
@@ -12,7 +7,7 @@ use crate::describe::Kind;
 use crate::ffi;
 use crate::opening::{Opening, opening};
 use crate::ports::Ports;
-use crate::setting::{changes_nothing, is_in_force};
+use crate::setting::changes_nothing;
 
 /// Which connection a socket has or is to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +72,7 @@ pub fn of(
     let own = || local_endpoint(fd);
     let listener = match listeners {
         None => None,
-        Some(listeners) => listener_of(fd, rules, own()?, peer, listeners),
+        Some(listeners) => listeners.listener_of(fd, own()?),
     };
     Some(match (listener, opening) {
         (Some(local), _) => Standing::own(Connection::Inbound { local, peer }, Phases::INBOUND),
@@ -87,39 +82,6 @@ pub fn of(
         }
         (None, None) => Standing { connection: outbound, phases: Phases::OUTBOUND, is_foreign: true },
     })
-}
-
-/// The address of the listener that a socket with this local address was accepted on, if there has been one on the port. Where there
-/// were several, and not the same rule for all, the options that the socket has tell: nothing else does, once the listener is gone.
-#[must_use]
-pub fn listener_of(fd: i32, rules: &Rules, local: Endpoint, peer: Endpoint, listeners: &Ports) -> Option<Endpoint> {
-    let plans = |local| {
-        let plan = |connection, phases| rules.plan(connection, phases, &HostSet::NONE);
-        let listening = plan(Connection::Listening { local }, Phases::of(&[Phase::Listen]));
-        (listening, plan(Connection::Inbound { local, peer }, Phases::INBOUND))
-    };
-    let mut all = listeners.listeners_of(local);
-    let (first, others) = (all.next()?, all);
-    let profiles = |local| {
-        let (listening, accepted) = plans(local);
-        [listening, accepted].map(|plan| ptr::from_ref(plan.decision().profile()))
-    };
-    if others.clone().all(|other| profiles(other) == profiles(first)) {
-        return Some(first);
-    }
-    let is_told = |setting: &&Setting| {
-        // The kernel may allow less of a buffer.
-        !setting.phases.contains(Phase::AcceptAlways) && !matches!(setting.key, Key::ReceiveBuffer | Key::SendBuffer)
-    };
-    let is_there = |setting: &&Setting| is_in_force(fd, setting) == Ok(true);
-    let likeness = |local: &Endpoint| {
-        let (listening, accepted) = plans(*local);
-        let inherited = listening.settings().filter(is_told).map(|setting| if is_there(&setting) { 1 } else { -1 });
-        // What is set on accept may be yet to come.
-        (inherited.sum::<i32>(), accepted.settings().filter(is_there).count())
-    };
-    // The first of equals.
-    iter::once(first).chain(others).min_by_key(|local| Reverse(likeness(local)))
 }
 
 /// Whether a socket listens.

@@ -459,7 +459,7 @@ impl Worker {
             Some(reason) => debug(format_args!("left alone: {reason}")),
         }
         self.shared.has_listened.store(1, Relaxed);
-        self.shared.ports.remember(local);
+        self.shared.ports.remember(listener.as_raw_fd(), local);
         if kind == Kind::Mptcp {
             self.shared.ports.remember_multipath(local);
             let accepted = runtime.plan(Connection::Listening { local }, Phases::of(&[Phase::Accept]));

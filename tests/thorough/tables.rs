@@ -209,16 +209,17 @@ fn descriptors_that_end() {
 #[test]
 fn ports() {
     begin();
-    let all = [[0, 0, 0, 0], [127, 0, 0, 1]].map(|ip| Endpoint::new(ip.into(), 80));
-    let v6 = Endpoint::new(Ipv6Addr::UNSPECIFIED.into(), 80);
+    let all = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]), Ipv6Addr::LOCALHOST.into()];
+    let all = all.map(|ip| Endpoint::new(ip, 80));
+    let v6 = Endpoint::new(Ipv6Addr::UNSPECIFIED.into(), 81);
     thread::scope(|scope| {
         for local in all.into_iter().chain([v6]) {
-            scope.spawn(move || descriptors::remember_port(local));
+            scope.spawn(move || descriptors::remember_port(-1, local));
         }
     });
     let known = descriptors::ports().expect("the tables are there");
-    // The narrowest first.
-    assert_eq!(known.listeners_of(all[1]).collect::<Vec<_>>(), [all[1], all[0], v6]);
-    let loopback = Endpoint::new(Ipv6Addr::LOCALHOST.into(), 80);
-    assert_eq!(known.listeners_of(loopback).collect::<Vec<_>>(), [loopback, v6]);
+    for local in all {
+        assert_eq!(known.listener_of(-1, local), Some(local));
+    }
+    assert_eq!(known.listener_of(-1, Endpoint::new(Ipv6Addr::LOCALHOST.into(), 81)), Some(v6));
 }

@@ -5,7 +5,7 @@
 //! connects or listens. By then it is known what is to be set, and it is set on the copy. Which socket a call is about is told by its
 //! inode, which proc(5) shows.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -29,8 +29,6 @@ const SELDOM: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(60);
 /// So many of those that are due are looked at between two calls: each is asked about by system calls, and there may be thousands.
 const MOST_LOOKS: usize = 4;
-/// So many at most that are bound to a port are looked at before another one is.
-const MOST_TRIED: usize = 64;
 /// So many sockets are known at a time by what was set on them, and as many that were known before.
 const MOST_SETTLED: usize = 8_192;
 
@@ -47,7 +45,7 @@ struct Undecided {
     is_stream: bool,
     since: Instant,
     next_look: Instant,
-    /// The port that it is bound to; 0 where it is to none, or to one that is not asked for yet.
+    /// The port that it is bound to, which stays the same; 0 where it is to none, or to one that is not asked for yet.
     port: u16,
 }
 
@@ -75,8 +73,8 @@ pub(crate) struct Made {
     /// When each of these is to be looked at, and the ports that some are bound to.
     looks: BTreeSet<(Instant, u64)>,
     ports: BTreeSet<(u16, u64)>,
-    /// Those that are being bound to a port of the kernel's choice.
-    of_any_port: Vec<u64>,
+    /// Those that may be bound to a port that is not known yet: streams by a bind, datagrams by what they send first.
+    of_any_port: HashSet<u64>,
     settled: HashMap<u64, Settled>,
     settled_before: HashMap<u64, Settled>,
 }
@@ -101,7 +99,7 @@ impl Made {
             Ok(None) => return Making::LeftAlone,
             Err(_) => return Making::Closed,
         };
-        let most = most_held() / 2;
+        let most = room();
         for _ in 0..MOST_LOOKS {
             match self.looks.first() {
                 Some((_, inode)) if self.undecided.len() >= most => self.look_at(*inode),
@@ -128,6 +126,9 @@ impl Made {
         let tasks = [call.thread, process];
         self.undecided.insert(inode, Undecided { copy, tasks, fd, is_stream, since, next_look, port: 0 });
         self.looks.insert((next_look, inode));
+        if !is_stream {
+            self.of_any_port.insert(inode);
+        }
         Making::Placed(fd)
     }
 
@@ -136,6 +137,7 @@ impl Made {
         let undecided = self.undecided.remove(&inode)?;
         self.looks.remove(&(undecided.next_look, inode));
         self.ports.remove(&(undecided.port, inode));
+        self.of_any_port.remove(&inode);
         Some(undecided.copy)
     }
 
@@ -144,39 +146,31 @@ impl Made {
         self.undecided.get(&inode)?.copy.try_clone().ok()
     }
 
-    /// The same of a socket that is being bound, to this port if it is not 0: nothing that is bound for datagrams listens.
-    pub(crate) fn borrow_bound(&mut self, inode: u64, port: u16) -> Option<OwnedFd> {
-        if !self.undecided.get(&inode)?.is_stream {
+    /// The same of a socket that is being bound: nothing that is bound for datagrams listens.
+    pub(crate) fn borrow_bound(&mut self, inode: u64) -> Option<OwnedFd> {
+        let undecided = self.undecided.get(&inode)?;
+        if !undecided.is_stream {
             return self.take(inode);
         }
-        match port {
-            0 => self.of_any_port.push(inode),
-            port => self.note(inode, port),
+        if undecided.port == 0 {
+            self.of_any_port.insert(inode);
         }
         self.borrow(inode)
     }
 
-    fn note(&mut self, inode: u64, port: u16) {
-        if let Some(undecided) = self.undecided.get_mut(&inode) {
-            self.ports.remove(&(undecided.port, inode));
-            undecided.port = port;
-            self.ports.insert((port, inode));
-        }
-    }
-
     /// Gives the copies back that keep a port in use, of sockets that the program has closed.
     pub(crate) fn free(&mut self, port: u16) {
-        // These calls have been made by now.
-        for inode in std::mem::take(&mut self.of_any_port) {
-            let own = self.undecided.get(&inode).and_then(|undecided| local_endpoint(undecided.copy.as_raw_fd()));
-            if let Some(own) = own.filter(|own| own.port() != 0) {
-                self.note(inode, own.port());
+        // Only the kernel knows: it may choose the port, and may refuse a bind.
+        self.of_any_port.retain(|inode| {
+            let Some(undecided) = self.undecided.get_mut(inode) else { return false };
+            undecided.port = local_endpoint(undecided.copy.as_raw_fd()).map_or(0, |own| own.port());
+            if undecided.port != 0 {
+                self.ports.insert((undecided.port, *inode));
             }
-        }
+            undecided.port == 0
+        });
         let on_it = self.ports.range((port, 0)..=(port, u64::MAX)).map(|(_, inode)| *inode);
-        for inode in on_it.take(MOST_TRIED).collect::<Vec<u64>>() {
-            self.look_at(inode);
-        }
+        on_it.collect::<Vec<u64>>().into_iter().for_each(|inode| self.look_at(inode));
     }
 
     /// Remembers what a socket is.
@@ -225,6 +219,11 @@ impl Made {
             ..Self::default()
         };
     }
+}
+
+/// How many may be undecided at a time.
+pub(crate) fn room() -> usize {
+    most_held() / 2
 }
 
 /// The process of a thread, if a socket that is made here is as one that the thread makes: it has the same network namespace and the same

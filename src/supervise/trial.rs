@@ -71,6 +71,7 @@ pub(crate) fn look_once(listener: BorrowedFd<'_>, memory: &Memory) -> Result<Mea
     let answered = sys::send(listener, call.id, Answer::Continue).map_err(at(Step::Answer));
     match (looked?, answered?) {
         (Ok(()), ()) => Ok(Means::Copies),
+        (Err(_), ()) if made::room() == 0 => Err((Step::Descriptor, Errno(libc::EMFILE))),
         (Err(refused), ()) => {
             // What is said is why it cannot be copied.
             make_once(listener, memory).map(|()| Means::Making).map_err(|_| (Step::Descriptor, refused))

@@ -168,7 +168,7 @@ impl Worker {
         let Ok(Some(inode)) = sys::socket_of(thread, waiting.fd) else { return };
         let found = match kind {
             Call::SetSockOpt => made.borrow(inode),
-            Call::Bind => made.borrow_bound(inode, port),
+            Call::Bind => made.borrow_bound(inode),
             _ => made.take(inode),
         };
         // Else it may be another thread's by now.

@@ -437,6 +437,9 @@ int main(int count, char **words) {
             struct sockaddr_in at = local(port);
             int fd = socket(AF_INET, SOCK_STREAM, 0);
             in_use += bind(fd, (void *)&at, sizeof at) != 0;
+            /* Refused: it stays where it is. */
+            at.sin_port = htons(port ^ 1);
+            bind(fd, (void *)&at, sizeof at);
             close(fd);
         }
         int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -445,6 +448,22 @@ int main(int count, char **words) {
         close(fd);
         usleep(100000);
         printf("in use %d events %d\n", in_use, epoll_wait(set, &event, 1, 0));
+    } else if (!strcmp(what, "sent")) {
+        /* A socket that has its port from its first datagram is closed, and another one is bound to the port. */
+        int in_use = 0;
+        for (int i = 0; i < 20; i++) {
+            struct sockaddr_in at = local(9);
+            socklen_t length = sizeof at;
+            int fd = socket(AF_INET, SOCK_DGRAM, 0);
+            if (sendto(fd, "x", 1, 0, (void *)&at, sizeof at) != 1) perror("sendto");
+            getsockname(fd, (void *)&at, &length);
+            close(fd);
+            fd = socket(AF_INET, SOCK_DGRAM, 0);
+            at.sin_addr.s_addr = htonl(INADDR_ANY);
+            in_use += bind(fd, (void *)&at, sizeof at) != 0;
+            close(fd);
+        }
+        printf("in use %d\n", in_use);
     } else if (!strcmp(what, "ends")) {
         /* ends PORT: when the peer sees the end of a connection that is closed at once, and of a listener. */
         struct sockaddr_in at = local(0);

@@ -464,6 +464,18 @@ int main(int count, char **words) {
             close(fd);
         }
         printf("in use %d\n", in_use);
+    } else if (!strcmp(what, "shared")) {
+        /* shared PORT COUNT: so many sockets share a port and are closed, and another one is bound to it. */
+        int fds[1024], on = 1;
+        struct sockaddr_in at = local(port);
+        for (int i = 0; i < number; i++) {
+            fds[i] = socket(AF_INET, SOCK_STREAM, 0);
+            setsockopt(fds[i], SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+            if (bind(fds[i], (void *)&at, sizeof at)) perror("bind");
+        }
+        for (int i = 0; i < number; i++) close(fds[i]);
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        printf("then %s\n", bind(fd, (void *)&at, sizeof at) ? strerror(errno) : "bound");
     } else if (!strcmp(what, "ends")) {
         /* ends PORT: when the peer sees the end of a connection that is closed at once, and of a listener. */
         struct sockaddr_in at = local(0);

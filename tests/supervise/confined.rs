@@ -30,6 +30,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("supervise::confined::descriptors", descriptors),
         test("supervise::confined::closed_unused", closed_unused),
         test("supervise::confined::closed_after_sending", closed_after_sending),
+        test("supervise::confined::closed_together", closed_together),
         test("supervise::confined::no_room", no_room),
         test_with(&["strace"], "supervise::confined::many_at_first", many_at_first),
         test_with(&[MULTIPATH], "supervise::confined::multipath", multipath),
@@ -182,6 +183,12 @@ fn closed_after_sending() {
     let command =
         command.env("SOCKOPT_CONFIG_TOML", "[defaults]\ndscp = \"af21\"\n").arg(program()).args(["sent", "0"]);
     assert_eq!(outcome(command), (Some(0), "in use 0\n".to_owned(), String::new()));
+}
+
+/// The same of many that share a port. Seen to fail: "then Address already in use", with 64 looked at.
+fn closed_together() {
+    let found = outcome(confined().arg(RULE).arg(program()).args(["shared", &free_port(), "200"]));
+    assert_eq!(found, (Some(0), "then bound\n".to_owned(), String::new()));
 }
 
 /// So many sockets are neither connected nor listened on at a time as half of what descriptors the supervisor may have; that others get no

@@ -99,7 +99,7 @@ impl Made {
             Ok(None) => return Making::LeftAlone,
             Err(_) => return Making::Closed,
         };
-        let most = most_held() / 2;
+        let most = room();
         for _ in 0..MOST_LOOKS {
             match self.looks.first() {
                 Some((_, inode)) if self.undecided.len() >= most => self.look_at(*inode),
@@ -219,6 +219,11 @@ impl Made {
             ..Self::default()
         };
     }
+}
+
+/// How many may be undecided at a time.
+pub(crate) fn room() -> usize {
+    most_held() / 2
 }
 
 /// The process of a thread, if a socket that is made here is as one that the thread makes: it has the same network namespace and the same

@@ -194,13 +194,25 @@ fn closed_together() {
 /// So many sockets are neither connected nor listened on at a time as half of what descriptors the supervisor may have; that others get no
 /// options is said once. Seen to fail: nothing was said.
 fn no_room() {
-    let mut command = plain("sh");
-    command.args(["-c", "ulimit -n 120; exec \"$@\"", "-"]).arg(probe("refuse")).args([&docker(), "1"]);
-    command.arg(sockopt()).arg("run").arg(RULE).arg(program()).args(["first", &port(), "30"]);
-    let (code, printed, stderr) = outcome(&mut command);
+    let with = |limit: &str, what: &[&str]| {
+        let mut command = plain("sh");
+        command
+            .args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "-"])
+            .arg(probe("refuse"))
+            .args([&docker(), "1"]);
+        outcome(command.arg(sockopt()).arg("run").arg(RULE).arg(program()).args(what))
+    };
+    let (code, printed, stderr) = with("120", &["first", &port(), "30"]);
     assert_eq!((code, printed.as_str()), (Some(0), "without 40\n"), "{stderr}");
     assert!(stderr.contains("warning: 20 sockets of the supervised programs are neither connected nor"), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    // Room for none. Seen to fail: it started, and no socket had options.
+    let said = "error: the supervisor cannot work here: the program's descriptors cannot be copied: EMFILE\n\
+        help: raise the limit of descriptors (ulimit -n)\n";
+    for limit in ["12", "20", "81"] {
+        assert_eq!(with(limit, &["self"]), (Some(1), String::new(), said.to_owned()), "{limit}");
+    }
+    assert_eq!(with("82", &["shared", &free_port(), "1"]), (Some(0), "then bound\n".to_owned(), String::new()));
 }
 
 /// Nothing is looked for among all of them at each call. Seen to fail: 70,000 calls of readlink and more, with all looked at at each bind.

@@ -34,6 +34,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         test_with(&["cc"], "executables::shells", shells),
         test("executables::env", env_is_followed),
         test_with(&["cc", "strace", "unshare"], "executables::wrappers", wrappers),
+        test_with(&["cc", "unshare"], "executables::other_roots", other_roots)
+            .with_ignored_flag(!crate::support::can_unshare()),
         test_with(
             &["cc", "gosu", "tini-static", "dumb-init", "catatonit", "sudo", "time", "setpriv"],
             "executables::wrappers_of_containers",
@@ -785,13 +787,6 @@ fn wrappers() {
         assert!(stderr.contains("starts a program in the root directory /proc, which has no "), "{stderr}");
         let below = open.0.join("root").join(open.0.strip_prefix("/").expect("absolute"));
         copy(library(), below.join("libsockopt.so"));
-        let (code, _, stderr) = open.run("--dry-run", "unshare -Ur -R ./root /x", "dynamic");
-        assert_eq!(code, Some(0), "{stderr}");
-        assert!(
-            stderr.starts_with("note: ")
-                && stderr.contains("in the root directory ./root, where sockopt does not judge it"),
-            "{stderr}"
-        );
         // A static program there, by its path, by a link that is absolute there, and by its name, whether the library is there or not:
         // the supervisor sets its options. Seen to fail: refused without the library, and started without options with it.
         fs::create_dir(open.0.join("bare")).expect("a folder of our own");
@@ -828,6 +823,77 @@ fn wrappers() {
         stderr.starts_with("note: ./absent, which ") && stderr.contains(" should start, was not found"),
         "{stderr}"
     );
+}
+
+/// In another root the library is for programs whose root has the libc that it needs, at least as new. A program that needs no libc runs
+/// where there is none. Seen to fail: the library was chosen in each of these roots, so that the program ended with 127 where there is no
+/// libc.
+fn other_roots() {
+    let open = Open::new("other-roots");
+    let run = |line: &str, options: &[&str], shell: Option<&str>| {
+        let mut command = plain(open.0.join("sockopt"));
+        command.current_dir(&open.0).env("PATH", crate::support::search_path()).env_remove("SHELL");
+        command.envs(shell.map(|shell| ("SHELL", shell)));
+        let line = format!("unshare -Ur {line}");
+        outcome(command.args(["run", "--nodelay=true"]).args(options).args(line.split(' ')))
+    };
+    let alone = build(&open.0, "alone", "void _start(void) { __builtin_trap(); }\n", &["-nostdlib", "-fPIE", "-pie"]);
+    let maps = fs::read_to_string("/proc/self/maps").expect("of this process");
+    let mapped = |start: &str| {
+        let files = maps.lines().filter_map(|line| line.find('/').and_then(|at| line.get(at..)));
+        let mut files = files
+            .map(Path::new)
+            .filter(|file| file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(start.as_bytes())));
+        files.next().expect("it is mapped").to_owned()
+    };
+    let libc = mapped("libc.so.6");
+    let header = outcome(plain("readelf").args(["-lW"]).arg(&alone)).1;
+    let loader = header
+        .split("interpreter: ")
+        .nth(1)
+        .and_then(|rest| rest.split(']').next())
+        .expect("it has a loader")
+        .to_owned();
+    let versions = write(&open.0, "versions", "GLIBC_2.1 { past; };\n");
+    let script = format!("-Wl,--version-script={}", versions.display());
+    let old =
+        shared(&open.0, "old.so", "int past(void) { return 1; }\n", &["-nostdlib", "-Wl,-soname,libc.so.6", &script]);
+    let script = write(&open.0, "text", "#!/alone\n");
+    for root in ["without", "old", "full"] {
+        let below = |path: &Path| open.0.join(root).join(path.strip_prefix("/").expect("absolute"));
+        copy(open.0.join("libsockopt.so"), below(&open.0).join("libsockopt.so"));
+        copy(Path::new(&loader).canonicalize().expect("it is there"), below(Path::new(&loader)));
+        copy(&alone, open.0.join(root).join("alone"));
+        copy(&script, open.0.join(root).join("script"));
+        copy(open.0.join("static"), open.0.join(root).join("static"));
+        if root != "without" {
+            // By a link that is absolute there.
+            copy(if root == "old" { &old } else { &libc }, open.0.join(root).join("real/libc"));
+            fs::create_dir_all(below(&libc).parent().expect("a folder")).expect("a folder");
+            symlink("/real/libc", below(&libc)).expect("a link");
+        }
+    }
+    fs::create_dir(open.0.join("bare")).expect("a folder of our own");
+    for (root, program) in [("without", "/alone"), ("without", "/script"), ("without", "/x"), ("old", "/alone")] {
+        let line = format!("-R ./{root} {program}");
+        let (code, _, stderr) = run(&line, &["--dry-run"], None);
+        let why = if root == "old" { "which has no libc.so.6 with GLIBC_2." } else { "which has no libc.so.6 for " };
+        let is_supervised = stderr.contains(why) && stderr.contains("; the supervisor sets its options\n");
+        assert_eq!((code, is_supervised), (Some(0), true), "{line}: {stderr}");
+        let (code, _, stderr) = run(&line, &["--dry-run", "--by=library"], None);
+        assert_eq!((code, stderr.contains("leave out --by library")), (Some(1), true), "{line}: {stderr}");
+    }
+    for root in ["without", "old", "full"] {
+        // By the signal that it gives itself.
+        let (code, _, stderr) = run(&format!("-R ./{root} /alone"), &["--log=off"], None);
+        assert_eq!(code, None, "{root}: {stderr}");
+    }
+    for (program, shell) in [("/alone", None), ("/script", None), ("/x", None)] {
+        let line = format!("-R ./full {program}");
+        let (code, _, stderr) = run(line.trim_end(), &["--dry-run"], shell);
+        let is_library = stderr.contains(" in the root directory ./full, where sockopt does not judge it\n");
+        assert_eq!((code, is_library), (Some(0), true), "{line}: {stderr}");
+    }
 }
 
 /// Those that containers begin with, which may be Go or static: that is no reason to refuse. Seen to fail: gosu and

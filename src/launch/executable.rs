@@ -4,6 +4,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader, SectionTable, Sym};
@@ -238,6 +241,11 @@ impl Image {
     pub(crate) fn instead(&self, otherwise: impl Into<String>) -> String {
         const IN_THE_KERNEL: &str = "use `sockopt attach`, which loads nothing into programs";
         if self.has_other_system_calls() { IN_THE_KERNEL.to_owned() } else { otherwise.into() }
+    }
+
+    /// Its loader, if it names one.
+    pub(crate) fn loader_path(&self) -> Option<&Path> {
+        self.loader.as_deref().map(|loader| Path::new(OsStr::from_bytes(loader)))
     }
 
     /// Which libc it runs with, by its loader's name.

@@ -11,20 +11,32 @@ use crate::imports::{self, Reach};
 use crate::library::Library;
 use crate::privilege::{self, Caller, Elevation, Rights, elevation};
 use crate::program::{End, Program, is_shell, program_at};
+use crate::root::Root;
 
 /// What is started in another root, where all paths mean other files.
 fn in_root(name: &str, root: &Path, program: Option<&(PathBuf, Image)>, library: &Library) -> Verdict {
-    if let Some((file, image)) = program.filter(|(_, image)| image.is_past_every_library())
+    let is_for_another = |image: &Image| image.architecture != library.image.architecture;
+    if let Some((file, image)) = program.filter(|(_, image)| image.is_past_every_library() || is_for_another(image))
         && let Some(verdict) = image.verdict(&file.display().to_string(), library.image.architecture, || false)
     {
         return verdict;
     }
-    let there = root.join(library.path.strip_prefix("/").unwrap_or(&library.path));
+    let below = Root::open(root).filter(|below| below.file(&library.path).is_some());
     let root = root.display();
-    if there.is_file() {
-        return Verdict::unknown(format!(
-            "{name} starts a program in the root directory {root}, where sockopt does not judge it"
-        ));
+    if let Some(below) = below {
+        return match library.lacks(&below, program.map(|(_, image)| image)) {
+            None => Verdict::unknown(format!(
+                "{name} starts a program in the root directory {root}, where sockopt does not judge it"
+            )),
+            Some(missing) => Verdict::cannot(
+                format!(
+                    "{name} starts a program in the root directory {root}, which has no {missing} for {}: the loader may end the program at once",
+                    library.path.display()
+                ),
+                "put below that directory what the library needs",
+            )
+            .for_supervisor(),
+        };
     }
     Verdict::cannot(
         format!(

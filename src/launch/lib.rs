@@ -12,6 +12,7 @@ pub mod named;
 pub mod neighbours;
 pub mod privilege;
 pub mod program;
+mod root;
 mod shell_text;
 pub mod wrapper;
 mod wrapper_table;

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use crate::blocks;
-use crate::executable::{self, Image, TAKES_EFFECT, Verdict, glibc_version};
+use crate::executable::{self, Image, Libc, Outlook, TAKES_EFFECT, Verdict, glibc_version};
+use crate::root::Root;
 
 const NAME: &str = "libsockopt.so";
 /// Where it was to be installed: `SOCKOPT_PREFIX=/opt/sockopt cargo build`.
@@ -124,6 +125,23 @@ impl Library {
         let beside = loader.canonicalize().ok()?.parent()?.to_owned();
         let places = || folders.iter().map(PathBuf::as_path).chain([beside.as_path()]).chain(system);
         self.image.needed.iter().find(|name| !places().any(|place| place.join(name).is_file()) && !cached(name))
+    }
+
+    /// What a program of another root must have, and has not as far as can be seen: else the loader may end it.
+    pub(crate) fn lacks(&self, root: &Root, program: Option<&Image>) -> Option<String> {
+        if let Some(image) = program.filter(|image| image.libc() == Some(Libc::Musl)) {
+            let loader = image.loader_path().and_then(|loader| root.file(loader));
+            let is_enough = loader.is_some_and(|loader| self.beside_musl("", &loader).outlook == Outlook::Works);
+            return (!is_enough).then(|| "musl that is known to be enough".to_owned());
+        }
+        let missing = self.image.needed.iter().find(|file| root.library(file, program).is_none());
+        if missing.is_some() {
+            return missing.cloned();
+        }
+        let libc = || Image::read(&blocks::open(&root.library("libc.so.6", program)?).ok()?);
+        let offers = libc().map(|libc| libc.versions).unwrap_or_default();
+        let missing = self.image.needs.iter().find(|(file, version)| file == "libc.so.6" && !offers.contains(version));
+        missing.map(|(file, version)| format!("{file} with {version}"))
     }
 
     /// In a program with musl's loader, which is its libc.

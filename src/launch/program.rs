@@ -2,15 +2,13 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-
-use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::blocks;
 use crate::executable::Image;
 use crate::find::{Failure, Head, NOT_FOUND, find, head, interpreter_at, path_of_environment};
+use crate::root::Root;
 use crate::wrapper::{self, Call};
 
 /// What a command line comes to.
@@ -98,7 +96,7 @@ pub fn resolve(words: &[OsString]) -> Result<Program, Failure> {
 pub(crate) fn program_at(file: &Path) -> Result<End, Failure> {
     let image = blocks::open(file).ok().and_then(|file| Image::read(&file));
     let Some(image) = image else { return Ok(End::Foreign) };
-    if let Some(loader) = image.loader.as_deref().map(|loader| Path::new(OsStr::from_bytes(loader)))
+    if let Some(loader) = image.loader_path()
         && !loader.exists()
     {
         return Err(Failure {
@@ -110,22 +108,14 @@ pub(crate) fn program_at(file: &Path) -> Result<End, Failure> {
     Ok(End::Program(image))
 }
 
-/// The program that a word names in another root, where absolute links lead to files of that root.
+/// The program that a word names in another root.
 fn program_below(root: &Path, word: &OsStr, path: &OsStr) -> Option<(PathBuf, Image)> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = rustix::fs::open(root, flags, Mode::empty()).ok()?;
+    let below = Root::open(root)?;
     let is_path = word.as_bytes().contains(&b'/');
     let folders = if is_path { vec![PathBuf::new()] } else { env::split_paths(path).collect() };
     folders.into_iter().find_map(|place| {
         let file = place.join(word);
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let found = rustix::fs::openat2(&folder, &file, flags, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
-        // Opened by its descriptor, the program is the one that was found, and what is no file does not block.
-        let opened = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
-        if !opened.is_file() {
-            return None;
-        }
-        let image = Image::read(&blocks::open(&opened).ok()?)?;
+        let image = Image::read(&blocks::open(&below.file(&file)?).ok()?)?;
         Some((root.join(file.strip_prefix("/").unwrap_or(&file)), image))
     })
 }

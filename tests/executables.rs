@@ -827,7 +827,7 @@ fn wrappers() {
 
 /// In another root the library is for programs whose root has the libc that it needs, at least as new. A program that needs no libc runs
 /// where there is none. Seen to fail: the library was chosen in each of these roots, so that the program ended with 127 where there is no
-/// libc.
+/// libc; and for the shell that chroot and unshare start in a root without the library.
 fn other_roots() {
     let open = Open::new("other-roots");
     let run = |line: &str, options: &[&str], shell: Option<&str>| {
@@ -888,12 +888,28 @@ fn other_roots() {
         let (code, _, stderr) = run(&format!("-R ./{root} /alone"), &["--log=off"], None);
         assert_eq!(code, None, "{root}: {stderr}");
     }
-    for (program, shell) in [("/alone", None), ("/script", None), ("/x", None)] {
+    for (program, shell) in [("/alone", None), ("/script", None), ("/x", None), ("", Some("/alone")), ("", None)] {
         let line = format!("-R ./full {program}");
         let (code, _, stderr) = run(line.trim_end(), &["--dry-run"], shell);
         let is_library = stderr.contains(" in the root directory ./full, where sockopt does not judge it\n");
         assert_eq!((code, is_library), (Some(0), true), "{line}: {stderr}");
     }
+    // What is started if nothing is named.
+    for (line, shell, why) in [
+        ("-R ./bare", None, "the root directory ./bare, which has no "),
+        ("chroot ./bare", None, "the root directory ./bare, which has no "),
+        ("chroot ./without", Some("/alone"), "which has no libc.so.6 for "),
+        ("chroot ./full", Some("/static"), "./full/static is statically linked: "),
+    ] {
+        let (code, _, stderr) = run(line, &["--dry-run"], shell);
+        let is_supervised = stderr.contains(why) && stderr.contains("; the supervisor sets its options\n");
+        assert_eq!((code, is_supervised), (Some(0), true), "{line}: {stderr}");
+    }
+    // In the same root it is judged as it would be by its name.
+    let (code, _, stderr) = run("chroot /", &["--dry-run"], Some("/bin/sh"));
+    assert_eq!((code, stderr.contains("chroot")), (Some(0), false), "{stderr}");
+    let (code, _, stderr) = run("-R ./bare --help", &["--dry-run"], None);
+    assert_eq!((code, stderr.contains("starts a program in")), (Some(0), false), "{stderr}");
 }
 
 /// Those that containers begin with, which may be Go or static: that is no reason to refuse. Seen to fail: gosu and

@@ -147,7 +147,11 @@ impl Start {
     }
 
     /// None if the program cannot be told from here.
-    fn call(self) -> Option<Call> {
+    fn call(mut self) -> Option<Call> {
+        // In another root chroot(1) and unshare(1) start a shell if nothing is named.
+        if self.root.is_some() && self.command.is_empty() && !self.starts_nothing {
+            self.command.push(std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into()));
+        }
         let program = self.command.first().filter(|_| !self.starts_nothing).map(|word| word.as_bytes());
         let Some(program) = program else { return Some(Call::Nothing) };
         let is_relative = program.contains(&b'/') && !program.starts_with(b"/");

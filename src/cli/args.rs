@@ -203,8 +203,8 @@ pub(crate) fn run() -> Command {
              libsockopt.so to LD_PRELOAD, and replaces itself with the program (exec). Ignored and blocked signals are \
              inherited unchanged. For a statically linked program or a Go program, run starts a supervisor (two small \
              processes). The kernel notifies it of the program's calls, and it sets the options from outside. If neither can \
-             work (for example in a setuid program, or for another architecture), run says why.\n\nWithout any configuration it sets \
-             dead_peer_timeout = \"60s\".",
+             work (for example in a setuid program that a user other than root starts, or for another architecture), run says \
+             why.\n\nWithout any configuration it sets dead_peer_timeout = \"60s\".",
         )
         .override_usage("sockopt run [OPTIONS] [--] PROGRAM [ARGUMENT]...")
         .after_long_help(format!(

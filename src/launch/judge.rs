@@ -254,14 +254,19 @@ impl Program {
         let mut caller = Caller::this();
         caller.no_new_privileges |= self.no_new_privileges;
         let elevation = elevation(caller, rights)?;
+        // A static one has no loader that could ignore it.
+        let loses = match &self.end {
+            End::Program(image) if image.is_static() => "and it is statically linked: no library can be preloaded",
+            _ => "so the loader ignores LD_PRELOAD",
+        };
         let why = match elevation {
             Elevation::User(user) => {
-                format!("{name} is setuid: it runs as user {user}, so the loader ignores LD_PRELOAD")
+                format!("{name} is setuid: it runs as user {user}, {loses}")
             }
             Elevation::Group(group) => {
-                format!("{name} is setgid: it runs as group {group}, so the loader ignores LD_PRELOAD")
+                format!("{name} is setgid: it runs as group {group}, {loses}")
             }
-            Elevation::Capabilities => format!("{name} has file capabilities, so the loader ignores LD_PRELOAD"),
+            Elevation::Capabilities => format!("{name} has file capabilities, {loses}"),
             Elevation::Caller => {
                 format!("the effective user or group is not the real one, so the loader of {name} ignores LD_PRELOAD")
             }
@@ -275,7 +280,9 @@ impl Program {
             }
             Elevation::Caller => "start sockopt as the user as whom the program should run",
         };
-        Some(Verdict::cannot(why, instead))
+        let verdict = Verdict::cannot(why, instead);
+        // As for root the program keeps its rights under the supervisor.
+        Some(if caller.may_filter_with_rights() { verdict.for_supervisor() } else { verdict })
     }
 
     /// Holds what the library needs against the libc that the program's loader belongs to.

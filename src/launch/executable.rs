@@ -4,9 +4,10 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::env::consts;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader, SectionTable, Sym};
@@ -439,4 +440,10 @@ fn has_syscall(code: &[u8]) -> bool {
 pub fn glibc_version(version: &str) -> Option<(u32, u32)> {
     let (major, rest) = version.strip_prefix("GLIBC_")?.split_once('.')?;
     Some((major.parse().ok()?, rest.split('.').next()?.parse().ok()?))
+}
+
+/// Where glibc's loader looks when all else is done: its own folders, the first two by Debian's and Ubuntu's (ld.so(8)).
+pub(crate) fn glibcs_folders() -> [PathBuf; 6] {
+    let [lib, usr_lib] = ["/lib", "/usr/lib"].map(|folder| format!("{folder}/{}-linux-gnu", consts::ARCH));
+    [&lib, &usr_lib, "/lib64", "/usr/lib64", "/lib", "/usr/lib"].map(PathBuf::from)
 }

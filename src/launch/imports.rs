@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::blocks;
-use crate::executable::{self, Image, Libc};
+use crate::executable::{self, Image, Libc, glibcs_folders};
 use crate::library::musls_folders;
 
 /// What the library sees of a program.
@@ -149,16 +149,13 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(program: &'a Image, first: &'a [PathBuf]) -> Self {
-        let loader = Path::new(OsStr::from_bytes(program.loader.as_deref().unwrap_or_default()));
+        let loader = program.loader_path().unwrap_or(Path::new(""));
         let is_musl = program.libc() == Some(Libc::Musl);
         let last = if is_musl {
             musls_folders(loader)
         } else {
             let beside = loader.canonicalize().ok().and_then(|loader| loader.parent().map(Path::to_owned));
-            let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
-            let system = ["/lib/".to_owned() + &triplet, "/usr/lib/".to_owned() + &triplet];
-            let plain = ["/lib64", "/usr/lib64", "/lib", "/usr/lib"].map(PathBuf::from);
-            beside.into_iter().chain(system.map(PathBuf::from)).chain(plain).collect()
+            beside.into_iter().chain(glibcs_folders()).collect()
         };
         Self { program, first, last, cache: None, is_musl }
     }

@@ -1,8 +1,8 @@
 //! What becomes of the library in a program, and what the supervisor can do with it.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::blocks;
@@ -287,10 +287,10 @@ impl Program {
 
     /// Holds what the library needs against the libc that the program's loader belongs to.
     fn beside_libc(&self, name: &str, image: &Image, library: &Library) -> Verdict {
-        let loader = PathBuf::from(OsString::from_vec(image.loader.clone().unwrap_or_default()));
+        let loader = image.loader_path().unwrap_or(Path::new(""));
         match image.libc() {
-            Some(Libc::Glibc) => library.beside_glibc(name, self.folders(image).as_deref(), &loader),
-            Some(Libc::Musl) => library.beside_musl(name, &loader),
+            Some(Libc::Glibc) => library.beside_glibc(name, self.folders(image).as_deref(), loader),
+            Some(Libc::Musl) => library.beside_musl(name, loader),
             None => Verdict::unknown(format!(
                 "{name} has the loader {}, which is neither glibc's nor musl's: it is not known whether it loads the library",
                 loader.display()

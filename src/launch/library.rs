@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use crate::blocks;
-use crate::executable::{self, Image, Libc, Outlook, TAKES_EFFECT, Verdict, glibc_version};
+use crate::executable::{self, Image, Libc, Outlook, TAKES_EFFECT, Verdict, glibc_version, glibcs_folders};
 use crate::root::Root;
 
 const NAME: &str = "libsockopt.so";
@@ -121,9 +121,11 @@ impl Library {
     fn missing_beside(&self, folders: &[PathBuf], loader: &Path) -> Option<&String> {
         let cache = fs::read("/etc/ld.so.cache").unwrap_or_default();
         let cached = |name: &str| cache.windows(name.len()).any(|window| window == name.as_bytes());
-        let system = ["/lib64", "/usr/lib64", "/lib", "/usr/lib"].map(Path::new);
+        let system = glibcs_folders();
         let beside = loader.canonicalize().ok()?.parent()?.to_owned();
-        let places = || folders.iter().map(PathBuf::as_path).chain([beside.as_path()]).chain(system);
+        let places = || {
+            folders.iter().map(PathBuf::as_path).chain([beside.as_path()]).chain(system.iter().map(PathBuf::as_path))
+        };
         self.image.needed.iter().find(|name| !places().any(|place| place.join(name).is_file()) && !cached(name))
     }
 

@@ -1,13 +1,13 @@
 //! Files of a directory that becomes a program's root, where absolute links lead to files of that root.
 
-use std::env::{self, consts};
+use std::env;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use crate::executable::Image;
+use crate::executable::{Image, glibcs_folders};
 
 /// Such a directory.
 pub(crate) struct Root(OwnedFd);
@@ -31,9 +31,8 @@ impl Root {
         let own = program.and_then(|image| image.search.as_deref()).unwrap_or_default();
         let environment = env::var("LD_LIBRARY_PATH").unwrap_or_default().replace(';', ":");
         let beside = program.and_then(Image::loader_path).and_then(Path::parent);
-        let [lib, usr_lib] = ["/lib", "/usr/lib"].map(|folder| format!("{folder}/{}-linux-gnu", consts::ARCH));
         let first = own.split(':').chain(environment.split(':')).filter(|folder| !folder.is_empty()).map(Path::new);
-        let system = [lib.as_str(), &usr_lib, "/lib64", "/usr/lib64", "/lib", "/usr/lib"].map(Path::new);
-        first.chain(beside).chain(system).find_map(|folder| self.file(&folder.join(name)))
+        let system = glibcs_folders();
+        first.chain(beside).chain(system.iter().map(PathBuf::as_path)).find_map(|folder| self.file(&folder.join(name)))
     }
 }

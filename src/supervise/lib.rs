@@ -4,6 +4,7 @@
 //!
 //! The program keeps its process id, its parent, its terminal and its exit status: it is the supervisor that is started beside it.
 
+mod connecting;
 pub mod filter;
 mod guard;
 mod handover;

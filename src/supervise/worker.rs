@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use policy::rules::Inheritance;
 use policy::variables::Level;
 use policy::{Connection, Decision, Endpoint, Enforce, Phase, Phases, Setting};
-use socket::connecting::{Connecting, Finish, Limit, afterwards, limit_syns, running_limit};
+use socket::connecting::{Limit, limit_syns, running_limit};
 use socket::describe::kind;
 use socket::enact::{self, Enacted, Hindrance};
 use socket::standing::{is_bound, is_listening, local_endpoint};
 use socket::{Address, Errno, Kind, address, ffi};
 
-use crate::held::{FIRST_LOOK, Held, MOST_LOOKS, SELDOM, State, most_held};
+use crate::held::{Held, most_held};
 use crate::log::Log;
 use crate::made::{Made, Making, Settled};
 use crate::multipath::Multipath;
@@ -42,7 +42,7 @@ pub(crate) struct Worker {
     pub(crate) connecting: BTreeMap<(Instant, i32), Held>,
 }
 
-const CONNECT: Phases = Phases::of(&[Phase::Connect, Phase::Datagram]);
+pub(crate) const CONNECT: Phases = Phases::of(&[Phase::Connect, Phase::Datagram]);
 
 /// A call that is looked at.
 #[derive(Clone, Copy)]
@@ -56,7 +56,7 @@ pub(crate) struct Waiting<'a> {
 }
 
 /// Which call is made on which descriptor by which thread, for messages.
-type At = (&'static str, i32, i32);
+pub(crate) type At = (&'static str, i32, i32);
 
 impl Worker {
     pub(crate) fn new(policy: Policy, log: Log, shared: &'static Shared, multipath: Multipath) -> Self {
@@ -334,50 +334,6 @@ impl Worker {
         }
     }
 
-    /// Holds a copy until the connection stands. Is it held already, the connect is repeated to see whether it is done.
-    fn hold(&mut self, runtime: &Rc<Runtime>, waiting: Waiting<'_>, copy: OwnedFd, connecting: &Connecting<'_>) {
-        let Connecting { peer, limit, own, is_running, .. } = *connecting;
-        let thread = waiting.call.thread;
-        let is_same = |held: &Held| (held.thread, held.fd, held.peer) == (thread, waiting.fd, peer);
-        if !(is_running && self.connecting.values().any(is_same)) {
-            let (since, runtime) = (Instant::now(), Rc::clone(runtime));
-            let (process, fd) = (self.tasks.process_of(thread), waiting.fd);
-            let at = (since + FIRST_LOOK, copy.as_raw_fd());
-            self.connecting.insert(at, Held { copy, since, runtime, peer, limit, own, thread, process, fd });
-        }
-    }
-
-    /// Looks which connections stand by now, or never will; how long it may take until the next time, if there is one.
-    fn look_at_connecting(&mut self) -> Option<Duration> {
-        self.connecting.first_key_value()?;
-        let now = Instant::now();
-        for _ in 0..MOST_LOOKS {
-            let Some(first) = self.connecting.first_entry().filter(|first| first.key().0 <= now) else { break };
-            let mut held = first.remove();
-            let state = held.state();
-            if state == State::Connecting {
-                // Most stand within a millisecond, or take long.
-                let next = now + ((now - held.since) / 4).clamp(FIRST_LOOK, SELDOM);
-                self.connecting.insert((next, held.copy.as_raw_fd()), held);
-                continue;
-            }
-            let plan = held.runtime.plan(Connection::Outbound { peer: held.peer }, CONNECT);
-            let Some(afterwards) = afterwards(plan) else { continue };
-            let Held { peer, limit, own, .. } = held;
-            let connecting = Connecting { peer, plan, limit, afterwards, own, is_running: true };
-            if let Finish::Make(setting) = connecting.finish(held.copy.as_raw_fd()) {
-                let name = if state == State::Over { "connected" } else { "closed" };
-                let at = (name, held.fd, held.thread);
-                let to = (&plan.decision(), None);
-                self.make_at(&held.runtime, at, held.copy.as_fd(), to, [setting].into_iter(), peer);
-            }
-            if state == State::Closed {
-                limit_syns(held.copy.as_raw_fd(), limit);
-            }
-        }
-        self.connecting.first_key_value().map(|((next, _), _)| next.saturating_duration_since(now))
-    }
-
     fn bind(&self, runtime: &Runtime, waiting: Waiting<'_>, address: Address) -> Option<Answer> {
         const BIND: Phases = Phases::of(&[Phase::Bind]);
         const UDP: Phases = Phases::of(&[Phase::BindDatagram]);
@@ -520,7 +476,7 @@ impl Worker {
         self.make_at(runtime, at, copy, by, settings, endpoint);
     }
 
-    fn make_at<'a>(
+    pub(crate) fn make_at<'a>(
         &self,
         runtime: &Runtime,
         (call, fd, thread): At,

@@ -245,13 +245,13 @@ pub(crate) fn check(matches: &ArgMatches) -> u8 {
             output::note(&format!("the {way} can do everything in this configuration"));
         }
     }
-    let is_perfect = || {
+    let is_clean = || {
         let has_all = cannot.as_ref().is_none_or(|cannot| cannot.is_empty());
         advice.is_empty() && compiled.warnings.is_empty() && has_all
     };
     match taken {
         false => exit::CONFIGURATION,
-        true if matches.get_flag("deny-advice") && !is_perfect() => exit::ADVICE,
+        true if matches.get_flag("deny-advice") && !is_clean() => exit::ADVICE,
         true => exit::OK,
     }
 }

@@ -357,10 +357,13 @@ fn enforce() -> Named {
     const NARROW: &str = "socket l inet stream\nbind l 127.0.0.1:4000\nlisten l 8\n";
     const WIDE: &str = "socket w inet stream\nbind w 0.0.0.0:4000\nlisten w 8\n";
     const ACCEPTED: &str = "@dial 127.0.0.1:4000\naccept s l\nset s TCP_USER_TIMEOUT 96\n";
-    let shared = |listener: &str| {
+    let with = |option: &str, listener: &str| {
         let set = if listener.starts_with("socket w") { "set w" } else { "set l" };
-        listener.replacen("\nbind", &format!("\n{set} SO_REUSEPORT 1\nbind"), 1)
+        listener.replacen("\nbind", &format!("\n{set} {option} 1\nbind"), 1)
     };
+    let shared = |listener: &str| with("SO_REUSEPORT", listener);
+    // While a connection is open, its port is bound again only so.
+    let again = |listener: &str| with("SO_REUSEADDR", listener);
     const OF_FAMILIES: &str = "[[rule]]\nlisten = [\"0.0.0.0:4000\"]\nuser_timeout = \"1s\"\n\
         [[rule]]\nlisten = [\"[::]:4000\"]\nuser_timeout = \"2s\"\n";
     const OF_NARROW: &str = "[[rule]]\nlisten = [\"127.0.0.1:4000\"]\nuser_timeout = \"1s\"\nkeepalive = \"on\"\n";
@@ -458,6 +461,34 @@ fn enforce() -> Named {
             let accepted = ACCEPTED.replace("accept s l", "accept s w");
             let calls = format!("{}close w\n{}{accepted}@look s TCP_USER_TIMEOUT=2000", shared(WIDE), shared(v6));
             Script::new(&calls).toml(OF_FAMILIES)
+        }),
+        // Seen to fail: with the later listener's rule enforced.
+        ("a connection of a listener that another has replaced", {
+            let accepted = "@dial 127.0.0.1:4000\naccept s w\nclose w\n";
+            let (former, later) = (again(WIDE), again(NARROW));
+            let calls = format!("{former}{accepted}{later}set s TCP_USER_TIMEOUT 96\n@look s TCP_USER_TIMEOUT=96");
+            Script::new(&calls).toml(&format!("{OF_NARROW}{OF_WIDE}")).same_looks()
+        }),
+        ("a connection of a narrow listener that a wide one has replaced", {
+            let accepted = "@dial 127.0.0.1:4000\naccept s l\nclose l\n";
+            let (former, later) = (again(NARROW), again(WIDE));
+            let calls = format!("{former}{accepted}{later}set s TCP_USER_TIMEOUT 96\n@look s TCP_USER_TIMEOUT=96");
+            Script::new(&calls).toml(OF_WIDE).same_looks()
+        }),
+        ("a connection of a listener of both families that one of IPv4 has replaced", {
+            let v6 = "socket w inet6 stream\nbind w [::]:4000\nlisten w 8\n";
+            let accepted = "@dial 127.0.0.1:4000\naccept s w\nclose w\n";
+            let (former, later) = (again(v6), again(NARROW));
+            let calls = format!("{former}{accepted}{later}set s TCP_USER_TIMEOUT 96\n@look s TCP_USER_TIMEOUT=96");
+            Script::new(&calls).toml(OF_NARROW).same_looks()
+        }),
+        // Seen to fail: with the rule of [::] enforced.
+        ("a mapped listener beside one of IPv6 alone", {
+            let v6 = "socket v inet6 stream\nset v IPV6_V6ONLY 1\nbind v [::]:4000\nlisten v 8\n";
+            let mapped = "socket w inet6 stream\nset w IPV6_V6ONLY 0\nbind w [::ffff:0.0.0.0]:4000\nlisten w 8\n";
+            let accepted = ACCEPTED.replace("accept s l", "accept s w");
+            let toml = &OF_FAMILIES[OF_FAMILIES.rfind("[[rule]]").unwrap_or_default()..];
+            Script::new(&format!("{v6}{mapped}{accepted}@look s TCP_USER_TIMEOUT=96")).toml(toml).same_looks()
         }),
         ("another listener alone has a rule", {
             let calls = format!("{WIDE}close w\n{NARROW}{ACCEPTED}@look s TCP_USER_TIMEOUT=96");

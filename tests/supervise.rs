@@ -89,6 +89,8 @@ const UNKNOWN_WHEN_MADE: &[&str] = &[
     "hooks::enforce: on an accepted socket",
     "hooks::enforce: a narrow listener",
     "hooks::enforce: a wide listener",
+    "hooks::enforce: a connection of",
+    "hooks::enforce: a mapped listener",
     "hooks::enforce: on an IPv4 client of a listener on ::",
     // And on those that another process has made.
     "hooks::received: by defaults that have been set on it",

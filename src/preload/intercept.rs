@@ -241,7 +241,7 @@ fn accepted_with_work(
 fn accepted_on(listener: c_int, fd: c_int) -> Option<Endpoint> {
     let own = local_endpoint(fd)?;
     let is_it = |local: &Endpoint| local.port() == own.port();
-    let by_port = || descriptors::ports()?.listener_of(fd, own);
+    let by_port = || Some(descriptors::ports()?.listener_of(fd, own)?.local);
     local_endpoint(listener).filter(is_it).or_else(by_port).or(Some(own))
 }
 

@@ -2,7 +2,8 @@
 //! kernel does not (`opening`).
 //!
 //! Only another listener takes something back: an outbound socket that later gets the same local port by chance may be judged by the
-//! rules for inbound ones when the program sets an option on it, while data is in flight.
+//! rules for inbound ones when the program sets an option on it, while data is in flight. Where one took the place of another, what the
+//! former accepted may still be open: then it is no more than likely which of them it was.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
@@ -14,9 +15,20 @@ use crate::ffi;
 const ANY_V4: u16 = 1;
 const ANY_V6: u16 = 1 << 1;
 const MULTIPATH: u16 = 1 << 2;
+/// One took the place of another.
+const REPLACED: u16 = 1 << 3;
 /// On single addresses, each one of six bits.
-const SOME_V4: u16 = 0x3f << 3;
-const SOME_V6: u16 = 0x3f << 9;
+const SOME_V4: u16 = 0x3f << 4;
+const SOME_V6: u16 = 0x3f << 10;
+
+/// The listener that a socket was accepted on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listener {
+    /// What it is bound to, which rules are matched against.
+    pub local: Endpoint,
+    /// Whether it cannot have been another one of that port. With SO_REUSEPORT it can nevertheless.
+    pub is_sure: bool,
+}
 
 /// Two bytes for each port; nothing is known where all is zero.
 #[repr(transparent)]
@@ -53,8 +65,11 @@ impl Ports {
             found if own == ANY_V6 && is_on(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => found & SOME_V6,
             found => found,
         };
-        port.fetch_or(own, Relaxed);
-        if rivals != 0 {
+        if rivals == 0 {
+            port.fetch_or(own, Relaxed);
+        } else {
+            // Or it fails to listen, or another device or network namespace keeps them apart.
+            port.fetch_or(own | REPLACED, Relaxed);
             port.fetch_and(!rivals, Relaxed);
         }
     }
@@ -78,21 +93,27 @@ impl Ports {
         self.at(local).is_some_and(|port| port.load(Relaxed) != 0)
     }
 
-    /// The address that the listener behind an accepted socket is bound to, which is what `listen` is matched against: its own if there
-    /// is a listener on it, as the kernel prefers that. None for a socket that was not accepted.
+    /// The listener behind an accepted socket: the one on its own address if there is one, as the kernel prefers that. None for a socket
+    /// that was not accepted.
     #[must_use]
-    pub fn listener_of(&self, accepted: i32, local: Endpoint) -> Option<Endpoint> {
+    pub fn listener_of(&self, accepted: i32, local: Endpoint) -> Option<Listener> {
         let how = self.at(local).map_or(0, |port| port.load(Relaxed));
-        // What a listener of IPv6 accepts is a socket of IPv6, whatever the address of its client.
+        let has = |bits: u16| how & bits != 0;
+        if how == 0 {
+            return None;
+        }
+        // What a listener of IPv6 accepts is a socket of IPv6, whatever the address of its client. A listener on ::ffff:127.0.0.1 is
+        // one too, and stands here as one of IPv4.
         let is_v6 = || ffi::get_int(accepted, libc::SOL_SOCKET, libc::SO_DOMAIN) == Ok(libc::AF_INET6);
+        let may_be_mapped = local.ip().is_ipv4() && has(ANY_V6) && has(ANY_V4 | bit(local.ip())) && is_v6();
         let ip = match local.ip() {
-            _ if how == 0 => return None,
-            own if how & bit(own) != 0 => own,
-            IpAddr::V4(_) if how & ANY_V4 != 0 && !(how & ANY_V6 != 0 && is_v6()) => Ipv4Addr::UNSPECIFIED.into(),
-            _ if how & ANY_V6 != 0 => Ipv6Addr::UNSPECIFIED.into(),
+            own if has(bit(own)) => own,
+            IpAddr::V4(_) if has(ANY_V4) && !may_be_mapped => Ipv4Addr::UNSPECIFIED.into(),
+            _ if has(ANY_V6) => Ipv6Addr::UNSPECIFIED.into(),
             own => own,
         };
-        Some(Endpoint::new(ip, local.port()))
+        let is_sure = !may_be_mapped && !has(REPLACED);
+        Some(Listener { local: Endpoint::new(ip, local.port()), is_sure })
     }
 }
 
@@ -102,8 +123,8 @@ fn bit(ip: IpAddr) -> u16 {
     match ip {
         IpAddr::V4(ip) if ip.is_unspecified() => ANY_V4,
         IpAddr::V6(ip) if ip.is_unspecified() => ANY_V6,
-        IpAddr::V4(ip) => 1 << (3 + one_of_six(&ip.octets())),
-        IpAddr::V6(ip) => 1 << (9 + one_of_six(&ip.octets())),
+        IpAddr::V4(ip) => 1 << (4 + one_of_six(&ip.octets())),
+        IpAddr::V6(ip) => 1 << (10 + one_of_six(&ip.octets())),
     }
 }
 
@@ -134,10 +155,11 @@ mod tests {
             let (server, _) = listener.accept().expect("a connection waits");
             let own = server.local_addr().expect("it is connected");
             let own = SocketAddr::new(own.ip().to_canonical(), own.port());
-            ports.listener_of(server.as_raw_fd(), endpoint(own)).map(|listener| listener.ip().to_string())
+            ports.listener_of(server.as_raw_fd(), endpoint(own)).map(|found| (found.local.ip().to_string(), found.is_sure))
         };
-        for address in ["0.0.0.0", "127.0.0.1", "::", "0.0.0.0", "::", "127.0.0.1", "0.0.0.0"] {
-            assert_eq!(accepted_by(address).as_deref(), Some(address));
+        assert_eq!(accepted_by("0.0.0.0"), Some(("0.0.0.0".to_owned(), true)));
+        for address in ["127.0.0.1", "::", "0.0.0.0", "::", "127.0.0.1", "0.0.0.0"] {
+            assert_eq!(accepted_by(address), Some((address.to_owned(), false)));
         }
     }
 
@@ -155,7 +177,7 @@ mod tests {
         }
         for (local, listener) in [("127.0.0.1", "0.0.0.0"), ("127.0.0.2", "127.0.0.2"), ("::1", "::1"), ("::2", "::2")]
         {
-            assert_eq!(ports.listener_of(-1, at(local)), Some(at(listener)), "{local}");
+            assert_eq!(ports.listener_of(-1, at(local)), Some(Listener { local: at(listener), is_sure: true }), "{local}");
         }
     }
 }

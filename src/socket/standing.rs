@@ -6,7 +6,7 @@ use crate::connecting::running_limit;
 use crate::describe::Kind;
 use crate::ffi;
 use crate::opening::{Opening, opening};
-use crate::ports::Ports;
+use crate::ports::{Listener, Ports};
 use crate::setting::changes_nothing;
 
 /// Which connection a socket has or is to have.
@@ -16,7 +16,8 @@ pub struct Standing {
     pub connection: Connection,
     /// The phases of its life that are behind it.
     pub phases: Phases,
-    /// Maybe nobody has set a rule's options on it: it may have come from another process, or have its port without bind.
+    /// Maybe nobody has set this rule's options on it: it may have come from another process, or from another listener of its port, or
+    /// have its port without bind.
     pub is_foreign: bool,
 }
 
@@ -75,7 +76,10 @@ pub fn of(
         Some(listeners) => listeners.listener_of(fd, own()?),
     };
     Some(match (listener, opening) {
-        (Some(local), _) => Standing::own(Connection::Inbound { local, peer }, Phases::INBOUND),
+        (Some(Listener { local, is_sure }), _) => {
+            let connection = Connection::Inbound { local, peer };
+            Standing { connection, phases: Phases::INBOUND, is_foreign: !is_sure }
+        }
         (None, Some(_)) => {
             let connection = Connection::Inbound { local: own()?, peer };
             Standing { connection, phases: Phases::INBOUND, is_foreign: true }

@@ -721,6 +721,16 @@ pub(crate) fn scripts() -> Vec<(&'static str, Script)> {
                    { to = [\":4000\"], connect_timeout = \"11s\" }]")
             .before("@full 127.0.0.1:4007\n@full 127.0.0.1:4008\n@listen 127.0.0.1:4000")
         }),
+        // Seen to fail under the supervisor, with the former's user timeout set.
+        ("refused_then_by_another_rule_of_the_same_time", {
+            Script::new(
+                "socket s inet stream+nonblock\nconnect s 127.0.0.1:4009\npoll s 1000\nget s 1/4\nconnect s 127.0.0.1:4000\n\
+                 connect s 127.0.0.1:4000\npoll s 1000\nget s 1/4\n@look s TCP_USER_TIMEOUT=33000",
+            )
+            .toml("rule = [{ to = [\":4009\"], connect_timeout = \"5s\", user_timeout = \"22s\" },\n\
+                   { to = [\":4000\"], connect_timeout = \"5s\", user_timeout = \"33s\" }]")
+            .before("@listen 127.0.0.1:4000")
+        }),
         // A rule's user timeout is what the mark of a time for connecting would be: the mark is another one. Seen to fail
         // without tell_times_apart (the user timeouts were 0 when SO_ERROR had been asked for).
         ("a_user_timeout_like_the_mark", {

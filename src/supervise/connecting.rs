@@ -4,8 +4,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use policy::Connection;
+use policy::{Connection, Key};
 use socket::connecting::{Connecting, Finish, afterwards, limit_syns};
+use socket::line::Identity;
 
 use crate::held::{FIRST_LOOK, Held, MOST_LOOKS, SELDOM, State};
 use crate::runtime::Runtime;
@@ -20,15 +21,23 @@ impl Worker {
         copy: OwnedFd,
         connecting: &Connecting<'_>,
     ) {
-        let Connecting { peer, limit, own, is_running, .. } = *connecting;
-        let thread = waiting.call.thread;
-        let is_same = |held: &Held| (held.thread, held.fd, held.peer) == (thread, waiting.fd, peer);
-        if !(is_running && self.connecting.values().any(is_same)) {
-            let (since, runtime) = (Instant::now(), Rc::clone(runtime));
-            let (process, fd) = (self.tasks.process_of(thread), waiting.fd);
-            let at = (since + FIRST_LOOK, copy.as_raw_fd());
-            self.connecting.insert(at, Held { copy, since, runtime, peer, limit, own, thread, process, fd });
+        let Connecting { peer, limit, mut own, is_running, afterwards, .. } = *connecting;
+        let inode = Identity::of(copy.as_raw_fd()).map(|identity| identity.inode);
+        let mut before = self.connecting.iter().filter(|(_, held)| is_running && held.inode == inode);
+        if let Some((at, held)) = before.next().map(|(at, held)| (*at, held)) {
+            if held.peer == peer {
+                return;
+            }
+            // That connect has failed.
+            if afterwards.key == Key::ConnectTimeout {
+                own = held.own;
+            }
+            self.connecting.remove(&at);
         }
+        let (since, runtime, thread) = (Instant::now(), Rc::clone(runtime), waiting.call.thread);
+        let (process, fd) = (self.tasks.process_of(thread), waiting.fd);
+        let at = (since + FIRST_LOOK, copy.as_raw_fd());
+        self.connecting.insert(at, Held { copy, inode, since, runtime, peer, limit, own, thread, process, fd });
     }
 
     /// Looks which connections stand by now, or never will; how long it may take until the next time, if there is one.

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use policy::Endpoint;
 use rustix::process::{Resource, getrlimit};
-use socket::line::Identity;
 use socket::standing::is_listening;
 use socket::{Errno, ffi};
 
@@ -22,6 +21,8 @@ pub(crate) const SELDOM: Duration = Duration::from_millis(50);
 /// A copy of a socket that is being connected: nobody tells when that is done.
 pub(crate) struct Held {
     pub(crate) copy: OwnedFd,
+    /// Which socket it is.
+    pub(crate) inode: Option<u64>,
     pub(crate) since: Instant,
     pub(crate) runtime: Rc<Runtime>,
     pub(crate) peer: Endpoint,
@@ -96,8 +97,7 @@ impl Held {
 
     /// Whether the program has something else under the same number, as far as proc(5) tells.
     fn is_elsewhere(&self) -> bool {
-        let own = Identity::of(self.copy.as_raw_fd()).map(|identity| identity.inode);
-        let is_gone = |task| sys::socket_of(task, self.fd).is_ok_and(|theirs| theirs != own);
+        let is_gone = |task| sys::socket_of(task, self.fd).is_ok_and(|theirs| theirs != self.inode);
         is_gone(self.thread) && is_gone(self.process)
     }
 

@@ -731,6 +731,15 @@ pub(crate) fn scripts() -> Vec<(&'static str, Script)> {
                    { to = [\":4000\"], connect_timeout = \"5s\", user_timeout = \"33s\" }]")
             .before("@listen 127.0.0.1:4000")
         }),
+        // Another thread asks whether it is done: the program's own user timeout comes back all the same. Seen to fail under the
+        // supervisor: 0.
+        ("asked_by_another_thread", {
+            script(
+                "socket l inet stream\nbind l 127.0.0.1:4010\nlisten l 0\nsocket a inet stream\nconnect a 127.0.0.1:4010\n\
+                 socket s inet stream+nonblock\nset s TCP_USER_TIMEOUT 60000\nconnect s 127.0.0.1:4010\naccept b l\npoll s 960\n\
+                 thread connect s 127.0.0.1:4010\npoll s 5000\nget s 1/4\n@look s TCP_USER_TIMEOUT=60000",
+            )
+        }),
         // A rule's user timeout is what the mark of a time for connecting would be: the mark is another one. Seen to fail
         // without tell_times_apart (the user timeouts were 0 when SO_ERROR had been asked for).
         ("a_user_timeout_like_the_mark", {

@@ -58,23 +58,25 @@ impl Ports {
             some if some & SOME_V4 != 0 => ANY_V4,
             _ => ANY_V6,
         };
+        let found = port.load(Relaxed);
         // Mostly it is the first one on its port, and nothing is asked.
-        let rivals = match port.load(Relaxed) & rivals {
+        let rivals = match found & rivals {
             0 => 0,
             _ if is_on(libc::SOL_SOCKET, libc::SO_REUSEPORT) => 0,
             found if own == ANY_V6 && is_on(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => found & SOME_V6,
             found => found,
         };
-        if rivals == 0 {
-            port.fetch_or(own, Relaxed);
-        } else {
-            // Or it fails to listen, or another device or network namespace keeps them apart.
-            port.fetch_or(own | REPLACED, Relaxed);
-            port.fetch_and(!rivals, Relaxed);
+        // Or it fails to listen, or another device or network namespace keeps them apart.
+        let replaced = if rivals == 0 { 0 } else { REPLACED };
+        let is_alone = found & (ANY_V4 | ANY_V6 | SOME_V4 | SOME_V6) & !(own | rivals) == 0;
+        let gone = found & (rivals | if is_alone { MULTIPATH } else { 0 });
+        port.fetch_or(own | replaced, Relaxed);
+        if gone != 0 {
+            port.fetch_and(!gone, Relaxed);
         }
     }
 
-    /// Remembers that a listener is one of Multipath TCP.
+    /// Remembers that the last listener is one of Multipath TCP.
     pub fn remember_multipath(&self, local: Endpoint) {
         if let Some(port) = self.at(local) {
             port.fetch_or(MULTIPATH, Relaxed);
@@ -155,7 +157,9 @@ mod tests {
             let (server, _) = listener.accept().expect("a connection waits");
             let own = server.local_addr().expect("it is connected");
             let own = SocketAddr::new(own.ip().to_canonical(), own.port());
-            ports.listener_of(server.as_raw_fd(), endpoint(own)).map(|found| (found.local.ip().to_string(), found.is_sure))
+            ports
+                .listener_of(server.as_raw_fd(), endpoint(own))
+                .map(|found| (found.local.ip().to_string(), found.is_sure))
         };
         assert_eq!(accepted_by("0.0.0.0"), Some(("0.0.0.0".to_owned(), true)));
         for address in ["127.0.0.1", "::", "0.0.0.0", "::", "127.0.0.1", "0.0.0.0"] {
@@ -177,7 +181,11 @@ mod tests {
         }
         for (local, listener) in [("127.0.0.1", "0.0.0.0"), ("127.0.0.2", "127.0.0.2"), ("::1", "::1"), ("::2", "::2")]
         {
-            assert_eq!(ports.listener_of(-1, at(local)), Some(Listener { local: at(listener), is_sure: true }), "{local}");
+            assert_eq!(
+                ports.listener_of(-1, at(local)),
+                Some(Listener { local: at(listener), is_sure: true }),
+                "{local}"
+            );
         }
     }
 }

@@ -100,6 +100,10 @@ impl Made {
             Err(_) => return Making::Closed,
         };
         let most = room();
+        // One that is closed keeps a port from the next, which may have none to choose.
+        let soonest = self.looks.iter().take(MOST_LOOKS / 2).map(|(_, inode)| *inode);
+        let with_port = soonest.filter(|inode| self.may_have_port(*inode));
+        with_port.collect::<Vec<u64>>().into_iter().for_each(|inode| self.look_at(inode));
         for _ in 0..MOST_LOOKS {
             match self.looks.first() {
                 Some((_, inode)) if self.undecided.len() >= most => self.look_at(*inode),
@@ -171,6 +175,10 @@ impl Made {
         });
         let on_it = self.ports.range((port, 0)..=(port, u64::MAX)).map(|(_, inode)| *inode);
         on_it.collect::<Vec<u64>>().into_iter().for_each(|inode| self.look_at(inode));
+    }
+
+    fn may_have_port(&self, inode: u64) -> bool {
+        self.of_any_port.contains(&inode) || self.undecided.get(&inode).is_some_and(|undecided| undecided.port != 0)
     }
 
     /// Remembers what a socket is.

@@ -310,6 +310,19 @@ int main(int count, char **words) {
             close(fd);
         }
         printf("in use %d\n", errors);
+    } else if (!strcmp(what, "few-ports")) {
+        /* Sockets that are given a port each and closed, one after the other. */
+        int failed = 0;
+        for (int i = 0; i < 200; i++) {
+            struct sockaddr_in any = local(0), to = local(9);
+            int datagram = socket(AF_INET, SOCK_DGRAM, 0);
+            failed += sendto(datagram, "", 1, 0, (void *)&to, sizeof to) < 0;
+            close(datagram);
+            int stream = socket(AF_INET, SOCK_STREAM, 0);
+            failed += bind(stream, (void *)&any, sizeof any) != 0;
+            close(stream);
+        }
+        printf("failed %d\n", failed);
     } else if (!strcmp(what, "begin")) {
         /* begin HOST COUNT: connections that are begun and not waited for; those without a user timeout. */
         struct rlimit limit;

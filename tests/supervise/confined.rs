@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::processes::{kill, marker, named, port, workers};
 use crate::command::outcome;
+use crate::support::lab::{Lab, Place};
 use crate::support::{
     MULTIPATH, find, go_program, is_root, plain, probe, scratch, sockopt, static_probe, test, test_with, text,
 };
@@ -31,6 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("supervise::confined::closed_unused", closed_unused),
         test("supervise::confined::closed_after_sending", closed_after_sending),
         test("supervise::confined::closed_together", closed_together),
+        test("supervise::confined::few_ports", few_ports),
         test("supervise::confined::no_room", no_room),
         test_with(&["strace"], "supervise::confined::many_at_first", many_at_first),
         test_with(&[MULTIPATH], "supervise::confined::multipath", multipath),
@@ -189,6 +191,15 @@ fn closed_after_sending() {
 fn closed_together() {
     let found = outcome(confined().arg(RULE).arg(program()).args(["shared", &free_port(), "200"]));
     assert_eq!(found, (Some(0), "then bound\n".to_owned(), String::new()));
+}
+
+/// What the program has closed keeps no port from the next, where there are ten. Seen to fail: `failed 230`.
+fn few_ports() {
+    let lab = Lab::with_link();
+    let mut command = lab.command(Place::Client, &["SOCKOPT_DSCP=af21"], "sh");
+    let script = "ip link set lo up; echo 40000 40009 >/proc/sys/net/ipv4/ip_local_port_range; exec \"$@\"";
+    command.args(["-c", script, "-"]).arg(probe("refuse")).args([&docker(), "1"]).arg(sockopt()).args(["run", RULE]);
+    assert_eq!(outcome(command.arg(program()).arg("few-ports")).1, "failed 0\n");
 }
 
 /// So many sockets are neither connected nor listened on at a time as half of what descriptors the supervisor may have; that others get no

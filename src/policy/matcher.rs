@@ -231,6 +231,10 @@ fn network(text: &str) -> Option<Result<IpNet, Refused>> {
     let Some((address, prefix)) = text.split_once('/') else {
         return text.parse::<IpAddr>().ok().map(|address| Ok(IpNet::from(address.to_canonical())));
     };
+    // Several entries in one, which the caller tells.
+    if prefix.contains(',') {
+        return None;
+    }
     let address: IpAddr = address.parse().ok()?;
     if let Some((bits, port)) = prefix.split_once(':') {
         // "10.0.0.0/8:443" has a port, which the caller takes off first; IPv6 needs brackets for that.

@@ -14,11 +14,10 @@ pub(crate) fn slip(is_entry: IsEntry, text: &str, address: &str, ports: Option<&
     }
     if text.contains(',') {
         let is_port = |port: &str| parse_ports(port.trim()).is_ok();
-        let (what, how) = match ports {
-            Some(ports) if ports.split(',').all(is_port) => ("has several ports", "write an entry for each"),
-            _ => ("contains several entries", "write an entry for each"),
-        };
-        let help = meant(is_entry, text).map_or_else(|| FORMS.to_owned(), |each| format!("{how}: {each}"));
+        let has_ports = ports.is_some_and(|ports| ports.contains(',') && ports.split(',').all(is_port));
+        let what = if has_ports { "has several ports" } else { "contains several entries" };
+        let help =
+            meant(is_entry, text).map_or_else(|| FORMS.to_owned(), |each| format!("write an entry for each: {each}"));
         return told(format!("\"{text}\" {what}"), help);
     }
     if ports.is_none() && parse_ports(text).is_ok() {

@@ -132,6 +132,7 @@ impl Adviser<'_> {
             self.judge_capabilities(&profile, &effective);
             self.judge_fill(&profile, &effective);
             self.judge_close(form, &profile, &effective);
+            self.judge_raw(&profile, &effective);
             self.judge_handshake(form, &effective);
         }
     }
@@ -258,7 +259,8 @@ impl Adviser<'_> {
         let without_time_wait = profile
             .settings()
             .iter()
-            .any(|setting| setting.key == Key::TimeWait && matches!(setting.value, Value::Int(seconds) if seconds < 0));
+            .rfind(|setting| constants::option_name(setting.level, setting.name) == Some("TCP_LINGER2"))
+            .is_some_and(|setting| setting.key == Key::TimeWait && matches!(setting.value, Value::Int(..0)));
         if without_time_wait {
             let advice = if resets { Advice::TimeWaitUnneeded } else { Advice::NoTimeWait };
             self.say(effective, &[Key::TimeWait], &advice);
@@ -310,6 +312,21 @@ impl Adviser<'_> {
                 _ => Advice::LateHandshake { ports },
             };
             self.say(effective, &[key], &advice);
+        }
+    }
+
+    /// What raw sets again, which is set last.
+    fn judge_raw(&mut self, profile: &Profile, effective: &Effective<'_>) {
+        for raw in profile.settings().iter().filter(|setting| setting.key == Key::Raw) {
+            let is_same = |other: &&Setting| {
+                other.key != Key::Raw
+                    && (other.level, other.name) == (raw.level, raw.name)
+                    && other.value != raw.value
+                    && other.phases.intersects(raw.phases)
+            };
+            if let Some(setting) = profile.settings().iter().find(is_same) {
+                self.say(effective, &[Key::Raw], &Advice::RawReplaces { setting, raw });
+            }
         }
     }
 

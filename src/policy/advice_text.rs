@@ -33,6 +33,8 @@ pub(crate) enum Advice<'a> {
     TimeWaitUnneeded,
     /// `time_wait = false`.
     NoTimeWait,
+    /// `raw` sets an option that another key sets as well.
+    RawReplaces { setting: &'a Setting, raw: &'a Setting },
     /// A linger with a time.
     BlockingClose { seconds: i32 },
     /// `local_ports_late` for every process.
@@ -167,6 +169,9 @@ impl fmt::Display for Advice<'_> {
                 f,
                 "this keepalive replaces that of dead_peer_timeout: an idle peer that vanished is noticed after {noticed}"
             ),
+            Self::RawReplaces { setting, raw } => {
+                write!(f, "raw sets {} after {}: the value of raw is in force", written(raw), setting.key.name())
+            }
             Self::ResetsReplies => f.write_str(
                 "linger = \"reset\" on accepted connections: close and exit discard data that the client has not acknowledged",
             ),
@@ -216,6 +221,7 @@ impl Words for Advice<'_> {
             Self::ShortForBulk { .. } => Code::ShortForBulk,
             Self::TimeWaitUnneeded => Code::TimeWaitUnneeded,
             Self::NoTimeWait => Code::NoTimeWait,
+            Self::RawReplaces { .. } => Code::RawReplaces,
             Self::BlockingClose { .. } => Code::BlockingClose,
             Self::LatePort => Code::LatePort,
             Self::ServerSpeaksFirst { .. } => Code::ServerSpeaksFirst,
@@ -269,6 +275,9 @@ impl Words for Advice<'_> {
             }
             Self::NoTimeWait => {
                 "harm is rare because of timestamps and random sequence numbers (RFC 1337, RFC 6191); `check --allow no-time-wait` hides this advice".to_owned()
+            }
+            Self::RawReplaces { setting, .. } => {
+                format!("both are the same kernel option; delete this entry of raw, or {}", setting.key.name())
             }
             Self::BlockingClose { .. } => {
                 "without linger, close returns at once, and the kernel sends the rest in the background".to_owned()

@@ -64,6 +64,7 @@ codes! {
     ShortForBulk Advice "short-for-bulk" "a short user_timeout ends a transfer to a slow reader"
     TimeWaitUnneeded Advice "time-wait-unneeded" "time_wait = false together with linger = \"reset\""
     NoTimeWait Advice "no-time-wait" "time_wait = false: what TIME_WAIT protects against"
+    RawReplaces Advice "raw-replaces" "raw sets the option of another key again"
     BlockingClose Advice "blocking-close" "linger with a time blocks close"
     LatePort Advice "late-port" "local_ports_late hides the port after a bind to port 0"
     ServerSpeaksFirst Advice "server-first" "fastopen: clients hang where the server speaks first"

@@ -101,10 +101,11 @@ fn learn_host(runtime: &Runtime, near: Near<'_>, asked: *const c_char, host: *co
         add_told(&runtime.rules, near, &mut hosts, &name, alias);
     }
     let mut count = 0;
-    for address in (0..MOST_ANSWERS).map_while(|index| near.pointer(host.h_addr_list, index)) {
+    let list = host.h_addr_list;
+    for address in (0..MOST_ANSWERS).map_while(|index| near.pointer(list, index)) {
         let ip = match host.h_addrtype {
-            libc::AF_INET => near.host_address::<4>(address).map(IpAddr::from),
-            libc::AF_INET6 => near.host_address::<16>(address).map(IpAddr::from),
+            libc::AF_INET => near.host_address::<4>(list, address).map(IpAddr::from),
+            libc::AF_INET6 => near.host_address::<16>(list, address).map(IpAddr::from),
             _ => None,
         };
         let Some(ip) = ip else { break };

@@ -120,7 +120,12 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
                 verdict = Some(match verdict {
                     // Neither reaches it: for the library the outlook stays as it was.
                     Some(of_library) if by.is_none() => {
-                        Verdict { why: format!("{}; {}", of_library.why, why.why), ..of_library }
+                        let others = of_library.instead.map(|help| match &why.instead {
+                            Some(own) => format!("{own}; or {help}"),
+                            None => help,
+                        });
+                        let instead = others.or(why.instead);
+                        Verdict { why: format!("{}; {}", of_library.why, why.why), instead, ..of_library }
                     }
                     _ => why,
                 });

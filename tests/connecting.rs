@@ -662,6 +662,18 @@ pub(crate) fn scripts() -> Vec<(&'static str, Script)> {
     let script = |text: &str| {
         Script::new(&text.replace("EVERYTHING", EVERYTHING)).toml(ALONE).before("@listen 127.0.0.1:4000").same_looks()
     };
+    const OWN: &str = "set s TCP_USER_TIMEOUT 60000\n";
+    const OF_MANY: &str = "rule = [{ to = [\":4009\"], connect_timeout = \"5s\", user_timeout = \"22s\" },\n\
+        { to = [\":4000\"], connect_timeout = \"5s\", user_timeout = \"33s\" },\n\
+        { to = [\":4002\"], connect_timeout = \"5s\", user_timeout = \"16s\", enforce = \"fill\" },\n\
+        { to = [\":4001\", \":4008\"], connect_timeout = \"5s\" }, { to = [\":4003\"], connect_timeout = \"7s\" }]";
+    let refused_then = |first: u16, own: &str, then: u16, found: u32| {
+        format!(
+            "socket s inet stream+nonblock\n{own}connect s 127.0.0.1:{first}\npoll s 1000\nget s 1/4\n\
+             connect s 127.0.0.1:{then}\nconnect s 127.0.0.1:{then}\npoll s 1000\nget s 1/4\n\
+             @look s TCP_USER_TIMEOUT={found}\nclose s\n"
+        )
+    };
     vec![
         ("nothing_else_differs", {
             script(
@@ -721,15 +733,19 @@ pub(crate) fn scripts() -> Vec<(&'static str, Script)> {
                    { to = [\":4000\"], connect_timeout = \"11s\" }]")
             .before("@full 127.0.0.1:4007\n@full 127.0.0.1:4008\n@listen 127.0.0.1:4000")
         }),
-        // Seen to fail under the supervisor, with the former's user timeout set.
-        ("refused_then_by_another_rule_of_the_same_time", {
-            Script::new(
-                "socket s inet stream+nonblock\nconnect s 127.0.0.1:4009\npoll s 1000\nget s 1/4\nconnect s 127.0.0.1:4000\n\
-                 connect s 127.0.0.1:4000\npoll s 1000\nget s 1/4\n@look s TCP_USER_TIMEOUT=33000",
-            )
-            .toml("rule = [{ to = [\":4009\"], connect_timeout = \"5s\", user_timeout = \"22s\" },\n\
-                   { to = [\":4000\"], connect_timeout = \"5s\", user_timeout = \"33s\" }]")
-            .before("@listen 127.0.0.1:4000")
+        // Whose user timeout a socket has that one destination refused and another one takes, at once. Seen to fail under the supervisor,
+        // where what was left to be done of the first was done when the second stood: 22000 and 0; 16000, 0 and 0.
+        ("refused_then_by_another_rule", {
+            Script::new(&[refused_then(4009, "", 4000, 33000), refused_then(4009, OWN, 4001, 22000)].concat())
+                .toml(OF_MANY)
+                .before("@listen 127.0.0.1:4000\n@listen 127.0.0.1:4001")
+        }),
+        ("refused_then_its_own", {
+            let again = refused_then(4008, "", 4001, 60000).replacen("get s 1/4\n", &format!("get s 1/4\n{OWN}"), 1);
+            Script::new(&[refused_then(4008, OWN, 4002, 60000), refused_then(4008, OWN, 4003, 60000), again].concat())
+                .toml(OF_MANY)
+                .before("@listen 127.0.0.1:4001\n@listen 127.0.0.1:4002\n@listen 127.0.0.1:4003")
+                .same_looks()
         }),
         // Another thread asks whether it is done: the program's own user timeout comes back all the same. Seen to fail under the
         // supervisor: 0.
@@ -738,6 +754,14 @@ pub(crate) fn scripts() -> Vec<(&'static str, Script)> {
                 "socket l inet stream\nbind l 127.0.0.1:4010\nlisten l 0\nsocket a inet stream\nconnect a 127.0.0.1:4010\n\
                  socket s inet stream+nonblock\nset s TCP_USER_TIMEOUT 60000\nconnect s 127.0.0.1:4010\naccept b l\npoll s 960\n\
                  thread connect s 127.0.0.1:4010\npoll s 5000\nget s 1/4\n@look s TCP_USER_TIMEOUT=60000",
+            )
+        }),
+        // The program sets its own meanwhile, and asks again. Seen to fail under the supervisor: 0.
+        ("own_user_timeout_meanwhile", {
+            script(
+                "socket l inet stream\nbind l 127.0.0.1:4010\nlisten l 0\nsocket a inet stream\nconnect a 127.0.0.1:4010\n\
+                 socket s inet stream+nonblock\nconnect s 127.0.0.1:4010\naccept b l\nset s TCP_USER_TIMEOUT 60000\n\
+                 connect s 127.0.0.1:4010\npoll s 5000\nget s 1/4\n@look s TCP_USER_TIMEOUT=60000",
             )
         }),
         // A rule's user timeout is what the mark of a time for connecting would be: the mark is another one. Seen to fail

@@ -82,7 +82,7 @@ const UNKNOWN_WHEN_MADE: &[&str] = &[
     "hooks::enforce: by no value",
     "hooks::enforce: enforce = false, a datagram socket connected elsewhere",
     "connecting::used_for_",
-    "connecting::refused_then_by_another_rule",
+    "connecting::refused_then_",
     // What listeners of Multipath TCP lack.
     "hooks::listen: MPTCP, a client without",
     "fill::a plain client of an MPTCP listener",

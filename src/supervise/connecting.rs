@@ -1,11 +1,12 @@
 //! connect(2) that does not wait: when the connection stands, the time for connecting is taken back.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use policy::{Connection, Key};
+use policy::Connection;
 use socket::connecting::{Connecting, Finish, afterwards, limit_syns};
+use socket::ffi;
 use socket::line::Identity;
 
 use crate::held::{FIRST_LOOK, Held, MOST_LOOKS, SELDOM, State};
@@ -13,6 +14,22 @@ use crate::runtime::Runtime;
 use crate::worker::{CONNECT, Waiting, Worker};
 
 impl Worker {
+    /// Does what was left to be done of the socket's connect before this one, which has failed.
+    pub(crate) fn end_earlier(&mut self, copy: BorrowedFd<'_>) {
+        if self.connecting.is_empty() || !ffi::is_closed(copy.as_raw_fd()) {
+            return;
+        }
+        if let Some(at) = self.held_at(inode_of(copy))
+            && let Some(held) = self.connecting.remove(&at)
+        {
+            self.finish(&held, State::Over);
+        }
+    }
+
+    fn held_at(&self, inode: Option<u64>) -> Option<(Instant, i32)> {
+        self.connecting.iter().find(|(_, held)| held.inode == inode).map(|(at, _)| *at)
+    }
+
     /// Holds a copy until the connection stands. Is it held already, the connect is repeated to see whether it is done.
     pub(crate) fn hold(
         &mut self,
@@ -21,17 +38,13 @@ impl Worker {
         copy: OwnedFd,
         connecting: &Connecting<'_>,
     ) {
-        let Connecting { peer, limit, mut own, is_running, afterwards, .. } = *connecting;
-        let inode = Identity::of(copy.as_raw_fd()).map(|identity| identity.inode);
-        let mut before = self.connecting.iter().filter(|(_, held)| is_running && held.inode == inode);
-        if let Some((at, held)) = before.next().map(|(at, held)| (*at, held)) {
-            if held.peer == peer {
+        let Connecting { peer, limit, own, is_running, .. } = *connecting;
+        let inode = inode_of(copy.as_fd());
+        if let Some(at) = self.held_at(inode) {
+            if is_running {
                 return;
             }
-            // That connect has failed.
-            if afterwards.key == Key::ConnectTimeout {
-                own = held.own;
-            }
+            // The program has set another user timeout meanwhile.
             self.connecting.remove(&at);
         }
         let (since, runtime, thread) = (Instant::now(), Rc::clone(runtime), waiting.call.thread);
@@ -54,20 +67,29 @@ impl Worker {
                 self.connecting.insert((next, held.copy.as_raw_fd()), held);
                 continue;
             }
-            let plan = held.runtime.plan(Connection::Outbound { peer: held.peer }, CONNECT);
-            let Some(afterwards) = afterwards(plan) else { continue };
-            let Held { peer, limit, own, .. } = held;
-            let connecting = Connecting { peer, plan, limit, afterwards, own, is_running: true };
-            if let Finish::Make(setting) = connecting.finish(held.copy.as_raw_fd()) {
-                let name = if state == State::Over { "connected" } else { "closed" };
-                let at = (name, held.fd, held.thread);
-                let to = (&plan.decision(), None);
-                self.make_at(&held.runtime, at, held.copy.as_fd(), to, [setting].into_iter(), peer);
-            }
-            if state == State::Closed {
-                limit_syns(held.copy.as_raw_fd(), limit);
-            }
+            self.finish(&held, state);
         }
         self.connecting.first_key_value().map(|((next, _), _)| next.saturating_duration_since(now))
     }
+
+    /// Takes the time for connecting back.
+    fn finish(&self, held: &Held, state: State) {
+        let Held { peer, limit, own, .. } = *held;
+        let plan = held.runtime.plan(Connection::Outbound { peer }, CONNECT);
+        let Some(afterwards) = afterwards(plan) else { return };
+        let connecting = Connecting { peer, plan, limit, afterwards, own, is_running: true };
+        if let Finish::Make(setting) = connecting.finish(held.copy.as_raw_fd()) {
+            let name = if state == State::Over { "connected" } else { "closed" };
+            let at = (name, held.fd, held.thread);
+            let to = (&plan.decision(), None);
+            self.make_at(&held.runtime, at, held.copy.as_fd(), to, [setting].into_iter(), peer);
+        }
+        if state == State::Closed {
+            limit_syns(held.copy.as_raw_fd(), limit);
+        }
+    }
+}
+
+fn inode_of(socket: BorrowedFd<'_>) -> Option<u64> {
+    Identity::of(socket.as_raw_fd()).map(|identity| identity.inode)
 }

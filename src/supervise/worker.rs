@@ -274,6 +274,7 @@ impl Worker {
             return None;
         }
         let copy = copy.or_else(|| self.copy(waiting))?;
+        self.end_earlier(copy.as_fd());
         let fd = copy.as_raw_fd();
         let limit = match Limit::of(fd, &runtime.rules, peer, plan) {
             // The user timeout that is to follow could not be taken back.

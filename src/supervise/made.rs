@@ -75,6 +75,8 @@ pub(crate) struct Made {
     ports: BTreeSet<(u16, u64)>,
     /// Those that may be bound to a port that is not known yet: streams by a bind, datagrams by what they send first.
     of_any_port: HashSet<u64>,
+    /// So many with a port are many, where the kernel chooses ports.
+    many_ports: Option<usize>,
     settled: HashMap<u64, Settled>,
     settled_before: HashMap<u64, Settled>,
 }
@@ -100,10 +102,7 @@ impl Made {
             Err(_) => return Making::Closed,
         };
         let most = room();
-        // One that is closed keeps a port from the next, which may have none to choose.
-        let soonest = self.looks.iter().take(MOST_LOOKS / 2).map(|(_, inode)| *inode);
-        let with_port = soonest.filter(|inode| self.may_have_port(*inode));
-        with_port.collect::<Vec<u64>>().into_iter().for_each(|inode| self.look_at(inode));
+        self.free_some();
         for _ in 0..MOST_LOOKS {
             match self.looks.first() {
                 Some((_, inode)) if self.undecided.len() >= most => self.look_at(*inode),
@@ -177,8 +176,17 @@ impl Made {
         on_it.collect::<Vec<u64>>().into_iter().for_each(|inode| self.look_at(inode));
     }
 
-    fn may_have_port(&self, inode: u64) -> bool {
-        self.of_any_port.contains(&inode) || self.undecided.get(&inode).is_some_and(|undecided| undecided.port != 0)
+    /// The same for a socket that is to have a port of the kernel's choice, where there are few to choose from.
+    fn free_some(&mut self) {
+        let with_port = self.of_any_port.len() + self.ports.len();
+        if with_port == 0 || with_port < *self.many_ports.get_or_insert_with(|| local_ports() / 4) {
+            return;
+        }
+        let has_port = |inode: &u64| {
+            self.of_any_port.contains(inode) || self.undecided.get(inode).is_some_and(|undecided| undecided.port != 0)
+        };
+        let soonest = self.looks.iter().map(|(_, inode)| *inode).filter(has_port).take(MOST_LOOKS);
+        soonest.collect::<Vec<u64>>().into_iter().for_each(|inode| self.look_at(inode));
     }
 
     /// Remembers what a socket is.
@@ -232,6 +240,16 @@ impl Made {
 /// How many may be undecided at a time.
 pub(crate) fn room() -> usize {
     most_held() / 2
+}
+
+/// How many ports the kernel chooses from (ip(7), ip_local_port_range).
+fn local_ports() -> usize {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ends = range.split_whitespace().filter_map(|end| end.parse::<usize>().ok());
+    match (ends.next(), ends.next()) {
+        (Some(first), Some(last)) => last.saturating_sub(first) + 1,
+        _ => usize::from(u16::MAX),
+    }
 }
 
 /// The process of a thread, if a socket that is made here is as one that the thread makes: it has the same network namespace and the same

@@ -449,6 +449,12 @@ fn enforce() -> Named {
             let toml = format!("{OF_NARROW}{OF_WIDE}").replace("user_timeout", "from = [\"127.0.0.1\"]\nuser_timeout");
             Script::new(&format!("{calls}@look s TCP_USER_TIMEOUT=2000")).toml(&toml)
         }),
+        // Seen to fail under the supervisor: 96, since the options of a rule with from are in force nowhere before.
+        ("a wide listener of a rule with from after a narrow one", {
+            let calls = format!("{NARROW}close l\n{WIDE}{}", ACCEPTED.replace("accept s l", "accept s w"));
+            let toml = format!("{OF_NARROW}{OF_WIDE}").replace("user_timeout", "from = [\"127.0.0.1\"]\nuser_timeout");
+            Script::new(&format!("{calls}@look s TCP_USER_TIMEOUT=2000")).toml(&toml)
+        }),
         // Seen to fail: with V6ONLY not asked for, so that 0.0.0.0 was forgotten.
         ("a wide listener beside one of IPv6 alone", {
             let v6 = "socket v inet6 stream\nset v IPV6_V6ONLY 1\nbind v [::]:4000\nlisten v 8\n";

@@ -2,8 +2,8 @@
 //! kernel does not (`opening`).
 //!
 //! Only another listener takes something back: an outbound socket that later gets the same local port by chance may be judged by the
-//! rules for inbound ones when the program sets an option on it, while data is in flight. Where one took the place of another, what the
-//! former accepted may still be open: then it is no more than likely which of them it was.
+//! rules for inbound ones when the program sets an option on it, while data is in flight. Where two listeners were for the same
+//! addresses, it is no more than likely which of them accepted a socket: what the former accepted may still be open.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
@@ -15,8 +15,8 @@ use crate::ffi;
 const ANY_V4: u16 = 1;
 const ANY_V6: u16 = 1 << 1;
 const MULTIPATH: u16 = 1 << 2;
-/// One took the place of another.
-const REPLACED: u16 = 1 << 3;
+/// Two listeners were for the same addresses.
+const OVERLAP: u16 = 1 << 3;
 /// On single addresses, each one of six bits.
 const SOME_V4: u16 = 0x3f << 4;
 const SOME_V6: u16 = 0x3f << 10;
@@ -26,7 +26,7 @@ const SOME_V6: u16 = 0x3f << 10;
 pub struct Listener {
     /// What it is bound to, which rules are matched against.
     pub local: Endpoint,
-    /// Whether it cannot have been another one of that port. With SO_REUSEPORT it can nevertheless.
+    /// Whether it cannot have been another one of that port.
     pub is_sure: bool,
 }
 
@@ -62,15 +62,16 @@ impl Ports {
         // Mostly it is the first one on its port, and nothing is asked.
         let rivals = match found & rivals {
             0 => 0,
-            _ if is_on(libc::SOL_SOCKET, libc::SO_REUSEPORT) => 0,
             found if own == ANY_V6 && is_on(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => found & SOME_V6,
             found => found,
         };
         // Or it fails to listen, or another device or network namespace keeps them apart.
-        let replaced = if rivals == 0 { 0 } else { REPLACED };
+        let overlap = if rivals == 0 { 0 } else { OVERLAP };
+        let stays = rivals != 0 && is_on(libc::SOL_SOCKET, libc::SO_REUSEPORT);
+        let rivals = if stays { 0 } else { rivals };
         let is_alone = found & (ANY_V4 | ANY_V6 | SOME_V4 | SOME_V6) & !(own | rivals) == 0;
         let gone = found & (rivals | if is_alone { MULTIPATH } else { 0 });
-        port.fetch_or(own | replaced, Relaxed);
+        port.fetch_or(own | overlap, Relaxed);
         if gone != 0 {
             port.fetch_and(!gone, Relaxed);
         }
@@ -114,7 +115,7 @@ impl Ports {
             _ if has(ANY_V6) => Ipv6Addr::UNSPECIFIED.into(),
             own => own,
         };
-        let is_sure = !may_be_mapped && !has(REPLACED);
+        let is_sure = !may_be_mapped && !has(OVERLAP);
         Some(Listener { local: Endpoint::new(ip, local.port()), is_sure })
     }
 }

@@ -16,23 +16,24 @@ pub struct Standing {
     pub connection: Connection,
     /// The phases of its life that are behind it.
     pub phases: Phases,
-    /// Maybe nobody has set this rule's options on it: it may have come from another process, or from another listener of its port, or
-    /// have its port without bind.
+    /// Maybe nobody has set a rule's options on it: it may have come from another process, or have its port without bind.
     pub is_foreign: bool,
+    /// It was accepted on a port that has had several listeners, and maybe by another one than this rule is for.
+    pub is_unsure: bool,
 }
 
 impl Standing {
     fn own(connection: Connection, phases: Phases) -> Self {
-        Self { connection, phases, is_foreign: false }
+        Self { connection, phases, is_foreign: false, is_unsure: false }
     }
 
-    /// Whether a setting has the last word about its option on this socket. On one that is foreign only if it is in force: then
-    /// somebody has set it by the same rule, or the program itself has.
+    /// Whether a setting has the last word about its option on this socket. On one that is foreign or unsure only if it is in force:
+    /// then somebody has set it by the same rule, or the program itself has.
     #[must_use]
     pub fn enforces(&self, fd: i32, setting: &Setting, rules: &Rules) -> bool {
         // Until somebody asks how a connect ended, another user timeout stands in the place of the rule's.
         let is_to_come = || setting.phases.contains(Phase::Connected) && running_limit(fd, rules).is_some();
-        !self.is_foreign || changes_nothing(fd, setting) || is_to_come()
+        !(self.is_foreign || self.is_unsure) || changes_nothing(fd, setting) || is_to_come()
     }
 }
 
@@ -77,14 +78,13 @@ pub fn of(
     };
     Some(match (listener, opening) {
         (Some(Listener { local, is_sure }), _) => {
-            let connection = Connection::Inbound { local, peer };
-            Standing { connection, phases: Phases::INBOUND, is_foreign: !is_sure }
+            Standing { is_unsure: !is_sure, ..Standing::own(Connection::Inbound { local, peer }, Phases::INBOUND) }
         }
         (None, Some(_)) => {
             let connection = Connection::Inbound { local: own()?, peer };
-            Standing { connection, phases: Phases::INBOUND, is_foreign: true }
+            Standing { is_foreign: true, ..Standing::own(connection, Phases::INBOUND) }
         }
-        (None, None) => Standing { connection: outbound, phases: Phases::OUTBOUND, is_foreign: true },
+        (None, None) => Standing { is_foreign: true, ..Standing::own(outbound, Phases::OUTBOUND) },
     })
 }
 

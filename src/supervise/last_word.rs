@@ -33,7 +33,14 @@ impl Worker {
         let is_known = level == libc::SOL_TCP && !AFTER_ACCEPT.contains(&(level, name));
         let kind_of = |fd| if is_known { Some(Kind::Tcp) } else { kind(fd).ok() };
         let listeners = (self.shared.has_listened.load(Relaxed) != 0).then_some(&self.shared.ports);
-        let standing = standing::of(fd, &runtime.rules, kind_of, listeners)?;
+        let mut standing = standing::of(fd, &runtime.rules, kind_of, listeners)?;
+        if standing.is_unsure
+            && let Connection::Inbound { local, .. } = standing.connection
+        {
+            // What is decided for each accepted socket is in force only from this call on.
+            let listening = runtime.plan(Connection::Listening { local }, Phases::NONE);
+            standing.is_unsure = listening.inheritance() != Inheritance::None;
+        }
         if AFTER_ACCEPT.contains(&(level, name)) && !standing.is_foreign {
             self.accepted(runtime, waiting, copy.as_fd(), standing.connection);
         }

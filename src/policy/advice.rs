@@ -256,11 +256,10 @@ impl Adviser<'_> {
     fn judge_close(&mut self, form: Option<&RuleForm>, profile: &Profile, effective: &Effective<'_>) {
         let accepts = form.is_some_and(|form| form.conditions.is_for_accepted());
         let resets = Timers::of(profile.settings()).resets;
-        let without_time_wait = profile
-            .settings()
-            .iter()
-            .rfind(|setting| constants::option_name(setting.level, setting.name) == Some("TCP_LINGER2"))
-            .is_some_and(|setting| setting.key == Key::TimeWait && matches!(setting.value, Value::Int(..0)));
+        let is_off = |setting: &Setting| matches!(setting.value, Value::Int(..0));
+        let without_time_wait = profile.settings().iter().any(|setting| {
+            setting.key == Key::TimeWait && is_off(setting) && replaced_by(profile, setting).is_none_or(is_off)
+        });
         if without_time_wait {
             let advice = if resets { Advice::TimeWaitUnneeded } else { Advice::NoTimeWait };
             self.say(effective, &[Key::TimeWait], &advice);
@@ -315,17 +314,12 @@ impl Adviser<'_> {
         }
     }
 
-    /// What raw sets again, which is set last.
+    /// What raw sets again.
     fn judge_raw(&mut self, profile: &Profile, effective: &Effective<'_>) {
-        for raw in profile.settings().iter().filter(|setting| setting.key == Key::Raw) {
-            let is_same = |other: &&Setting| {
-                other.key != Key::Raw
-                    && (other.level, other.name) == (raw.level, raw.name)
-                    && other.value != raw.value
-                    && other.phases.intersects(raw.phases)
-            };
-            if let Some(setting) = profile.settings().iter().find(is_same) {
-                self.say(effective, &[Key::Raw], &Advice::RawReplaces { setting, raw });
+        for setting in profile.settings().iter().filter(|setting| setting.key != Key::Raw) {
+            if let Some(raw) = replaced_by(profile, setting) {
+                let key = effective.get(&setting.key).map_or(setting.key, |(_, given)| given.written);
+                self.say(effective, &[Key::Raw], &Advice::RawReplaces { key, raw });
             }
         }
     }
@@ -385,6 +379,16 @@ impl Adviser<'_> {
         let length = text.lines().next().map_or(0, |line| line.trim_end().len());
         form.span.start..form.span.start + length
     }
+}
+
+/// The raw setting that gives the option another value, wherever the setting itself is made: it is the last.
+fn replaced_by<'p>(profile: &'p Profile, setting: &Setting) -> Option<&'p Setting> {
+    let is_same = |raw: &&Setting| {
+        raw.key == Key::Raw
+            && (raw.level, raw.name) == (setting.level, setting.name)
+            && setting.phases.and(raw.phases) == setting.phases
+    };
+    profile.settings().iter().rfind(is_same).filter(|raw| raw.value != setting.value)
 }
 
 /// What the kernel asks for before it takes a setting, as measured on Linux 6.18 and read in its source.

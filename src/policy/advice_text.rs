@@ -34,7 +34,7 @@ pub(crate) enum Advice<'a> {
     /// `time_wait = false`.
     NoTimeWait,
     /// `raw` sets an option that another key sets as well.
-    RawReplaces { setting: &'a Setting, raw: &'a Setting },
+    RawReplaces { key: Key, raw: &'a Setting },
     /// A linger with a time.
     BlockingClose { seconds: i32 },
     /// `local_ports_late` for every process.
@@ -169,8 +169,8 @@ impl fmt::Display for Advice<'_> {
                 f,
                 "this keepalive replaces that of dead_peer_timeout: an idle peer that vanished is noticed after {noticed}"
             ),
-            Self::RawReplaces { setting, raw } => {
-                write!(f, "raw sets {} after {}: the value of raw is in force", written(raw), setting.key.name())
+            Self::RawReplaces { key, raw } => {
+                write!(f, "raw sets {} after {}: the value of raw is in force", written(raw), key.name())
             }
             Self::ResetsReplies => f.write_str(
                 "linger = \"reset\" on accepted connections: close and exit discard data that the client has not acknowledged",
@@ -276,8 +276,8 @@ impl Words for Advice<'_> {
             Self::NoTimeWait => {
                 "harm is rare because of timestamps and random sequence numbers (RFC 1337, RFC 6191); `check --allow no-time-wait` hides this advice".to_owned()
             }
-            Self::RawReplaces { setting, .. } => {
-                format!("both are the same kernel option; delete this entry of raw, or {}", setting.key.name())
+            Self::RawReplaces { key, .. } => {
+                format!("both set this kernel option; delete the entry of raw, or {}", key.name())
             }
             Self::BlockingClose { .. } => {
                 "without linger, close returns at once, and the kernel sends the rest in the background".to_owned()

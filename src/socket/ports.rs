@@ -58,26 +58,24 @@ impl Ports {
             some if some & SOME_V4 != 0 => ANY_V4,
             _ => ANY_V6,
         };
-        let found = port.load(Relaxed);
         // Mostly it is the first one on its port, and nothing is asked.
-        let rivals = match found & rivals {
+        let rivals = match port.load(Relaxed) & rivals {
             0 => 0,
             found if own == ANY_V6 && is_on(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => found & SOME_V6,
             found => found,
         };
-        // Or it fails to listen, or another device or network namespace keeps them apart.
-        let overlap = if rivals == 0 { 0 } else { OVERLAP };
-        let stays = rivals != 0 && is_on(libc::SOL_SOCKET, libc::SO_REUSEPORT);
-        let rivals = if stays { 0 } else { rivals };
-        let is_alone = found & (ANY_V4 | ANY_V6 | SOME_V4 | SOME_V6) & !(own | rivals) == 0;
-        let gone = found & (rivals | if is_alone { MULTIPATH } else { 0 });
-        port.fetch_or(own | overlap, Relaxed);
-        if gone != 0 {
-            port.fetch_and(!gone, Relaxed);
+        if rivals == 0 {
+            port.fetch_or(own, Relaxed);
+            return;
+        }
+        port.fetch_or(own | OVERLAP, Relaxed);
+        // Or this one fails to listen, or another device or network namespace keeps them apart.
+        if !is_on(libc::SOL_SOCKET, libc::SO_REUSEPORT) {
+            port.fetch_and(!rivals, Relaxed);
         }
     }
 
-    /// Remembers that the last listener is one of Multipath TCP.
+    /// Remembers that a listener is one of Multipath TCP.
     pub fn remember_multipath(&self, local: Endpoint) {
         if let Some(port) = self.at(local) {
             port.fetch_or(MULTIPATH, Relaxed);

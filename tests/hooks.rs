@@ -468,11 +468,13 @@ fn enforce() -> Named {
             let calls = format!("{}close w\n{}{accepted}@look s TCP_USER_TIMEOUT=2000", shared(WIDE), shared(v6));
             Script::new(&calls).toml(OF_FAMILIES)
         }),
-        // Seen to fail: with the later listener's rule enforced.
+        // Seen to fail: with the later listener's rule enforced; under the supervisor, with its options set at SO_KEEPALIVE.
         ("a connection of a listener that another has replaced", {
             let accepted = "@dial 127.0.0.1:4000\naccept s w\nclose w\n";
             let (former, later) = (again(WIDE), again(NARROW));
-            let calls = format!("{former}{accepted}{later}set s TCP_USER_TIMEOUT 96\n@look s TCP_USER_TIMEOUT=96");
+            let calls = format!(
+                "{former}{accepted}{later}set s TCP_USER_TIMEOUT 96\nset s SO_KEEPALIVE 1\n@look s TCP_USER_TIMEOUT=96"
+            );
             Script::new(&calls).toml(&format!("{OF_NARROW}{OF_WIDE}")).same_looks()
         }),
         ("a connection of a narrow listener that a wide one has replaced", {

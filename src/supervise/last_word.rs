@@ -13,7 +13,8 @@ use socket::connecting::is_connecting;
 use socket::describe::kind;
 use socket::fill::{self, Left};
 use socket::setting::{Outcome, is_in_force, set};
-use socket::{Kind, ffi, standing};
+use socket::standing::{self, Standing};
+use socket::{Kind, ffi};
 
 use crate::filter::AFTER_ACCEPT;
 use crate::made::Settled;
@@ -34,15 +35,15 @@ impl Worker {
         let kind_of = |fd| if is_known { Some(Kind::Tcp) } else { kind(fd).ok() };
         let listeners = (self.shared.has_listened.load(Relaxed) != 0).then_some(&self.shared.ports);
         let mut standing = standing::of(fd, &runtime.rules, kind_of, listeners)?;
+        if AFTER_ACCEPT.contains(&(level, name)) && !standing.is_foreign {
+            self.accepted(runtime, waiting, copy.as_fd(), standing);
+        }
         if standing.is_unsure
             && let Connection::Inbound { local, .. } = standing.connection
         {
             // What is decided for each accepted socket is in force only from this call on.
             let listening = runtime.plan(Connection::Listening { local }, Phases::NONE);
             standing.is_unsure = listening.inheritance() != Inheritance::None;
-        }
-        if AFTER_ACCEPT.contains(&(level, name)) && !standing.is_foreign {
-            self.accepted(runtime, waiting, copy.as_fd(), standing.connection);
         }
         let plan = runtime.plan(standing.connection, standing.phases);
         if is_of_keepalive(level, name) && runtime.rules.fills_computed_timeouts() {
@@ -153,7 +154,8 @@ impl Worker {
     }
 
     /// What an accepted socket does not have from its listener, set when the program first sets something on it.
-    fn accepted(&self, runtime: &Runtime, waiting: Waiting<'_>, copy: BorrowedFd<'_>, connection: Connection) {
+    fn accepted(&self, runtime: &Runtime, waiting: Waiting<'_>, copy: BorrowedFd<'_>, standing: Standing) {
+        let Standing { connection, is_unsure, .. } = standing;
         let Connection::Inbound { local, peer } = connection else { return };
         let inheritance = runtime.plan(Connection::Listening { local }, Phases::NONE).inheritance();
         let is_of_multipath = inheritance != Inheritance::None && self.shared.ports.is_multipath(local);
@@ -173,6 +175,11 @@ impl Worker {
         // Of what a listener of Multipath TCP could not pass on, the program may have set some by now.
         let has_last_word = is_of_multipath && plan.enforce() != Enforce::Always;
         let left = if has_last_word { self.multipath.left(fd, plan.settings()) } else { Left::default() };
+        // What it has from its listener may be another rule's.
+        let is_of_it = |setting: &&Setting| {
+            let comes_later = inheritance == Inheritance::None || setting.phases.contains(Phase::AcceptAlways);
+            !is_unsure || comes_later || is_of_multipath && self.multipath.lacks(setting)
+        };
         let is_missing = |setting: &&Setting| match plan.enforce() {
             // Mostly all of it is there already, from the listener or from the call before.
             Enforce::Always => is_in_force(fd, setting) != Ok(true),
@@ -180,7 +187,7 @@ impl Worker {
             _ => settles,
         };
         // Before any of it is set: a line of the log asks again which it was.
-        let missing: Vec<&Setting> = plan.settings().filter(is_missing).collect();
+        let missing: Vec<&Setting> = plan.settings().filter(is_of_it).filter(is_missing).collect();
         if !missing.is_empty() {
             let waiting = Waiting { name: "accept", ..waiting };
             self.make(runtime, waiting, copy, (&plan.decision(), None), missing.iter().copied(), peer);

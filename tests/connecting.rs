@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
+use crate::command::outcome;
 use crate::script::{NEEDS, Script};
 use crate::support::lab::{
     CLIENT_ALIVE, Lab, PATIENCE, Place, Running, SERVER, SERVER_ALIVE, SERVER_V6, java_arguments, needs,
 };
-use crate::support::{library, probe, sockopt, test_with, text};
+use crate::support::{library, plain, probe, sockopt, test_with, text};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
@@ -30,6 +31,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test_with(&needs([]), "connecting::fast_open", fast_open),
         test_with(&needs(["python3"]), "connecting::sends_on", sends_on),
         test_with(&needs([]), "connecting::the_kernel_gives_up_first", the_kernel_gives_up_first),
+        test_with(NEEDS, "connecting::not_told", not_told),
     ];
     for (name, script) in scripts() {
         trials.push(test_with(NEEDS, format!("connecting::{name}"), move || drop(script.check())));
@@ -650,6 +652,39 @@ fn the_kernel_gives_up_first() {
         "socket s inet stream\nbind s {CLIENT_ALIVE}:0\nconnect s {SERVER_ALIVE}:80 = 0\n@look s TCP_USER_TIMEOUT=0"
     );
     let _ = Transcript::start(&lab, ALONE, &reached).finish();
+}
+
+/// A filter lets the program read no options, so that no time could be taken back: the number of SYNs bounds it, and the rule's user
+/// timeout is there from the start. Seen to fail: `TCP_USER_TIMEOUT=1999 TCP_SYNCNT=6`, for good.
+fn not_told() {
+    let run = |toml: &str| {
+        let mut command = plain("unshare");
+        command.arg("-Urn").arg(probe("readback")).arg("@listen 127.0.0.1:4000").arg(probe("refuse"));
+        command.args([&libc::SYS_getsockopt.to_string(), "1"]).arg("env").env("SOCKOPT_CONFIG_TOML", toml);
+        command.arg(format!("LD_PRELOAD={}", library().display())).arg(probe("calls"));
+        for (name, kind) in [("s", "stream"), ("t", "stream+nonblock")] {
+            let own = if name == "s" { "set s TCP_USER_TIMEOUT 60000" } else { "clock" };
+            let calls = [
+                "socket N inet K",
+                own,
+                "connect N 127.0.0.1:4000",
+                "poll N 1000",
+                "@look N TCP_USER_TIMEOUT TCP_SYNCNT",
+            ];
+            command.args(calls.map(|call| call.replacen('N', name, 1).replacen('K', kind, 1)));
+        }
+        let (code, stdout, stderr) = outcome(&mut command);
+        assert_eq!(code, Some(0), "{stdout}{stderr}");
+        stdout.lines().filter(|line| line.starts_with("@look")).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(
+        run("[defaults]\nconnect_timeout = \"2s\""),
+        "@look s TCP_USER_TIMEOUT=60000 TCP_SYNCNT=1\n@look t TCP_USER_TIMEOUT=0 TCP_SYNCNT=1"
+    );
+    assert_eq!(
+        run("[defaults]\nconnect_timeout = \"2s\"\nuser_timeout = \"9s\""),
+        "@look s TCP_USER_TIMEOUT=9000 TCP_SYNCNT=1\n@look t TCP_USER_TIMEOUT=9000 TCP_SYNCNT=1"
+    );
 }
 
 /// Each with the same answers as without the library. Seen to fail: with an after_connect that does nothing, without

@@ -8,8 +8,8 @@
 use std::ffi::c_int;
 
 use libc::{sockaddr, socklen_t};
-use policy::{Bypass, Connection, Phase, Phases, Setting};
-use socket::connecting::{self, Finish, Limit, afterwards, limit_syns, running_limit};
+use policy::{Bypass, Connection, Key, Phase, Phases, Setting};
+use socket::connecting::{self, Finish, Limit, afterwards, limit_syns, limit_syns_untold, running_limit};
 use socket::memory::{Near, Place};
 use socket::standing::local_endpoint;
 use socket::{Address, enact, ffi};
@@ -76,6 +76,13 @@ fn connect_to(
         let limit = Limit::of(fd, &runtime.rules, peer, plan);
         if matches!(limit, Limit::None) {
             end_of_limit(runtime, fd);
+        }
+        if let Limit::Untold(connecting) = limit
+            && limit_syns_untold(fd, connecting.limit)
+            && connecting.afterwards.key != Key::ConnectTimeout
+        {
+            let afterwards = [connecting.afterwards].into_iter();
+            apply_settings(runtime, fd, &plan.decision(), None, afterwards, call, peer);
         }
         let sends_on = may_send_on && matches!(limit, Limit::Rule(_)) && !ffi::is_non_blocking(fd);
         let plan = if sends_on || limit.is_left_out() { plan.without_limit() } else { plan };

@@ -7,7 +7,7 @@ use policy::plan::Plan;
 use policy::timers::syn_retries_for;
 use policy::{Endpoint, Enforce, Key, Phase, Phases, Rules, Setting, Value};
 
-use crate::ffi;
+use crate::{Errno, ffi};
 
 /// A socket that has a time for connecting.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,8 @@ pub enum Limit<'a> {
     Rule(Connecting<'a>),
     /// The same, and it runs already.
     Running(Connecting<'a>),
+    /// The rule's, but it could not be taken back: a filter does not let the program read options.
+    Untold(Connecting<'a>),
 }
 
 impl<'a> Limit<'a> {
@@ -47,8 +49,14 @@ impl<'a> Limit<'a> {
             return Self::None;
         }
         let (Some(limit), Some(afterwards)) = (limit_of(plan), afterwards(plan)) else { return Self::None };
-        // Multipath TCP has no user timeout; neither has what is not TCP.
-        let Ok(current) = ffi::get_int(fd, afterwards.level, afterwards.name) else { return Self::None };
+        let current = match ffi::get_int(fd, afterwards.level, afterwards.name) {
+            Ok(current) => current,
+            // Multipath TCP has no user timeout; neither has what is not TCP.
+            Err(Errno(libc::ENOPROTOOPT | libc::EOPNOTSUPP | libc::EBADF | libc::ENOTSOCK)) => return Self::None,
+            Err(_) => {
+                return Self::Untold(Connecting { peer, plan, limit, afterwards, own: 0, is_running: false });
+            }
+        };
         let is_running = current == limit;
         let connecting = |own| Connecting { peer, plan, limit, afterwards, own, is_running };
         if is_running {
@@ -71,14 +79,14 @@ impl<'a> Limit<'a> {
     pub fn connecting(self) -> Option<Connecting<'a>> {
         match self {
             Self::Rule(connecting) | Self::Running(connecting) => Some(connecting),
-            Self::None | Self::Own => None,
+            Self::None | Self::Own | Self::Untold(_) => None,
         }
     }
 
-    /// Whether the program's own time counts.
+    /// Whether the program's own time counts, or nothing could be taken back.
     #[must_use]
     pub fn is_left_out(self) -> bool {
-        matches!(self, Self::Own)
+        matches!(self, Self::Own | Self::Untold(_))
     }
 
     /// Whether the rule's time runs already.
@@ -111,6 +119,15 @@ pub fn limit_syns(fd: i32, limit: i32) {
     if current.is_ok_and(|current| retries < current) {
         let _ = ffi::set(fd, libc::SOL_TCP, libc::TCP_SYNCNT, &retries);
     }
+}
+
+/// The same where nothing is told of the socket, which most likely has the kernel's own number; whether it is one of TCP.
+#[must_use]
+pub fn limit_syns_untold(fd: i32, limit: i32) -> bool {
+    /// tcp(7), tcp_syn_retries.
+    const USUAL: i32 = 6;
+    let retries = (syn_retries_for(limit.unsigned_abs().into()) as i32).min(USUAL);
+    ffi::set(fd, libc::SOL_TCP, libc::TCP_SYNCNT, &retries).is_ok()
 }
 
 /// A socket's user timeout, if it is some rule's time for connecting.

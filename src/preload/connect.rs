@@ -9,7 +9,7 @@ use std::ffi::c_int;
 
 use libc::{sockaddr, socklen_t};
 use policy::{Bypass, Connection, Key, Phase, Phases, Setting};
-use socket::connecting::{self, Finish, Limit, afterwards, limit_syns, limit_syns_untold, running_limit};
+use socket::connecting::{self, Finish, Limit, afterwards, limit_syns, limit_syns_unread, running_limit};
 use socket::memory::{Near, Place};
 use socket::standing::local_endpoint;
 use socket::{Address, enact, ffi};
@@ -77,8 +77,8 @@ fn connect_to(
         if matches!(limit, Limit::None) {
             end_of_limit(runtime, fd);
         }
-        if let Limit::Untold(connecting) = limit
-            && limit_syns_untold(fd, connecting.limit)
+        if let Limit::Unreadable(connecting) = limit
+            && limit_syns_unread(fd, connecting.limit)
             && connecting.afterwards.key != Key::ConnectTimeout
         {
             let afterwards = [connecting.afterwards].into_iter();

@@ -7,6 +7,7 @@ use policy::plan::Plan;
 use policy::timers::syn_retries_for;
 use policy::{Endpoint, Enforce, Key, Phase, Phases, Rules, Setting, Value};
 
+use crate::describe::{Kind, kind};
 use crate::{Errno, ffi};
 
 /// A socket that has a time for connecting.
@@ -38,7 +39,7 @@ pub enum Limit<'a> {
     /// The same, and it runs already.
     Running(Connecting<'a>),
     /// The rule's, but it could not be taken back: a filter does not let the program read options.
-    Untold(Connecting<'a>),
+    Unreadable(Connecting<'a>),
 }
 
 impl<'a> Limit<'a> {
@@ -54,7 +55,7 @@ impl<'a> Limit<'a> {
             // Multipath TCP has no user timeout; neither has what is not TCP.
             Err(Errno(libc::ENOPROTOOPT | libc::EOPNOTSUPP | libc::EBADF | libc::ENOTSOCK)) => return Self::None,
             Err(_) => {
-                return Self::Untold(Connecting { peer, plan, limit, afterwards, own: 0, is_running: false });
+                return Self::Unreadable(Connecting { peer, plan, limit, afterwards, own: 0, is_running: false });
             }
         };
         let is_running = current == limit;
@@ -79,14 +80,14 @@ impl<'a> Limit<'a> {
     pub fn connecting(self) -> Option<Connecting<'a>> {
         match self {
             Self::Rule(connecting) | Self::Running(connecting) => Some(connecting),
-            Self::None | Self::Own | Self::Untold(_) => None,
+            Self::None | Self::Own | Self::Unreadable(_) => None,
         }
     }
 
     /// Whether the program's own time counts, or nothing could be taken back.
     #[must_use]
     pub fn is_left_out(self) -> bool {
-        matches!(self, Self::Own | Self::Untold(_))
+        matches!(self, Self::Own | Self::Unreadable(_))
     }
 
     /// Whether the rule's time runs already.
@@ -121,11 +122,15 @@ pub fn limit_syns(fd: i32, limit: i32) {
     }
 }
 
-/// The same where nothing is told of the socket, which most likely has the kernel's own number; whether it is one of TCP.
+/// The same where the number that a socket has cannot be read: most likely it is the kernel's own. Whether it was set: only TCP has it, and
+/// a socket that is connected is left alone.
 #[must_use]
-pub fn limit_syns_untold(fd: i32, limit: i32) -> bool {
+pub fn limit_syns_unread(fd: i32, limit: i32) -> bool {
     /// tcp(7), tcp_syn_retries.
     const USUAL: i32 = 6;
+    if matches!(kind(fd), Ok(Kind::Udp | Kind::Other)) || ffi::peer_address(fd).is_ok() {
+        return false;
+    }
     let retries = (syn_retries_for(limit.unsigned_abs().into()) as i32).min(USUAL);
     ffi::set(fd, libc::SOL_TCP, libc::TCP_SYNCNT, &retries).is_ok()
 }

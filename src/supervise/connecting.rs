@@ -27,7 +27,8 @@ impl Worker {
     }
 
     fn held_at(&self, inode: Option<u64>) -> Option<(Instant, i32)> {
-        self.connecting.iter().find(|(_, held)| held.inode == inode).map(|(at, _)| *at)
+        let inode = inode?;
+        self.connecting.iter().find(|(_, held)| held.inode == Some(inode)).map(|(at, _)| *at)
     }
 
     /// Holds a copy until the connection stands. Is it held already, the connect is repeated to see whether it is done.

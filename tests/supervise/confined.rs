@@ -193,7 +193,7 @@ fn closed_together() {
     assert_eq!(found, (Some(0), "then bound\n".to_owned(), String::new()));
 }
 
-/// What the program has closed keeps no port from the next, where there are ten. Seen to fail: `failed 230`.
+/// What the program has closed keeps no port from the next, where there are ten. Seen to fail: `failed 128`.
 fn few_ports() {
     let lab = Lab::with_link();
     let mut command = lab.command(Place::Client, &["SOCKOPT_DSCP=af21"], "sh");

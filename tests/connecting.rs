@@ -654,37 +654,55 @@ fn the_kernel_gives_up_first() {
     let _ = Transcript::start(&lab, ALONE, &reached).finish();
 }
 
-/// A filter lets the program read no options, so that no time could be taken back: the number of SYNs bounds it, and the rule's user
-/// timeout is there from the start. Seen to fail: `TCP_USER_TIMEOUT=1999 TCP_SYNCNT=6`, for good.
+/// A filter keeps the library from taking the time back, whatever error it answers with: nothing of it stays, and the rule's user
+/// timeout is there. Seen to fail, each for good: `s TCP_USER_TIMEOUT=1999` by getsockopt with EPERM, later with ENOPROTOOPT, and
+/// `t TCP_USER_TIMEOUT=1999` by getpeername; `TCP_SYNCNT=1` with the SYNs limited in its place.
 fn not_told() {
-    let run = |toml: &str| {
+    let getsockopt = &*libc::SYS_getsockopt.to_string();
+    let run = |calls: &str, errno: i32, toml: &str| {
         let mut command = plain("unshare");
         command.arg("-Urn").arg(probe("readback")).arg("@listen 127.0.0.1:4000").arg(probe("refuse"));
-        command.args([&libc::SYS_getsockopt.to_string(), "1"]).arg("env").env("SOCKOPT_CONFIG_TOML", toml);
+        command.args([calls, &errno.to_string()]).arg("env").env("SOCKOPT_CONFIG_TOML", toml);
         command.arg(format!("LD_PRELOAD={}", library().display())).arg(probe("calls"));
         for (name, kind) in [("s", "stream"), ("t", "stream+nonblock")] {
             let own = if name == "s" { "set s TCP_USER_TIMEOUT 60000" } else { "clock" };
             let calls = [
-                "socket N inet K",
+                "socket N inet WAY",
                 own,
                 "connect N 127.0.0.1:4000",
                 "poll N 1000",
-                "@look N TCP_USER_TIMEOUT TCP_SYNCNT",
+                "get N 1/4",
+                "@look N TCP_USER_TIMEOUT TCP_SYNCNT TCP_KEEPIDLE",
             ];
-            command.args(calls.map(|call| call.replacen('N', name, 1).replacen('K', kind, 1)));
+            command.args(calls.map(|call| call.replacen('N', name, 1).replacen("WAY", kind, 1)));
         }
         let (code, stdout, stderr) = outcome(&mut command);
         assert_eq!(code, Some(0), "{stdout}{stderr}");
+        let is_denied = calls.starts_with(getsockopt) && errno == libc::EPERM;
+        assert_eq!(stdout.contains("get t 1/4 = -1 EPERM"), is_denied, "{stdout}");
+        let says = stderr.contains("could not take connect_timeout back, and leaves it out");
+        assert_eq!(says, calls == getsockopt, "{stderr}");
         stdout.lines().filter(|line| line.starts_with("@look")).collect::<Vec<_>>().join("\n")
     };
-    assert_eq!(
-        run("[defaults]\nconnect_timeout = \"2s\""),
-        "@look s TCP_USER_TIMEOUT=60000 TCP_SYNCNT=1\n@look t TCP_USER_TIMEOUT=0 TCP_SYNCNT=1"
-    );
-    assert_eq!(
-        run("[defaults]\nconnect_timeout = \"2s\"\nuser_timeout = \"9s\""),
-        "@look s TCP_USER_TIMEOUT=9000 TCP_SYNCNT=1\n@look t TCP_USER_TIMEOUT=9000 TCP_SYNCNT=1"
-    );
+    let alone = "[defaults]\nconnect_timeout = \"2s\"\nkeepalive = { time = \"5s\" }";
+    let with_rule = format!("{alone}\nuser_timeout = \"9s\"");
+    let wanted = |[s, t]: [i32; 2]| {
+        let look = |name, timeout| format!("@look {name} TCP_USER_TIMEOUT={timeout} TCP_SYNCNT=6 TCP_KEEPIDLE=5");
+        format!("{}\n{}", look("s", s), look("t", t))
+    };
+    let all =
+        [libc::EPERM, libc::ENOSYS, libc::ENOPROTOOPT, libc::EOPNOTSUPP, libc::EINVAL].map(|errno| (getsockopt, errno));
+    let some = [
+        // SO_ERROR alone.
+        (format!("{getsockopt}:1:4"), libc::EPERM),
+        (libc::SYS_getpeername.to_string(), libc::EPERM),
+        (libc::SYS_getpeername.to_string(), libc::ENOTCONN),
+    ];
+    for (calls, errno) in all.into_iter().chain(some.iter().map(|(calls, errno)| (calls.as_str(), *errno))) {
+        let context = format!("{calls}, errno {errno}");
+        assert_eq!(run(calls, errno, alone), wanted([60_000, 0]), "{context}");
+        assert_eq!(run(calls, errno, &with_rule), wanted([9_000, 9_000]), "{context}");
+    }
 }
 
 /// Each with the same answers as without the library. Seen to fail: with an after_connect that does nothing, without

@@ -32,7 +32,8 @@ pub(crate) fn say_if_blind() {
 pub(crate) fn kind_of(fd: c_int) -> Option<Kind> {
     static SAID: AtomicBool = AtomicBool::new(false);
     let kind = kind(fd);
-    if let Err(errno @ Errno(libc::EPERM | libc::EACCES | libc::ENOSYS)) = kind
+    if let Err(errno) = kind
+        && !matches!(errno, Errno(libc::EBADF | libc::ENOTSOCK))
         && !SAID.swap(true, Relaxed)
     {
         log::warn(format_args!(

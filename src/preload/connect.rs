@@ -6,10 +6,12 @@
 //! to be taken back. So it does not matter by which descriptor, copy or process the program learns that it has connected.
 
 use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use libc::{sockaddr, socklen_t};
-use policy::{Bypass, Connection, Key, Phase, Phases, Setting};
-use socket::connecting::{self, Finish, Limit, afterwards, limit_syns, limit_syns_unread, running_limit};
+use policy::plan::Plan;
+use policy::{Bypass, Connection, Endpoint, Key, Phase, Phases, Setting};
+use socket::connecting::{self, Finish, Limit, afterwards, limit_syns, running_limit};
 use socket::memory::{Near, Place};
 use socket::standing::local_endpoint;
 use socket::{Address, enact, ffi};
@@ -77,19 +79,17 @@ fn connect_to(
         if matches!(limit, Limit::None) {
             end_of_limit(runtime, fd);
         }
-        if let Limit::Unreadable(connecting) = limit
-            && limit_syns_unread(fd, connecting.limit)
-            && connecting.afterwards.key != Key::ConnectTimeout
-        {
-            let afterwards = [connecting.afterwards].into_iter();
-            apply_settings(runtime, fd, &plan.decision(), None, afterwards, call, peer);
-        }
         let sends_on = may_send_on && matches!(limit, Limit::Rule(_)) && !ffi::is_non_blocking(fd);
         let plan = if sends_on || limit.is_left_out() { plan.without_limit() } else { plan };
         let rule_for = |peer| runtime.plan(Connection::Outbound { peer }, CONNECT).decision();
         match enact::before_connect(fd, plan, kind_of, rule_for) {
             Ok((plan, first)) => {
                 apply_settings(runtime, fd, &plan.decision(), first, plan.settings(), call, peer);
+                if let Limit::Unreadable(afterwards) = limit
+                    && plan.phases() == TCP
+                {
+                    leave_limit_out(runtime, fd, plan, afterwards, call, peer);
+                }
                 let connecting = limit.connecting().filter(|_| plan.phases() == TCP)?;
                 if !sends_on {
                     return Some(connecting);
@@ -117,6 +117,21 @@ fn connect_to(
     })
 }
 
+/// In place of a time for connecting that could not be taken back: it is said once, and what the socket is to have otherwise is set.
+#[cold]
+#[inline(never)]
+fn leave_limit_out(runtime: &Runtime, fd: c_int, plan: Plan<'_>, afterwards: &Setting, call: &str, peer: Endpoint) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Relaxed) {
+        log::warn(format_args!(
+            "a seccomp filter refuses getsockopt: the library could not take connect_timeout back, and leaves it out"
+        ));
+    }
+    if afterwards.key != Key::ConnectTimeout {
+        apply_settings(runtime, fd, &plan.decision(), None, [afterwards].into_iter(), call, peer);
+    }
+}
+
 /// After connect, whatever came of it: the socket gets the user timeout that it is to have from here on, unless it is
 /// still connecting and the program will ask how that ended.
 #[inline]
@@ -138,7 +153,7 @@ fn connect_returned(fd: c_int, connecting: &Connecting, result: i64) {
     }
     // With TCP Fast Open the call returns before there is a connection, and nobody asks for it afterwards. Who goes on with
     // a user timeout of his own must have that back, which cannot be remembered. The number of SYNs can stay.
-    if goes_on || (result >= 0 && ffi::connected_peer(fd).is_err()) {
+    if goes_on || (result >= 0 && ffi::connected_peer(fd).is_err() && ffi::is_syn_sent(fd)) {
         limit_syns(fd, connecting.limit);
     }
     if finish(runtime, fd, connecting) && connecting.is_running {
@@ -198,19 +213,20 @@ pub(crate) fn after_so_error(fd: c_int) {
 fn error_was_asked(runtime: &'static Runtime, fd: c_int) {
     let Some(limit) = running_limit(fd, &runtime.rules) else { return };
     let peer = match ffi::connected_peer(fd) {
-        // It failed; the socket may be connected once more.
-        Err(_) if ffi::is_closed(fd) => ffi::peer_address(fd),
+        Err(_) if ffi::is_syn_sent(fd) => return,
+        // It failed, and the socket may be connected once more; or a filter refuses the call.
+        Err(_) => ffi::peer_address(fd),
         peer => peer,
     };
-    let Some(peer) = peer.ok().and_then(|address| address.endpoint().ok()) else { return };
-    let plan = runtime.plan(Connection::Outbound { peer }, TCP);
-    let is_user_timeout = |setting: &&Setting| (setting.level, setting.name) == (libc::SOL_TCP, libc::TCP_USER_TIMEOUT);
     // The names that the address is known by may have changed meanwhile, and with them the rule.
-    let of_this_rule = || plan.settings().find(is_user_timeout);
-    let is_back = match afterwards(plan).or_else(of_this_rule) {
-        Some(afterwards) => {
-            finish(runtime, fd, &Connecting { peer, plan, limit, afterwards, own: 0, is_running: true })
-        }
+    let is_user_timeout = |setting: &&Setting| (setting.level, setting.name) == (libc::SOL_TCP, libc::TCP_USER_TIMEOUT);
+    let connecting = peer.ok().and_then(|address| address.endpoint().ok()).and_then(|peer| {
+        let plan = runtime.plan(Connection::Outbound { peer }, TCP);
+        let afterwards = afterwards(plan).or_else(|| plan.settings().find(is_user_timeout))?;
+        Some(Connecting { peer, plan, limit, afterwards, own: 0, is_running: true })
+    });
+    let is_back = match connecting {
+        Some(connecting) => finish(runtime, fd, &connecting),
         None => ffi::set(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0).is_ok(),
     };
     if is_back {

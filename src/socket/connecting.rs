@@ -38,8 +38,9 @@ pub enum Limit<'a> {
     Rule(Connecting<'a>),
     /// The same, and it runs already.
     Running(Connecting<'a>),
-    /// The rule's, but it could not be taken back: a filter does not let the program read options.
-    Unreadable(Connecting<'a>),
+    /// The rule's, but it could not be taken back: a filter does not let the program read options. With what the socket is to have
+    /// when it has connected.
+    Unreadable(&'a Setting),
 }
 
 impl<'a> Limit<'a> {
@@ -52,10 +53,12 @@ impl<'a> Limit<'a> {
         let (Some(limit), Some(afterwards)) = (limit_of(plan), afterwards(plan)) else { return Self::None };
         let current = match ffi::get_int(fd, afterwards.level, afterwards.name) {
             Ok(current) => current,
-            // Multipath TCP has no user timeout; neither has what is not TCP.
-            Err(Errno(libc::ENOPROTOOPT | libc::EOPNOTSUPP | libc::EBADF | libc::ENOTSOCK)) => return Self::None,
+            // Multipath TCP has no user timeout; neither has what is not TCP. A filter may say the same of TCP.
             Err(_) => {
-                return Self::Unreadable(Connecting { peer, plan, limit, afterwards, own: 0, is_running: false });
+                return match kind(fd) {
+                    Ok(Kind::Mptcp | Kind::Udp | Kind::Other) | Err(Errno(libc::EBADF | libc::ENOTSOCK)) => Self::None,
+                    _ => Self::Unreadable(afterwards),
+                };
             }
         };
         let is_running = current == limit;
@@ -120,19 +123,6 @@ pub fn limit_syns(fd: i32, limit: i32) {
     if current.is_ok_and(|current| retries < current) {
         let _ = ffi::set(fd, libc::SOL_TCP, libc::TCP_SYNCNT, &retries);
     }
-}
-
-/// The same where the number that a socket has cannot be read: most likely it is the kernel's own. Whether it was set: only TCP has it, and
-/// a socket that is connected is left alone.
-#[must_use]
-pub fn limit_syns_unread(fd: i32, limit: i32) -> bool {
-    /// tcp(7), tcp_syn_retries.
-    const USUAL: i32 = 6;
-    if matches!(kind(fd), Ok(Kind::Udp | Kind::Other)) || ffi::peer_address(fd).is_ok() {
-        return false;
-    }
-    let retries = (syn_retries_for(limit.unsigned_abs().into()) as i32).min(USUAL);
-    ffi::set(fd, libc::SOL_TCP, libc::TCP_SYNCNT, &retries).is_ok()
 }
 
 /// A socket's user timeout, if it is some rule's time for connecting.

@@ -149,8 +149,21 @@ pub fn accept_queue(fd: c_int) -> Result<Option<u32>, Errno> {
 pub fn is_closed(fd: c_int) -> bool {
     // include/net/tcp_states.h
     const CLOSE: u8 = 7;
+    tcp_state(fd) == Some(CLOSE)
+}
+
+/// Whether a TCP socket has sent its SYN and has no answer yet. False for whatever is not TCP.
+#[must_use]
+pub fn is_syn_sent(fd: c_int) -> bool {
+    // include/net/tcp_states.h
+    const SYN_SENT: u8 = 2;
+    tcp_state(fd) == Some(SYN_SENT)
+}
+
+/// Its state (tcp_info.tcpi_state, tcp(7)).
+fn tcp_state(fd: c_int) -> Option<u8> {
     let mut state = [0_u8];
-    get_bytes(fd, libc::SOL_TCP, libc::TCP_INFO, &mut state) == Ok(1) && state == [CLOSE]
+    (get_bytes(fd, libc::SOL_TCP, libc::TCP_INFO, &mut state) == Ok(1)).then_some(state[0])
 }
 
 /// Whether a TCP socket has begun a connection, be it that nothing came of it (tcp_info.tcpi_advmss, which connect sets and nothing

@@ -1,4 +1,5 @@
-/* Runs a program in a sandbox that refuses system calls: refuse NUMBER,... ERRNO PROGRAM ARGUMENT... */
+/* Runs a program in a sandbox that refuses system calls: refuse NUMBER[:LEVEL:NAME],... ERRNO PROGRAM ARGUMENT...
+   LEVEL and NAME are the second and third argument: of getsockopt and setsockopt, only that option. */
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -12,10 +13,21 @@
 
 int main(int count, char **words) {
     if (count < 4) return 2;
-    struct sock_filter code[64] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))};
-    unsigned short length = 1;
-    for (char *number = strtok(words[1], ","); number && length < 60; number = strtok(NULL, ",")) {
-        code[length++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, atoi(number), 0, 1);
+    struct sock_filter code[256];
+    unsigned short length = 0;
+    for (char *number = strtok(words[1], ","); number && length < 240; number = strtok(NULL, ",")) {
+        unsigned values[3];
+        static const size_t places[] = {
+            offsetof(struct seccomp_data, nr),
+            offsetof(struct seccomp_data, args[1]),
+            offsetof(struct seccomp_data, args[2]),
+        };
+        int given = sscanf(number, "%u:%u:%u", &values[0], &values[1], &values[2]);
+        for (int i = 0; i < given; i++) {
+            unsigned char rest = 2 * (given - i) - 1;
+            code[length++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, places[i]);
+            code[length++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, values[i], 0, rest);
+        }
         code[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | atoi(words[2]));
     }
     code[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);

@@ -203,7 +203,7 @@ fn explained_in(lab: &Lab, environment: &[&str]) -> (f64, f64) {
 }
 
 /// The same for connects that are not waited for, by everything that tells a program that they are over. Seen to fail:
-/// without is_closed in error_was_asked; with a rule's user timeout that is set while connecting (is_for_later); with a
+/// without is_closed in take_back; with a rule's user timeout that is set while connecting (is_for_later); with a
 /// connect that takes back nothing where the program has a user timeout of its own.
 fn non_blocking() {
     let lab = Lab::with_link();
@@ -464,7 +464,7 @@ fn answered_late() {
 }
 
 /// The router says that there is no such host: the error is the same, and comes as early. Seen to fail: without is_closed
-/// in error_was_asked.
+/// in take_back.
 fn unreachable() {
     const RULES: &str = "[defaults]\nconnect_timeout = \"20s\"";
     let lab = Lab::with_link();
@@ -706,7 +706,7 @@ fn not_told() {
 }
 
 /// Each with the same answers as without the library. Seen to fail: with an after_connect that does nothing, without
-/// is_closed in error_was_asked (refused, not waited for), with UDP taken for TCP, and with a connect that sets
+/// is_closed in take_back (refused, not waited for), with UDP taken for TCP, and with a connect that sets
 /// SO_KEEPALIVE as well.
 pub(crate) fn scripts() -> Vec<(&'static str, Script)> {
     const EVERYTHING: &str = "SO_KEEPALIVE=0 SO_LINGER=0,0 SO_REUSEADDR=0 SO_RCVTIMEO=0ms SO_SNDTIMEO=0ms TCP_NODELAY=0 \

@@ -104,7 +104,7 @@ impl<'a> Plan<'a> {
         Self { phases, ..self }
     }
 
-    /// The same without `connect_timeout`: the program bounds the time for connecting itself.
+    /// The same as if the rule had no `connect_timeout`: its user timeout is set before the connection stands.
     #[must_use]
     pub fn without_limit(self) -> Self {
         Self { leaves_limit: true, ..self }
@@ -119,6 +119,8 @@ impl<'a> Plan<'a> {
     /// The settings, in the catalogue's order.
     pub fn settings(&self) -> impl Iterator<Item = &'a Setting> + Clone + use<'a> {
         let Self { phases, inheritance, leaves_limit, .. } = *self;
+        let is_whole = leaves_limit && phases.contains(Phase::Connect);
+        let phases = if is_whole { phases | Phases::OUTBOUND } else { phases };
         // What is bound may send packets of either: IP's options count on an IPv6 socket too.
         let family = if phases.contains(Phase::Bind) { Family::Any } else { self.family };
         // For some clients another rule is meant, and what they inherit could not be taken back: only what a listener alone has.

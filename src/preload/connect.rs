@@ -9,12 +9,11 @@ use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use libc::{sockaddr, socklen_t};
-use policy::plan::Plan;
-use policy::{Bypass, Connection, Endpoint, Key, Phase, Phases, Setting};
+use policy::{Bypass, Connection, Key, Phase, Phases, Setting};
 use socket::connecting::{self, Finish, Limit, afterwards, limit_syns, running_limit};
 use socket::memory::{Near, Place};
 use socket::standing::local_endpoint;
-use socket::{Address, enact, ffi};
+use socket::{Address, Errno, enact, ffi};
 
 use crate::apply::{apply_settings, concerns, kind_of, say_if_blind};
 use crate::setup::{Runtime, runtime};
@@ -85,26 +84,17 @@ fn connect_to(
         match enact::before_connect(fd, plan, kind_of, rule_for) {
             Ok((plan, first)) => {
                 apply_settings(runtime, fd, &plan.decision(), first, plan.settings(), call, peer);
-                if let Limit::Unreadable(afterwards) = limit
-                    && plan.phases() == TCP
-                {
-                    leave_limit_out(runtime, fd, plan, afterwards, call, peer);
+                if matches!(limit, Limit::Unreadable) && plan.phases() == TCP {
+                    say_limit_is_left_out();
                 }
                 let connecting = limit.connecting().filter(|_| plan.phases() == TCP)?;
                 if !sends_on {
                     return Some(connecting);
                 }
                 // The call may last long after the connection stands: a time for connecting would end it then.
-                if connecting.own == 0 {
-                    apply_settings(
-                        runtime,
-                        fd,
-                        &plan.decision(),
-                        None,
-                        [connecting.afterwards].into_iter(),
-                        call,
-                        peer,
-                    );
+                if connecting.own == 0 && connecting.afterwards.key == Key::ConnectTimeout {
+                    let afterwards = [connecting.afterwards].into_iter();
+                    apply_settings(runtime, fd, &plan.decision(), None, afterwards, call, peer);
                 }
                 limit_syns(fd, connecting.limit);
                 return None;
@@ -117,18 +107,15 @@ fn connect_to(
     })
 }
 
-/// In place of a time for connecting that could not be taken back: it is said once, and what the socket is to have otherwise is set.
+/// Of a time for connecting that could not be taken back.
 #[cold]
 #[inline(never)]
-fn leave_limit_out(runtime: &Runtime, fd: c_int, plan: Plan<'_>, afterwards: &Setting, call: &str, peer: Endpoint) {
+fn say_limit_is_left_out() {
     static SAID: AtomicBool = AtomicBool::new(false);
     if !SAID.swap(true, Relaxed) {
         log::warn(format_args!(
             "a seccomp filter refuses getsockopt: the library could not take connect_timeout back, and leaves it out"
         ));
-    }
-    if afterwards.key != Key::ConnectTimeout {
-        apply_settings(runtime, fd, &plan.decision(), None, [afterwards].into_iter(), call, peer);
     }
 }
 
@@ -153,7 +140,7 @@ fn connect_returned(fd: c_int, connecting: &Connecting, result: i64) {
     }
     // With TCP Fast Open the call returns before there is a connection, and nobody asks for it afterwards. Who goes on with
     // a user timeout of his own must have that back, which cannot be remembered. The number of SYNs can stay.
-    if goes_on || (result >= 0 && ffi::connected_peer(fd).is_err() && ffi::is_syn_sent(fd)) {
+    if goes_on || (result >= 0 && ffi::connected_peer(fd).is_err() && ffi::tcp_state(fd) == Ok(ffi::SYN_SENT)) {
         limit_syns(fd, connecting.limit);
     }
     if finish(runtime, fd, connecting) && connecting.is_running {
@@ -189,7 +176,7 @@ fn finish(runtime: &Runtime, fd: c_int, connecting: &Connecting) -> bool {
 #[inline]
 pub(crate) fn before_epoll_ctl(change: c_int, fd: c_int) {
     if left::is_any() && matches!(change, libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL) {
-        after_so_error(fd);
+        may_have_connected(fd);
     }
 }
 
@@ -197,27 +184,38 @@ pub(crate) fn before_epoll_ctl(change: c_int, fd: c_int) {
 #[inline]
 pub(crate) fn after_getpeername(fd: c_int) {
     if left::is_any() {
-        after_so_error(fd);
+        may_have_connected(fd);
     }
 }
 
-/// After a program has asked for a socket's error.
+/// After a program has asked for a socket's error. It may go on though a filter refuses to tell it.
 #[inline]
-pub(crate) fn after_so_error(fd: c_int) {
+pub(crate) fn after_so_error(fd: c_int, result: c_int) {
+    if result >= 0 || !matches!(ffi::errno().0, libc::EBADF | libc::ENOTSOCK) {
+        may_have_connected(fd);
+    }
+}
+
+#[inline]
+fn may_have_connected(fd: c_int) {
     if let Some(runtime) = runtime().filter(|runtime| runtime.rules.phases().intersects(CONNECTED)) {
-        guard::contained(|| error_was_asked(runtime, fd));
+        guard::contained(|| take_back(runtime, fd));
     }
 }
 
 #[cold]
-fn error_was_asked(runtime: &'static Runtime, fd: c_int) {
+fn take_back(runtime: &'static Runtime, fd: c_int) {
     let Some(limit) = running_limit(fd, &runtime.rules) else { return };
-    let peer = match ffi::connected_peer(fd) {
-        Err(_) if ffi::is_syn_sent(fd) => return,
-        // It failed, and the socket may be connected once more; or a filter refuses the call.
-        Err(_) => ffi::peer_address(fd),
-        peer => peer,
-    };
+    const NOT_CONNECTED: Errno = Errno(libc::ENOTCONN);
+    let peer = ffi::connected_peer(fd).or_else(|errno| match ffi::tcp_state(fd) {
+        Ok(ffi::SYN_SENT) => Err(NOT_CONNECTED),
+        Err(_) if errno == NOT_CONNECTED => Err(errno),
+        // It failed, and the socket may be connected once more; or a filter refuses the call above.
+        _ => ffi::peer_address(fd),
+    });
+    if peer.is_err_and(|errno| errno == NOT_CONNECTED) {
+        return;
+    }
     // The names that the address is known by may have changed meanwhile, and with them the rule.
     let is_user_timeout = |setting: &&Setting| (setting.level, setting.name) == (libc::SOL_TCP, libc::TCP_USER_TIMEOUT);
     let connecting = peer.ok().and_then(|address| address.endpoint().ok()).and_then(|peer| {

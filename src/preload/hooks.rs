@@ -87,8 +87,7 @@ interpose! {
     // By SO_ERROR a program learns that a connect which it did not wait for has come to an end, connect(2): then the time
     // for connecting (`connect_timeout`) is taken back.
     fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, length: *mut socklen_t) -> c_int {
-        // A program may go on though a filter refuses to tell it.
-        always _result if level == SOL_SOCKET && name == SO_ERROR { connect::after_so_error(fd) };
+        always result if level == SOL_SOCKET && name == SO_ERROR { connect::after_so_error(fd, result) };
     }
     // The other way to learn it: there is a peer only if there is a connection (tcpclient, OpenLDAP).
     fn getpeername(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int {

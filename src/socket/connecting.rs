@@ -38,9 +38,8 @@ pub enum Limit<'a> {
     Rule(Connecting<'a>),
     /// The same, and it runs already.
     Running(Connecting<'a>),
-    /// The rule's, but it could not be taken back: a filter does not let the program read options. With what the socket is to have
-    /// when it has connected.
-    Unreadable(&'a Setting),
+    /// The rule's, but it could not be taken back: a filter does not let the program read options.
+    Unreadable,
 }
 
 impl<'a> Limit<'a> {
@@ -57,7 +56,7 @@ impl<'a> Limit<'a> {
             Err(_) => {
                 return match kind(fd) {
                     Ok(Kind::Mptcp | Kind::Udp | Kind::Other) | Err(Errno(libc::EBADF | libc::ENOTSOCK)) => Self::None,
-                    _ => Self::Unreadable(afterwards),
+                    _ => Self::Unreadable,
                 };
             }
         };
@@ -83,14 +82,14 @@ impl<'a> Limit<'a> {
     pub fn connecting(self) -> Option<Connecting<'a>> {
         match self {
             Self::Rule(connecting) | Self::Running(connecting) => Some(connecting),
-            Self::None | Self::Own | Self::Unreadable(_) => None,
+            Self::None | Self::Own | Self::Unreadable => None,
         }
     }
 
     /// Whether the program's own time counts, or nothing could be taken back.
     #[must_use]
     pub fn is_left_out(self) -> bool {
-        matches!(self, Self::Own | Self::Unreadable(_))
+        matches!(self, Self::Own | Self::Unreadable)
     }
 
     /// Whether the rule's time runs already.

@@ -144,26 +144,24 @@ pub fn accept_queue(fd: c_int) -> Result<Option<u32>, Errno> {
     Ok((state == LISTEN).then(|| u32::from_ne_bytes([a, b, c, d])))
 }
 
+/// A state of TCP (include/net/tcp_states.h): it has sent its SYN and has no answer yet.
+pub const SYN_SENT: u8 = 2;
+
+/// The state of a TCP socket (tcp_info.tcpi_state, tcp(7)).
+///
+/// # Errors
+/// Those of getsockopt(2), for what is not TCP as well.
+pub fn tcp_state(fd: c_int) -> Result<u8, Errno> {
+    let mut state = [0_u8];
+    get_bytes(fd, libc::SOL_TCP, libc::TCP_INFO, &mut state)?;
+    Ok(state[0])
+}
+
 /// Whether a TCP socket has no connection: it never had, could not, or has no more. False for whatever is not TCP.
 #[must_use]
 pub fn is_closed(fd: c_int) -> bool {
-    // include/net/tcp_states.h
     const CLOSE: u8 = 7;
-    tcp_state(fd) == Some(CLOSE)
-}
-
-/// Whether a TCP socket has sent its SYN and has no answer yet. False for whatever is not TCP.
-#[must_use]
-pub fn is_syn_sent(fd: c_int) -> bool {
-    // include/net/tcp_states.h
-    const SYN_SENT: u8 = 2;
-    tcp_state(fd) == Some(SYN_SENT)
-}
-
-/// Its state (tcp_info.tcpi_state, tcp(7)).
-fn tcp_state(fd: c_int) -> Option<u8> {
-    let mut state = [0_u8];
-    (get_bytes(fd, libc::SOL_TCP, libc::TCP_INFO, &mut state) == Ok(1)).then_some(state[0])
+    tcp_state(fd) == Ok(CLOSE)
 }
 
 /// Whether a TCP socket has begun a connection, be it that nothing came of it (tcp_info.tcpi_advmss, which connect sets and nothing

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use policy::rules::Inheritance;
 use policy::variables::Level;
-use policy::{Connection, Decision, Endpoint, Enforce, Phase, Phases, Setting};
+use policy::{Connection, Decision, Endpoint, Enforce, Key, Phase, Phases, Setting};
 use socket::connecting::{Limit, limit_syns, running_limit};
 use socket::describe::kind;
 use socket::enact::{self, Enacted, Hindrance};
@@ -309,7 +309,7 @@ impl Worker {
                     return None;
                 }
                 // The call may last long after the connection stands: a time for connecting would end it then.
-                if connecting.own == 0 {
+                if connecting.own == 0 && connecting.afterwards.key == Key::ConnectTimeout {
                     let afterwards = [connecting.afterwards].into_iter();
                     self.make(runtime, waiting, copy.as_fd(), (&plan.decision(), None), afterwards, peer);
                 }

@@ -5,6 +5,7 @@
 //! `@look` at what the kernel has. Answers that are left out are not compared. The time is that between the first `clock`
 //! and the last.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -62,9 +63,14 @@ struct Transcript {
 impl Transcript {
     /// With no rules it is without the library.
     fn start(lab: &Lab, rules: &str, script: &str) -> Self {
+        Self::start_by(lab, &[], rules, script)
+    }
+
+    /// The same by a command that starts it.
+    fn start_by(lab: &Lab, starter: &[&OsStr], rules: &str, script: &str) -> Self {
         let lines: Vec<String> = script.lines().map(|line| line.trim().to_owned()).collect();
         let mut command = lab.command(Place::Client, &[], probe("readback"));
-        command.arg("env");
+        command.args(starter).arg("env");
         if !rules.is_empty() {
             command.arg(format!("LD_PRELOAD={}", library().display())).arg(format!("SOCKOPT_CONFIG_TOML={rules}"));
         }
@@ -203,8 +209,9 @@ fn explained_in(lab: &Lab, environment: &[&str]) -> (f64, f64) {
 }
 
 /// The same for connects that are not waited for, by everything that tells a program that they are over. Seen to fail:
-/// without is_closed in take_back; with a rule's user timeout that is set while connecting (is_for_later); with a
-/// connect that takes back nothing where the program has a user timeout of its own.
+/// without SO_PEERNAME in take_back; with a rule's user timeout that is set while connecting (is_for_later); with a
+/// connect that takes back nothing where the program has a user timeout of its own; where SO_ERROR is asked early, with a state that
+/// is not told taken for any but SYN_SENT, and with the time taken back where there was no connect.
 fn non_blocking() {
     let lab = Lab::with_link();
     lab.cut();
@@ -264,6 +271,15 @@ fn non_blocking() {
         );
         Transcript::start(&lab, rules, &script)
     });
+    // SO_ERROR is asked early: while it connects, where a filter does not tell the state, and where another thread is about to connect.
+    let (refuse, state) = (probe("refuse"), format!("{}:{}:{}", libc::SYS_getsockopt, libc::SOL_TCP, libc::TCP_INFO));
+    let starter = [refuse.as_os_str(), OsStr::new(&state), OsStr::new("1")];
+    let early = format!(
+        "socket s inet stream+nonblock\nconnect s {to} = -1 EINPROGRESS\nget s 1/4 = 0\n@look s TCP_USER_TIMEOUT=1999"
+    );
+    let before = "socket s inet stream\nset s TCP_USER_TIMEOUT 1999 = 0\nget s 1/4 = 0\n@look s TCP_USER_TIMEOUT=1999";
+    Transcript::start_by(&lab, &starter, ALONE, &early).finish();
+    Transcript::start(&lab, ALONE, before).finish();
     let started = Instant::now();
     let plain = format!("socket s inet stream+nonblock\nconnect s {to} = -1 EINPROGRESS\n{poll}");
     let plain = Transcript::start(&lab, "", &plain);
@@ -463,8 +479,8 @@ fn answered_late() {
     });
 }
 
-/// The router says that there is no such host: the error is the same, and comes as early. Seen to fail: without is_closed
-/// in take_back.
+/// The router says that there is no such host: the error is the same, and comes as early. Seen to fail: without
+/// SO_PEERNAME in take_back.
 fn unreachable() {
     const RULES: &str = "[defaults]\nconnect_timeout = \"20s\"";
     let lab = Lab::with_link();
@@ -682,7 +698,8 @@ fn not_told() {
         assert_eq!(stdout.contains("get t 1/4 = -1 EPERM"), is_denied, "{stdout}");
         let says = stderr.contains("could not take connect_timeout back, and leaves it out");
         assert_eq!(says, calls == getsockopt, "{stderr}");
-        stdout.lines().filter(|line| line.starts_with("@look")).collect::<Vec<_>>().join("\n")
+        let looks = stdout.lines().filter(|line| line.starts_with("@look"));
+        looks.map(|look| look.replace(" TCP_KEEPIDLE=7200", "")).collect::<Vec<_>>().join("\n")
     };
     let alone = "[defaults]\nconnect_timeout = \"2s\"\nkeepalive = { time = \"5s\" }";
     let with_rule = format!("{alone}\nuser_timeout = \"9s\"");
@@ -703,10 +720,13 @@ fn not_told() {
         assert_eq!(run(calls, errno, alone), wanted([60_000, 0]), "{context}");
         assert_eq!(run(calls, errno, &with_rule), wanted([9_000, 9_000]), "{context}");
     }
+    // The user timeout is the only option of TCP that is left.
+    let both = run(getsockopt, libc::EPERM, "[defaults]\nconnect_timeout = \"2s\"\nuser_timeout = \"9s\"");
+    assert_eq!(both, wanted([9_000, 9_000]).replace(" TCP_KEEPIDLE=5", ""));
 }
 
 /// Each with the same answers as without the library. Seen to fail: with an after_connect that does nothing, without
-/// is_closed in take_back (refused, not waited for), with UDP taken for TCP, and with a connect that sets
+/// SO_PEERNAME in take_back (refused, not waited for), with UDP taken for TCP, and with a connect that sets
 /// SO_KEEPALIVE as well.
 pub(crate) fn scripts() -> Vec<(&'static str, Script)> {
     const EVERYTHING: &str = "SO_KEEPALIVE=0 SO_LINGER=0,0 SO_REUSEADDR=0 SO_RCVTIMEO=0ms SO_SNDTIMEO=0ms TCP_NODELAY=0 \

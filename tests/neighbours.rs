@@ -65,7 +65,7 @@ fn run_9s() -> Command {
 }
 
 /// Programs that were built with a sanitizer. Seen to fail: one with AddressSanitizer ended at once, its runtime not being the
-/// first of all libraries.
+/// first of all libraries; then behind `env ASAN_OPTIONS=...`.
 fn sanitizers() {
     let folder = scratch("neighbours-sanitizers");
     for (name, options) in [
@@ -95,6 +95,21 @@ fn sanitizers() {
         let expected = "ASAN_OPTIONS=color=never:verify_asan_link_order=0\n";
         assert_eq!(stdout.contains(expected), needs_it, "{name}: {stdout}");
         assert!(needs_it || !stdout.contains("ASAN_OPTIONS"), "{name}: {stdout}");
+        // A wrapper that changes the variable: the supervisor, unless it keeps what is needed.
+        for (change, is_kept) in [
+            (&["ASAN_OPTIONS=color=never"][..], false),
+            (&["-u", "ASAN_OPTIONS"], false),
+            (&["ASAN_OPTIONS=color=never:verify_asan_link_order=0"], true),
+        ] {
+            let context = format!("{name}: {change:?}");
+            let found = connected(run_9s().arg("env").args(change), &program);
+            assert_eq!(found, (Some(0), "9000".into(), String::new()), "{context}");
+            let (_, stdout, _) = outcome(run_9s().args(["--dry-run", "--", "env"]).args(change).arg(&program));
+            assert_eq!(stdout.contains("LD_PRELOAD="), is_kept || !needs_it, "{context}: {stdout}");
+            let (code, _, stderr) = connected(run_9s().args(["--by", "library", "env"]).args(change), &program);
+            assert_eq!(code, Some(if is_kept || !needs_it { 0 } else { 1 }), "{context}: {stderr}");
+            assert_eq!(stderr.contains("env changes ASAN_OPTIONS"), !is_kept && needs_it, "{context}: {stderr}");
+        }
     }
 }
 

@@ -5,13 +5,13 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::blocks;
 use crate::executable::{self, FOR_THIS_HOST, Image, Libc, Outlook, TAKES_EFFECT, Verdict};
 use crate::imports::{self, Reach};
 use crate::library::Library;
 use crate::privilege::{self, Caller, Elevation, Rights, elevation};
 use crate::program::{End, Program, is_shell, program_at};
 use crate::root::Root;
+use crate::{blocks, neighbours};
 
 /// What is started in another root, where all paths mean other files.
 fn in_root(name: &str, root: &Path, program: Option<&(PathBuf, Image)>, library: &Library) -> Verdict {
@@ -129,6 +129,16 @@ impl Program {
                 return if *is_supervised { verdict.for_supervisor() } else { verdict };
             }
         };
+        if let Some(who) = &self.sanitizer_options
+            && neighbours::needs_sanitizer(&image.needed)
+        {
+            let (variable, setting) = (neighbours::SANITIZER_VARIABLE, neighbours::SANITIZER_SETTING);
+            return Verdict::cannot(
+                format!("{who} changes {variable}: {name}, which is built with AddressSanitizer, would not start with a library in front of its runtime"),
+                format!("add {setting} to {variable}: {who} {variable}={setting}:... PROGRAM"),
+            )
+            .for_supervisor();
+        }
         let calls_sockets = || {
             let Ok(cache) = blocks::open(&self.file) else { return false };
             let calls = executable::symbols(&cache, false).unwrap_or_default();

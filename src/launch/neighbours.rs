@@ -103,19 +103,32 @@ pub fn notes(list: &OsStr, wrappers: &[PathBuf]) -> Vec<&'static str> {
     notes
 }
 
-/// The variable that AddressSanitizer reads, with what lets it start behind other libraries, if the program's own files ask
-/// for its runtime; it is not enough to put that in front, since every program that is started then would have it.
+/// The variable that AddressSanitizer reads.
+pub(crate) const SANITIZER_VARIABLE: &str = "ASAN_OPTIONS";
+
+/// What lets it start behind other libraries.
+pub(crate) const SANITIZER_SETTING: &str = "verify_asan_link_order=0";
+
+/// Whether the variable's value does.
+pub(crate) fn lets_sanitizer_start(value: &[u8]) -> bool {
+    value.windows(SANITIZER_SETTING.len()).any(|part| part == SANITIZER_SETTING.as_bytes())
+}
+
+/// Whether a program's own files ask for its runtime.
+pub(crate) fn needs_sanitizer(needed: &[String]) -> bool {
+    needed.iter().any(|name| name.starts_with("libasan.so") || name.starts_with("libclang_rt.asan"))
+}
+
+/// The variable with what lets it start, if the program's own files ask for its runtime; it is not enough to put that in front,
+/// since every program that is started then would have it.
 pub fn address_sanitizer(needed: &[String], options: Option<OsString>) -> Option<(String, OsString)> {
-    const VARIABLE: &str = "ASAN_OPTIONS";
-    const SETTING: &str = "verify_asan_link_order=0";
-    let is_runtime = |name: &String| name.starts_with("libasan.so") || name.starts_with("libclang_rt.asan");
-    if !needed.iter().any(is_runtime) {
+    if !needs_sanitizer(needed) {
         return None;
     }
     let mut options = options.unwrap_or_default();
     if !options.is_empty() {
         options.push(":");
     }
-    options.push(SETTING);
-    Some((VARIABLE.to_owned(), options))
+    options.push(SANITIZER_SETTING);
+    Some((SANITIZER_VARIABLE.to_owned(), options))
 }

@@ -24,6 +24,8 @@ pub struct Program {
     pub wrappers: Vec<PathBuf>,
     /// The wrapper that takes LD_PRELOAD away, and how.
     pub(crate) cleared: Option<(String, &'static str)>,
+    /// The wrapper that gives AddressSanitizer other options.
+    pub(crate) sanitizer_options: Option<String>,
     /// As which user it is started, if not as this one.
     pub(crate) user: Option<OsString>,
     pub(crate) has_other_rights: bool,
@@ -144,6 +146,7 @@ impl Program {
             script: None,
             wrappers: Vec::new(),
             cleared: None,
+            sanitizer_options: None,
             user: None,
             has_other_rights: false,
             no_new_privileges: false,
@@ -179,6 +182,9 @@ impl Program {
         let is_env = name() == "env";
         if let Some(how) = start.cleared {
             self.cleared.get_or_insert((name().display().to_string(), how));
+        }
+        if start.has_other_sanitizer_options {
+            self.sanitizer_options.get_or_insert(name().display().to_string());
         }
         self.user = start.user.or(self.user.take());
         self.has_other_rights |= start.has_other_rights;

@@ -10,6 +10,7 @@ use Effect::{
     StartsNothing, Unclear, User, Variables,
 };
 
+use crate::neighbours;
 use crate::wrapper_table::{Effect, MPTCPIZE, NOT_FOLLOWED, PLAIN, Rest, SYSTEMD, WITHOUT_LIBRARY, WRAPPERS, Wrapper};
 
 /// What a wrapper makes of its arguments.
@@ -35,6 +36,8 @@ pub struct Start {
     pub path: Option<OsString>,
     /// How the wrapper takes LD_PRELOAD away.
     pub cleared: Option<&'static str>,
+    /// Whether the wrapper sets or unsets ASAN_OPTIONS, so that what lets AddressSanitizer start behind the library is not in it.
+    pub has_other_sanitizer_options: bool,
     /// The user that it is started as.
     pub user: Option<OsString>,
     /// Whether the rights of who starts it are others than those of who starts the wrapper.
@@ -140,6 +143,9 @@ impl Start {
             match word.as_bytes().split_at_checked(equals)? {
                 (b"PATH", value) => self.path = Some(OsStr::from_bytes(value.get(1..)?).to_owned()),
                 (b"LD_PRELOAD", _) => self.cleared = Some(OTHER_VALUE),
+                (name, value) if name == neighbours::SANITIZER_VARIABLE.as_bytes() => {
+                    self.has_other_sanitizer_options = !neighbours::lets_sanitizer_start(value);
+                }
                 _ => {}
             }
         }
@@ -294,6 +300,9 @@ fn env(arguments: &[OsString]) -> Option<Call> {
         match (name, value) {
             ("i" | "ignore-environment", _) => start.apply(EmptiesEnvironment, None)?,
             ("u" | "unset", Some(name)) if name == "LD_PRELOAD" => start.cleared = Some("unsets LD_PRELOAD"),
+            ("u" | "unset", Some(name)) if name == neighbours::SANITIZER_VARIABLE => {
+                start.has_other_sanitizer_options = true;
+            }
             ("C" | "chdir", _) => start.apply(Folder, None)?,
             ("S" | "split-string", value) => arguments.rest.extend(split(value?.as_bytes())?.into_iter().rev()),
             ("0" | "null", _) => start.apply(StartsNothing, None)?,

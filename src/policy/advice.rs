@@ -14,7 +14,7 @@ use crate::constants::{self, SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
 use crate::document::{Document, Given, RuleForm};
 use crate::enforce::Enforce;
 use crate::error::{Listed, Problems};
-use crate::options::{Setting, Value};
+use crate::options::{Phase, Phases, Setting, Value};
 use crate::parsed::Parsed;
 use crate::rules::Profile;
 use crate::shadow::{self, Reach};
@@ -271,12 +271,15 @@ impl Adviser<'_> {
         if let Some(seconds) = lingers {
             self.say(effective, &[Key::Linger], &Advice::BlockingClose { seconds });
         }
-        let has_late_ports = profile
-            .settings()
-            .iter()
-            .any(|setting| setting.key == Key::LocalPortsLate && setting.value == Value::Int(1));
-        if has_late_ports && form.is_none_or(|form| !form.conditions.ask_for_process()) {
-            self.say(effective, &[Key::LocalPortsLate], &Advice::LatePort);
+        let late = Key::LocalPortsLate.entry().kernel[0];
+        let late_port = profile.settings().iter().find(|setting| {
+            (setting.level, setting.name, &setting.value) == (late.level, late.name, &Value::Int(1))
+                && setting.phases.contains(Phase::Bind)
+        });
+        if let Some(key) = late_port.map(|setting| setting.key)
+            && form.is_none_or(|form| !form.conditions.ask_for_process())
+        {
+            self.say(effective, &[key], &Advice::LatePort { key });
         }
         if accepts && resets {
             self.say(effective, &[Key::Linger], &Advice::ResetsReplies);
@@ -314,8 +317,15 @@ impl Adviser<'_> {
         }
     }
 
-    /// What raw sets again.
+    /// What raw sets again, or too late.
     fn judge_raw(&mut self, profile: &Profile, effective: &Effective<'_>) {
+        let before = Phases::of(&[Phase::Bind, Phase::BindDatagram]);
+        let of_bind = |raw: &&Setting| constants::ONLY_IN_BIND.contains(&(raw.level, raw.name));
+        for raw in profile.settings().iter().filter(|setting| setting.key == Key::Raw).filter(of_bind) {
+            if !raw.phases.intersects(before) {
+                self.say(effective, &[Key::Raw], &Advice::AfterBind { raw });
+            }
+        }
         for setting in profile.settings().iter().filter(|setting| setting.key != Key::Raw) {
             if let Some(raw) = replaced_by(profile, setting) {
                 let key = effective.get(&setting.key).map_or(setting.key, |(_, given)| given.written);

@@ -37,8 +37,10 @@ pub(crate) enum Advice<'a> {
     RawReplaces { key: Key, raw: &'a Setting },
     /// A linger with a time.
     BlockingClose { seconds: i32 },
-    /// `local_ports_late` for every process.
-    LatePort,
+    /// `local_ports_late` for every process, by this key.
+    LatePort { key: Key },
+    /// `raw` sets an option after the only call that looks at it.
+    AfterBind { raw: &'a Setting },
     /// `fastopen = true` for every port, or for these at which the server speaks first.
     ServerSpeaksFirst { ports: Option<&'a [(u16, &'static str)]> },
     /// `quickack = false`, likewise.
@@ -154,9 +156,16 @@ impl fmt::Display for Advice<'_> {
                 f,
                 "linger = \"{seconds}s\": close blocks for up to {seconds} s while data is not acknowledged, also on a non-blocking socket; an event loop (Node, nginx, Redis) handles nothing else meanwhile"
             ),
-            Self::LatePort => f.write_str(
-                "local_ports_late = true: a program that binds to port 0 and then asks for its port gets 0 until it listens or connects (active FTP, Python's socketserver)",
-            ),
+            Self::LatePort { key } => {
+                let option = if *key == Key::Raw { "raw IP_BIND_ADDRESS_NO_PORT=1" } else { "local_ports_late = true" };
+                write!(
+                    f,
+                    "{option}: a program that binds to port 0 and then asks for its port gets 0 until it listens or connects (active FTP, Python's socketserver)"
+                )
+            }
+            Self::AfterBind { raw } => {
+                write!(f, "raw {}: only bind looks at this option, and here it is set later: it has no effect", written(raw))
+            }
             Self::ServerSpeaksFirst { ports } => {
                 let place = where_server_is_first(*ports);
                 write!(f, "fastopen = true for {place}: the client may wait for ever")
@@ -223,7 +232,8 @@ impl Words for Advice<'_> {
             Self::NoTimeWait => Code::NoTimeWait,
             Self::RawReplaces { .. } => Code::RawReplaces,
             Self::BlockingClose { .. } => Code::BlockingClose,
-            Self::LatePort => Code::LatePort,
+            Self::LatePort { .. } => Code::LatePort,
+            Self::AfterBind { .. } => Code::AfterBind,
             Self::ServerSpeaksFirst { .. } => Code::ServerSpeaksFirst,
             Self::LateHandshake { .. } => Code::LateHandshake,
             Self::OtherKeepalive { .. } => Code::OtherKeepalive,
@@ -282,7 +292,10 @@ impl Words for Advice<'_> {
             Self::BlockingClose { .. } => {
                 "without linger, close returns at once, and the kernel sends the rest in the background".to_owned()
             }
-            Self::LatePort => {
+            Self::AfterBind { .. } => {
+                "where a program binds, no destination is known: use a rule with \"listen\", or [defaults], and no `at`".to_owned()
+            }
+            Self::LatePort { .. } => {
                 "set it only for clients that bind to an address before they connect, with a rule that has process".to_owned()
             }
             Self::ServerSpeaksFirst { .. } => {

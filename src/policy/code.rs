@@ -67,6 +67,7 @@ codes! {
     RawReplaces Advice "raw-replaces" "raw sets the option of another key again"
     BlockingClose Advice "blocking-close" "linger with a time blocks close"
     LatePort Advice "late-port" "local_ports_late hides the port after a bind to port 0"
+    AfterBind Advice "after-bind" "raw sets an option of bind after it"
     ServerSpeaksFirst Advice "server-first" "fastopen: clients hang where the server speaks first"
     LateHandshake Advice "late-handshake" "quickack: late handshakes where the server speaks first"
     ResetsReplies Advice "resets-replies" "linger = \"reset\" on accepted connections loses replies"

@@ -178,6 +178,10 @@ pub(crate) const BEFORE_BIND: [(i32, i32); 9] = [
     (SOL_IPV6, number("IPV6_TRANSPARENT")),
 ];
 
+/// Those of them at which neither connect nor listen looks (net/ipv4/af_inet.c, __inet_bind; net/ipv6/af_inet6.c).
+pub(crate) const ONLY_IN_BIND: [(i32, i32); 3] =
+    [(SOL_IP, number("IP_FREEBIND")), (SOL_IP, number("IP_BIND_ADDRESS_NO_PORT")), (SOL_IPV6, number("IPV6_FREEBIND"))];
+
 /// What the kernel reads from the value of an option that is known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {

@@ -631,22 +631,39 @@ print(count, flush=True)
 const ONE_CALL: &str = "
 import socket, sys
 sender = socket.socket()
+if sys.argv[2] == \"undone\":
+    import ctypes
+    sender.setblocking(False)
+    sender.connect_ex((sys.argv[1], 81))
+    ctypes.CDLL(None).connect(sender.fileno(), bytes(16), 16)
+    sender.setblocking(True)
 print(sender.sendto(bytes(8_000_000), socket.MSG_FASTOPEN, (sys.argv[1], 80)))
+print(sender.getsockopt(socket.SOL_TCP, socket.TCP_USER_TIMEOUT))
 ";
 
 /// One call connects and sends much to a reader that pauses for longer than the time for connecting: nothing is lost. Seen
-/// to fail with the user timeout for the time of that call (ETIMEDOUT, and 4,096 bytes arrived).
+/// to fail with the user timeout for the time of that call (ETIMEDOUT, and 4,096 bytes arrived), the second with that of a connect
+/// that was undone, and the third with 1999 for good.
 fn sends_on() {
+    const FILL: &str = "[[rule]]\nto = [\":80\"]\nuser_timeout = \"22s\"\nconnect_timeout = \"2s\"\nenforce = \"fill\"\n\
+                        [defaults]\nconnect_timeout = \"2s\"";
+    for (rules, before, timeout) in [(ALONE, "nothing", "0"), (ALONE, "undone", "0"), (FILL, "undone", "22000")] {
+        sends_on_after(rules, before, timeout);
+    }
+}
+
+fn sends_on_after(rules: &str, before: &str, timeout: &str) {
     let lab = Lab::with_link();
     let mut server = lab.command(Place::Server, &[], "python3");
     let mut server = server.args(["-c", SLOW_READER, SERVER]).stdout(Stdio::piped()).spawn().expect("nsenter");
     let mut said = BufReader::new(server.stdout.take().expect("a pipe")).lines();
     assert_eq!(said.next().and_then(Result::ok).as_deref(), Some("ready"));
-    let mut client = lab.covered(Place::Client, &[&format!("SOCKOPT_CONFIG_TOML={ALONE}")], "python3");
-    let (stdout, stderr) = text(&client.args(["-c", ONE_CALL, SERVER]).output().expect("nsenter"));
+    let mut client = lab.covered(Place::Client, &[&format!("SOCKOPT_CONFIG_TOML={rules}")], "python3");
+    let (stdout, stderr) = text(&client.args(["-c", ONE_CALL, SERVER, before]).output().expect("nsenter"));
     let arrived = said.next().and_then(Result::ok);
     let _ = (server.kill(), server.wait());
-    assert_eq!((stdout.as_str(), stderr.as_str(), arrived.as_deref()), ("8000000\n", "", Some("8000000")));
+    let wanted = format!("8000000\n{timeout}\n");
+    assert_eq!((stdout, stderr.as_str(), arrived.as_deref()), (wanted, "", Some("8000000")), "{rules} {before}");
 }
 
 /// Fewer SYNs than the time has room for: the smaller counts, and `explain` says so. Seen to fail with
@@ -696,7 +713,7 @@ fn not_told() {
         assert_eq!(code, Some(0), "{stdout}{stderr}");
         let is_denied = calls.starts_with(getsockopt) && errno == libc::EPERM;
         assert_eq!(stdout.contains("get t 1/4 = -1 EPERM"), is_denied, "{stdout}");
-        let says = stderr.contains("could not take connect_timeout back, and leaves it out");
+        let says = stderr.contains("could not take connect_timeout back later, and so leaves it out");
         assert_eq!(says, calls == getsockopt, "{stderr}");
         let looks = stdout.lines().filter(|line| line.starts_with("@look"));
         looks.map(|look| look.replace(" TCP_KEEPIDLE=7200", "")).collect::<Vec<_>>().join("\n")

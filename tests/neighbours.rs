@@ -65,7 +65,7 @@ fn run_9s() -> Command {
 }
 
 /// Programs that were built with a sanitizer. Seen to fail: one with AddressSanitizer ended at once, its runtime not being the
-/// first of all libraries; then behind `env ASAN_OPTIONS=...`.
+/// first of all libraries; then behind `env ASAN_OPTIONS=...`, and there with --force.
 fn sanitizers() {
     let folder = scratch("neighbours-sanitizers");
     for (name, options) in [
@@ -99,7 +99,9 @@ fn sanitizers() {
         for (change, is_kept) in [
             (&["ASAN_OPTIONS=color=never"][..], false),
             (&["-u", "ASAN_OPTIONS"], false),
+            (&["ASAN_OPTIONS=verify_asan_link_order=0:verify_asan_link_order=1"], false),
             (&["ASAN_OPTIONS=color=never:verify_asan_link_order=0"], true),
+            (&["ASAN_OPTIONS=color=never", "env", "ASAN_OPTIONS=verify_asan_link_order=0"], true),
         ] {
             let context = format!("{name}: {change:?}");
             let found = connected(run_9s().arg("env").args(change), &program);
@@ -108,6 +110,10 @@ fn sanitizers() {
             assert_eq!(stdout.contains("LD_PRELOAD="), is_kept || !needs_it, "{context}: {stdout}");
             let (code, _, stderr) = connected(run_9s().args(["--by", "library", "env"]).args(change), &program);
             assert_eq!(code, Some(if is_kept || !needs_it { 0 } else { 1 }), "{context}: {stderr}");
+            // Without options it starts all the same.
+            let forced = connected(run_9s().args(["--by", "library", "--force", "env"]).args(change), &program);
+            let timeout = if is_kept || !needs_it { "9000" } else { "0" };
+            assert_eq!((forced.0, &*forced.1), (Some(0), timeout), "{context}: {}", forced.2);
             assert_eq!(stderr.contains("env changes ASAN_OPTIONS"), !is_kept && needs_it, "{context}: {stderr}");
         }
     }

@@ -149,12 +149,14 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     }
     let list = library
         .as_ref()
-        .filter(|_| ready.is_none())
+        // With --force as well, the program is to start.
+        .filter(|_| ready.is_none() && target.as_ref().is_ok_and(Program::starts_with_library))
         .map(|library| neighbours::with_library(&library.path, env::var_os("LD_PRELOAD").as_deref()));
     let wrappers = target.as_ref().map_or(&[][..], |target| &target.wrappers);
     let notes = list.as_ref().map(|list| neighbours::notes(list, wrappers)).unwrap_or_default();
     let needed = target.as_ref().map_or(&[][..], Program::needed);
-    let sanitizer = neighbours::address_sanitizer(needed, env::var_os("ASAN_OPTIONS")).filter(|_| list.is_some());
+    let sanitizer =
+        neighbours::address_sanitizer(needed, env::var_os(neighbours::SANITIZER_VARIABLE)).filter(|_| list.is_some());
     let own = list.map(|list| ("LD_PRELOAD".into(), list));
     variables.splice(0..0, own.into_iter().chain(sanitizer));
     // Who asked for the supervisor does not mean to start it without one.

@@ -129,13 +129,11 @@ impl Program {
                 return if *is_supervised { verdict.for_supervisor() } else { verdict };
             }
         };
-        if let Some(who) = &self.sanitizer_options
-            && neighbours::needs_sanitizer(&image.needed)
-        {
+        if let Some(who) = self.stopped_sanitizer() {
             let (variable, setting) = (neighbours::SANITIZER_VARIABLE, neighbours::SANITIZER_SETTING);
             return Verdict::cannot(
                 format!("{who} changes {variable}: {name}, which is built with AddressSanitizer, would not start with a library in front of its runtime"),
-                format!("add {setting} to {variable}: {who} {variable}={setting}:... PROGRAM"),
+                format!("add {setting} to {variable} there, as in {variable}=detect_leaks=0:{setting}"),
             )
             .for_supervisor();
         }

@@ -104,25 +104,33 @@ pub fn notes(list: &OsStr, wrappers: &[PathBuf]) -> Vec<&'static str> {
 }
 
 /// The variable that AddressSanitizer reads.
-pub(crate) const SANITIZER_VARIABLE: &str = "ASAN_OPTIONS";
+pub const SANITIZER_VARIABLE: &str = "ASAN_OPTIONS";
 
 /// What lets it start behind other libraries.
 pub(crate) const SANITIZER_SETTING: &str = "verify_asan_link_order=0";
 
-/// Whether the variable's value does.
+/// Whether the variable's value does; the last word counts.
 pub(crate) fn lets_sanitizer_start(value: &[u8]) -> bool {
-    value.windows(SANITIZER_SETTING.len()).any(|part| part == SANITIZER_SETTING.as_bytes())
+    let (setting, name) = (SANITIZER_SETTING.as_bytes(), SANITIZER_SETTING.len() - 1);
+    value.windows(setting.len()).rfind(|part| part.starts_with(&setting[..name])).is_some_and(|last| last == setting)
 }
 
-/// Whether a program's own files ask for its runtime.
-pub(crate) fn needs_sanitizer(needed: &[String]) -> bool {
-    needed.iter().any(|name| name.starts_with("libasan.so") || name.starts_with("libclang_rt.asan"))
+/// Whether its runtime is among these libraries.
+fn has_sanitizer<'a>(mut libraries: impl Iterator<Item = &'a [u8]>) -> bool {
+    libraries.any(|name| name.starts_with(b"libasan.so") || name.starts_with(b"libclang_rt.asan"))
+}
+
+/// Whether a program's own files ask for its runtime, which is not preloaded in front of everything.
+pub(crate) fn loads_sanitizer_late(needed: &[String]) -> bool {
+    let preloaded = std::env::var_os("LD_PRELOAD");
+    has_sanitizer(needed.iter().map(String::as_bytes))
+        && !has_sanitizer(entries(preloaded.as_deref()).into_iter().map(base_name))
 }
 
 /// The variable with what lets it start, if the program's own files ask for its runtime; it is not enough to put that in front,
 /// since every program that is started then would have it.
 pub fn address_sanitizer(needed: &[String], options: Option<OsString>) -> Option<(String, OsString)> {
-    if !needs_sanitizer(needed) {
+    if !has_sanitizer(needed.iter().map(String::as_bytes)) {
         return None;
     }
     let mut options = options.unwrap_or_default();

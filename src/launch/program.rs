@@ -5,11 +5,11 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::blocks;
 use crate::executable::Image;
 use crate::find::{Failure, Head, NOT_FOUND, find, head, interpreter_at, path_of_environment};
 use crate::root::Root;
 use crate::wrapper::{self, Call};
+use crate::{blocks, neighbours};
 
 /// What a command line comes to.
 #[derive(Debug)]
@@ -24,8 +24,8 @@ pub struct Program {
     pub wrappers: Vec<PathBuf>,
     /// The wrapper that takes LD_PRELOAD away, and how.
     pub(crate) cleared: Option<(String, &'static str)>,
-    /// The wrapper that gives AddressSanitizer other options.
-    pub(crate) sanitizer_options: Option<String>,
+    /// The wrapper that gives AddressSanitizer options with which it does not start behind the library.
+    pub(crate) stops_sanitizer: Option<String>,
     /// As which user it is started, if not as this one.
     pub(crate) user: Option<OsString>,
     pub(crate) has_other_rights: bool,
@@ -146,7 +146,7 @@ impl Program {
             script: None,
             wrappers: Vec::new(),
             cleared: None,
-            sanitizer_options: None,
+            stops_sanitizer: None,
             user: None,
             has_other_rights: false,
             no_new_privileges: false,
@@ -183,8 +183,8 @@ impl Program {
         if let Some(how) = start.cleared {
             self.cleared.get_or_insert((name().display().to_string(), how));
         }
-        if start.has_other_sanitizer_options {
-            self.sanitizer_options.get_or_insert(name().display().to_string());
+        if let Some(lets_it) = start.lets_sanitizer_start {
+            self.stops_sanitizer = (!lets_it).then(|| name().display().to_string());
         }
         self.user = start.user.or(self.user.take());
         self.has_other_rights |= start.has_other_rights;
@@ -202,6 +202,16 @@ impl Program {
         self.wrappers.push(std::mem::replace(&mut self.file, file));
         self.words = start.command;
         Ok(Step::Onward)
+    }
+
+    /// The wrapper by which a program with AddressSanitizer ends at once if the library is in front of its runtime.
+    pub(crate) fn stopped_sanitizer(&self) -> Option<&str> {
+        self.stops_sanitizer.as_deref().filter(|_| neighbours::loads_sanitizer_late(self.needed()))
+    }
+
+    /// Whether it starts where the library is loaded into it, as far as is known.
+    pub fn starts_with_library(&self) -> bool {
+        self.stopped_sanitizer().is_none()
     }
 
     /// The libraries that it names.

@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use Effect::{
     EmptiesEnvironment, Exec, Folder, KeepsLibrary, NoNewPrivileges, Nothing, OtherLibrary, Rights, Root,
@@ -36,8 +36,8 @@ pub struct Start {
     pub path: Option<OsString>,
     /// How the wrapper takes LD_PRELOAD away.
     pub cleared: Option<&'static str>,
-    /// Whether the wrapper sets or unsets ASAN_OPTIONS, so that what lets AddressSanitizer start behind the library is not in it.
-    pub has_other_sanitizer_options: bool,
+    /// Where the wrapper sets or unsets ASAN_OPTIONS: whether what lets AddressSanitizer start behind the library is in it.
+    pub lets_sanitizer_start: Option<bool>,
     /// The user that it is started as.
     pub user: Option<OsString>,
     /// Whether the rights of who starts it are others than those of who starts the wrapper.
@@ -129,24 +129,37 @@ impl Start {
             }
             OtherLibrary => self.cleared = Some(OTHER_VALUE),
             KeepsLibrary => self.cleared = None,
-            Variables if Path::new(&value?).join("LD_PRELOAD").exists() => self.cleared = Some(OTHER_VALUE),
-            Variables => {}
+            Variables => {
+                let folder = PathBuf::from(value?);
+                if folder.join("LD_PRELOAD").exists() {
+                    self.cleared = Some(OTHER_VALUE);
+                }
+                if let Ok(options) = std::fs::read(folder.join(neighbours::SANITIZER_VARIABLE)) {
+                    self.lets_sanitizer_start = Some(neighbours::lets_sanitizer_start(&options));
+                }
+            }
         }
         Some(())
+    }
+
+    /// Whether an assignment is one of AddressSanitizer's options.
+    fn note_sanitizer_options(&mut self, assignment: &[u8]) {
+        let value = assignment.strip_prefix(neighbours::SANITIZER_VARIABLE.as_bytes());
+        if let Some(value) = value.and_then(|value| value.strip_prefix(b"=")) {
+            self.lets_sanitizer_start = Some(neighbours::lets_sanitizer_start(value));
+        }
     }
 
     /// Takes the assignments in front of a command.
     fn assign(&mut self) -> Option<()> {
         let assignments = self.command.iter().take_while(|word| word.as_bytes().contains(&b'=')).count();
-        for word in self.command.drain(..assignments) {
+        let command = self.command.split_off(assignments);
+        for word in std::mem::replace(&mut self.command, command) {
             let equals = word.as_bytes().iter().position(|byte| *byte == b'=')?;
             match word.as_bytes().split_at_checked(equals)? {
                 (b"PATH", value) => self.path = Some(OsStr::from_bytes(value.get(1..)?).to_owned()),
                 (b"LD_PRELOAD", _) => self.cleared = Some(OTHER_VALUE),
-                (name, value) if name == neighbours::SANITIZER_VARIABLE.as_bytes() => {
-                    self.has_other_sanitizer_options = !neighbours::lets_sanitizer_start(value);
-                }
-                _ => {}
+                _ => self.note_sanitizer_options(word.as_bytes()),
             }
         }
         Some(())
@@ -301,7 +314,7 @@ fn env(arguments: &[OsString]) -> Option<Call> {
             ("i" | "ignore-environment", _) => start.apply(EmptiesEnvironment, None)?,
             ("u" | "unset", Some(name)) if name == "LD_PRELOAD" => start.cleared = Some("unsets LD_PRELOAD"),
             ("u" | "unset", Some(name)) if name == neighbours::SANITIZER_VARIABLE => {
-                start.has_other_sanitizer_options = true;
+                start.lets_sanitizer_start = Some(false);
             }
             ("C" | "chdir", _) => start.apply(Folder, None)?,
             ("S" | "split-string", value) => arguments.rest.extend(split(value?.as_bytes())?.into_iter().rev()),
@@ -384,6 +397,7 @@ fn systemd_run(arguments: &[OsString]) -> Option<Call> {
             "E" | "setenv" if value.as_ref().is_some_and(|value| value.as_bytes().starts_with(b"LD_PRELOAD")) => {
                 return None;
             }
+            "E" | "setenv" => start.note_sanitizer_options(value?.as_bytes()),
             _ => {}
         }
         Some(())

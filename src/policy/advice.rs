@@ -27,6 +27,9 @@ const SHORT_FOR_BULK: u64 = 60_000;
 /// Options that are of use to whoever sends much.
 const OF_BULK: [Key; 3] = [Key::SendBuffer, Key::NotsentLowat, Key::MaxPacingRate];
 
+/// Where the kernel has not seen the address yet.
+const BEFORE_BIND: Phases = Phases::of(&[Phase::Bind, Phase::BindDatagram]);
+
 /// Ports of protocols in which the server speaks first, and the client not before it: IANA's assignments, with RFC 959, 5321, 1939, 3977,
 /// 9051, 6409, 5804, 6143, and MySQL's handshake. Not SSH (RFC 4253, 4.2): both ends begin at once, and OpenSSH's client does not wait.
 const SERVER_SPEAKS_FIRST: [(u16, &str); 9] = [
@@ -132,7 +135,7 @@ impl Adviser<'_> {
             self.judge_capabilities(&profile, &effective);
             self.judge_fill(&profile, &effective);
             self.judge_close(form, &profile, &effective);
-            self.judge_raw(&profile, &effective);
+            self.judge_raw(form, &profile, &effective);
             self.judge_handshake(form, &effective);
         }
     }
@@ -273,13 +276,14 @@ impl Adviser<'_> {
         }
         let late = Key::LocalPortsLate.entry().kernel[0];
         let late_port = profile.settings().iter().find(|setting| {
-            (setting.level, setting.name, &setting.value) == (late.level, late.name, &Value::Int(1))
-                && setting.phases.contains(Phase::Bind)
+            (setting.level, setting.name) == (late.level, late.name)
+                && setting.phases.intersects(BEFORE_BIND)
+                && replaced_by(profile, setting).unwrap_or(setting).value != Value::Int(0)
         });
-        if let Some(key) = late_port.map(|setting| setting.key)
+        if let Some(setting) = late_port
             && form.is_none_or(|form| !form.conditions.ask_for_process())
         {
-            self.say(effective, &[key], &Advice::LatePort { key });
+            self.say(effective, &[setting.key], &Advice::LatePort { setting });
         }
         if accepts && resets {
             self.say(effective, &[Key::Linger], &Advice::ResetsReplies);
@@ -318,11 +322,12 @@ impl Adviser<'_> {
     }
 
     /// What raw sets again, or too late.
-    fn judge_raw(&mut self, profile: &Profile, effective: &Effective<'_>) {
-        let before = Phases::of(&[Phase::Bind, Phase::BindDatagram]);
+    fn judge_raw(&mut self, form: Option<&RuleForm>, profile: &Profile, effective: &Effective<'_>) {
+        // What comes from [defaults] is set in bind by those, where no rule for connections matches yet.
+        let is_own = form.is_none() || effective.get(&Key::Raw).is_some_and(|(origin, _)| *origin == Origin::Rule);
         let of_bind = |raw: &&Setting| constants::ONLY_IN_BIND.contains(&(raw.level, raw.name));
-        for raw in profile.settings().iter().filter(|setting| setting.key == Key::Raw).filter(of_bind) {
-            if !raw.phases.intersects(before) {
+        for raw in profile.settings().iter().filter(|setting| is_own && setting.key == Key::Raw).filter(of_bind) {
+            if !raw.phases.intersects(BEFORE_BIND) {
                 self.say(effective, &[Key::Raw], &Advice::AfterBind { raw });
             }
         }

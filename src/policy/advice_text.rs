@@ -37,8 +37,8 @@ pub(crate) enum Advice<'a> {
     RawReplaces { key: Key, raw: &'a Setting },
     /// A linger with a time.
     BlockingClose { seconds: i32 },
-    /// `local_ports_late` for every process, by this key.
-    LatePort { key: Key },
+    /// `local_ports_late` for every process, by that key or by `raw`.
+    LatePort { setting: &'a Setting },
     /// `raw` sets an option after the only call that looks at it.
     AfterBind { raw: &'a Setting },
     /// `fastopen = true` for every port, or for these at which the server speaks first.
@@ -156,11 +156,13 @@ impl fmt::Display for Advice<'_> {
                 f,
                 "linger = \"{seconds}s\": close blocks for up to {seconds} s while data is not acknowledged, also on a non-blocking socket; an event loop (Node, nginx, Redis) handles nothing else meanwhile"
             ),
-            Self::LatePort { key } => {
-                let option = if *key == Key::Raw { "raw IP_BIND_ADDRESS_NO_PORT=1" } else { "local_ports_late = true" };
-                write!(
-                    f,
-                    "{option}: a program that binds to port 0 and then asks for its port gets 0 until it listens or connects (active FTP, Python's socketserver)"
+            Self::LatePort { setting } => {
+                match setting.key {
+                    Key::Raw => write!(f, "raw {}", written(setting))?,
+                    key => write!(f, "{} = true", key.name())?,
+                }
+                f.write_str(
+                    ": a program that binds to port 0 and then asks for its port gets 0 until it listens or connects (active FTP, Python's socketserver)"
                 )
             }
             Self::AfterBind { raw } => {
@@ -293,7 +295,7 @@ impl Words for Advice<'_> {
                 "without linger, close returns at once, and the kernel sends the rest in the background".to_owned()
             }
             Self::AfterBind { .. } => {
-                "where a program binds, no destination is known: use a rule with \"listen\", or [defaults], and no `at`".to_owned()
+                "use a rule with \"listen\" or \"process\", or [defaults], and leave out `at`: where a program binds, no destination is known".to_owned()
             }
             Self::LatePort { .. } => {
                 "set it only for clients that bind to an address before they connect, with a rule that has process".to_owned()

@@ -9,7 +9,7 @@ use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use libc::{sockaddr, socklen_t};
-use policy::{Bypass, Connection, Key, Phase, Phases, Setting};
+use policy::{Bypass, Connection, Phase, Phases, Setting};
 use socket::connecting::{self, Finish, Limit, afterwards, limit_syns, running_limit};
 use socket::memory::{Near, Place};
 use socket::standing::local_endpoint;
@@ -78,8 +78,13 @@ fn connect_to(
         if matches!(limit, Limit::None) {
             end_of_limit(runtime, fd);
         }
-        let sends_on = may_send_on && matches!(limit, Limit::Rule(_)) && !ffi::is_non_blocking(fd);
-        let plan = if sends_on || limit.is_left_out() { plan.without_limit() } else { plan };
+        let connecting = limit.connecting();
+        // The call may last long after the connection stands: a time for connecting would end it then.
+        let by_syns = connecting.filter(|_| may_send_on && !ffi::is_non_blocking(fd));
+        if by_syns.is_some() && running_limit(fd, &runtime.rules).is_some() {
+            let _ = ffi::set(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0);
+        }
+        let plan = if by_syns.is_some() || limit.is_left_out() { plan.without_limit() } else { plan };
         let rule_for = |peer| runtime.plan(Connection::Outbound { peer }, CONNECT).decision();
         match enact::before_connect(fd, plan, kind_of, rule_for) {
             Ok((plan, first)) => {
@@ -87,21 +92,16 @@ fn connect_to(
                 if matches!(limit, Limit::Unreadable) && plan.phases() == TCP {
                     say_limit_is_left_out();
                 }
-                let connecting = limit.connecting().filter(|_| plan.phases() == TCP)?;
-                if !sends_on {
-                    return Some(connecting);
+                if by_syns.is_none() {
+                    return connecting.filter(|_| plan.phases() == TCP);
                 }
-                // The call may last long after the connection stands: a time for connecting would end it then.
-                if connecting.own == 0 && connecting.afterwards.key == Key::ConnectTimeout {
-                    let afterwards = [connecting.afterwards].into_iter();
-                    apply_settings(runtime, fd, &plan.decision(), None, afterwards, call, peer);
-                }
-                limit_syns(fd, connecting.limit);
-                return None;
             }
             // Connect once more: by that as well a program learns that it is done.
-            Err(_) if limit.is_running() => return limit.connecting(),
+            Err(_) if limit.is_running() && by_syns.is_none() => return connecting,
             Err(reason) => log::debug(format_args!("{call} fd {fd} {peer}: left alone: {reason}")),
+        }
+        if let Some(connecting) = by_syns {
+            limit_syns(fd, connecting.limit);
         }
         None
     })
@@ -114,7 +114,7 @@ fn say_limit_is_left_out() {
     static SAID: AtomicBool = AtomicBool::new(false);
     if !SAID.swap(true, Relaxed) {
         log::warn(format_args!(
-            "a seccomp filter refuses getsockopt: the library could not take connect_timeout back, and leaves it out"
+            "a seccomp filter refuses getsockopt: the library could not take connect_timeout back later, and so leaves it out"
         ));
     }
 }
@@ -176,7 +176,7 @@ fn finish(runtime: &Runtime, fd: c_int, connecting: &Connecting) -> bool {
 #[inline]
 pub(crate) fn before_epoll_ctl(change: c_int, fd: c_int) {
     if left::is_any() && matches!(change, libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL) {
-        may_have_connected(fd);
+        take_back_if_connected(fd);
     }
 }
 
@@ -184,7 +184,7 @@ pub(crate) fn before_epoll_ctl(change: c_int, fd: c_int) {
 #[inline]
 pub(crate) fn after_getpeername(fd: c_int) {
     if left::is_any() {
-        may_have_connected(fd);
+        take_back_if_connected(fd);
     }
 }
 
@@ -192,12 +192,12 @@ pub(crate) fn after_getpeername(fd: c_int) {
 #[inline]
 pub(crate) fn after_so_error(fd: c_int, result: c_int) {
     if result >= 0 || !matches!(ffi::errno().0, libc::EBADF | libc::ENOTSOCK) {
-        may_have_connected(fd);
+        take_back_if_connected(fd);
     }
 }
 
 #[inline]
-fn may_have_connected(fd: c_int) {
+fn take_back_if_connected(fd: c_int) {
     if let Some(runtime) = runtime().filter(|runtime| runtime.rules.phases().intersects(CONNECTED)) {
         guard::contained(|| take_back(runtime, fd));
     }

@@ -23,6 +23,7 @@ int main(int count, char **words) {
             offsetof(struct seccomp_data, args[2]),
         };
         int given = sscanf(number, "%u:%u:%u", &values[0], &values[1], &values[2]);
+        if (given < 1) return 2;
         for (int i = 0; i < given; i++) {
             unsigned char rest = 2 * (given - i) - 1;
             code[length++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, places[i]);

@@ -499,12 +499,13 @@ fn plain_calls(before: &str, steps: &str) -> BTreeSet<i64> {
 
 /// The numbers of the system calls that docs/design.md lists for a filter: all, or those after loading.
 fn documented(is_loaded: bool) -> Vec<i64> {
-    const NUMBERS: [(&str, i64); 26] = [
+    const NUMBERS: [(&str, i64); 27] = [
         ("fcntl", libc::SYS_fcntl),
         ("setsockopt", libc::SYS_setsockopt),
         ("getsockopt", libc::SYS_getsockopt),
         ("getsockname", libc::SYS_getsockname),
         ("getpeername", libc::SYS_getpeername),
+        ("socket", libc::SYS_socket),
         ("rt_sigprocmask", libc::SYS_rt_sigprocmask),
         ("futex", libc::SYS_futex),
         ("rt_sigpending", libc::SYS_rt_sigpending),

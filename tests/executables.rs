@@ -663,7 +663,9 @@ fn env_is_followed() {
             .1
             .ends_with(": no options are set in it; dynamically linked programs that it starts get the library\n")
     );
-    for arguments in [&["--argv0=x", "true"][..], &["-S", "$HOME true"], &["-C", "/", "./x"]] {
+    for arguments in
+        [&["--argv0=x", "true"][..], &["-S", "$HOME true"], &["-C", "/", "./x"], &["-C", "/", "PATH=bin", "true"]]
+    {
         let (code, stderr) = outcome_of(arguments);
         assert_eq!(code, Some(0), "{arguments:?}: {stderr}");
         assert!(stderr.contains("in a way that sockopt does not know"), "{arguments:?}: {stderr}");

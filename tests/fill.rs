@@ -374,6 +374,20 @@ fn layers() -> Named {
                 &format!("{PROMISE}[[rule]]\nto = [\":4000\"]\nenforce = true\n"),
             )
         }),
+        // Seen to fail under the supervisor: one rule that fills let the program's keepalive through in all others.
+        ("layers: a keepalive of a rule that enforces beside one that fills", {
+            let toml = format!("{PROMISE}[[rule]]\nto = [\":4000\"]\nenforce = true\n");
+            client("", &format!("{OWN}set s SO_KEEPALIVE 0\nset s TCP_KEEPCNT 7\n@look s {KEPT}"), &toml)
+        }),
+        ("layers: an accepted keepalive of a rule that enforces beside one that fills", {
+            let later = OWN.replace("set s", "set c") + "set c SO_KEEPALIVE 0";
+            Script::new(&format!("{}\n{later}\n@look c {KEPT}", accepting("inet", "127.0.0.1", "", KEPT)))
+                .toml(&format!("{PROMISE}[[rule]]\nlisten = [\":4000\"]\nenforce = true\n"))
+        }),
+        ("layers: a keepalive of a rule that leaves it beside one that fills", {
+            let toml = format!("{PROMISE}[[rule]]\nto = [\":4000\"]\nenforce = false\n");
+            client("", &format!("{OWN}@look s TCP_KEEPIDLE=60 TCP_KEEPINTVL=60 TCP_USER_TIMEOUT=14000"), &toml)
+        }),
         ("layers: a rule that fills over defaults that enforce", {
             client(
                 own,

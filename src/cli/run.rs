@@ -150,7 +150,7 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     let list = library
         .as_ref()
         // With --force as well, the program is to start.
-        .filter(|_| ready.is_none() && target.as_ref().is_ok_and(Program::starts_with_library))
+        .filter(|_| ready.is_none() && target.as_ref().map_or(true, Program::starts_with_library))
         .map(|library| neighbours::with_library(&library.path, env::var_os("LD_PRELOAD").as_deref()));
     let wrappers = target.as_ref().map_or(&[][..], |target| &target.wrappers);
     let notes = list.as_ref().map(|list| neighbours::notes(list, wrappers)).unwrap_or_default();

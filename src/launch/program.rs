@@ -193,6 +193,10 @@ impl Program {
             *path = new;
         }
         let program = start.command.first().map_or(OsStr::new(""), OsString::as_os_str);
+        let is_searched = !program.as_bytes().contains(&b'/');
+        if start.is_elsewhere && is_searched && env::split_paths(path).any(|folder| folder.is_relative()) {
+            return Ok(Step::End(End::Unclear));
+        }
         let file = match find(program, path) {
             Ok(file) => file,
             Err(failure) if is_env => return Err(failure),

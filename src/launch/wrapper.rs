@@ -47,7 +47,7 @@ pub struct Start {
     /// The folder that becomes its root.
     pub root: Option<OsString>,
     /// Whether it is started in another folder.
-    is_elsewhere: bool,
+    pub(crate) is_elsewhere: bool,
     /// Whether an option says that there is nothing to start.
     starts_nothing: bool,
 }

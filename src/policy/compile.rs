@@ -275,7 +275,12 @@ impl Compiler<'_> {
             return;
         }
         for given in &form.layer.0 {
-            let phases = match given.choice {
+            let phases = |direction| match given.choice {
+                Choice::FastopenConnect(_) => Phases::of(&[Phase::Connect]),
+                Choice::FastopenQueue(_) => Phases::of(&[Phase::Listen]),
+                _ => entry_phases(given.key, direction),
+            };
+            match given.choice {
                 Choice::Enforce(_) | Choice::System | Choice::Refused => continue,
                 // Each by itself is to be set at some time.
                 Choice::Raw(ref options) => {
@@ -283,17 +288,22 @@ impl Compiler<'_> {
                         |option: &&RawOption| !raw_phases(option, direction).intersects(allowed(direction));
                     for never in options.iter().filter(is_never_set) {
                         let option = Never::Raw(never.level, never.name);
-                        self.problems.add(given.source, given.span.clone(), &Fault::NeverSet { option, direction });
+                        let in_to = raw_phases(never, Direction::Outbound).intersects(allowed(Direction::Outbound))
+                            && !constants::ONLY_IN_BIND.contains(&(never.level, never.name));
+                        self.problems.add(
+                            given.source,
+                            given.span.clone(),
+                            &Fault::NeverSet { option, direction, in_to },
+                        );
                     }
                     continue;
                 }
-                Choice::FastopenConnect(_) => Phases::of(&[Phase::Connect]),
-                Choice::FastopenQueue(_) => Phases::of(&[Phase::Listen]),
-                _ => entry_phases(given.key, direction),
-            };
-            if !phases.intersects(allowed(direction)) {
+                _ => {}
+            }
+            if !phases(direction).intersects(allowed(direction)) {
                 let option = Never::Key(given.key);
-                self.problems.add(given.source, given.span.clone(), &Fault::NeverSet { option, direction });
+                let in_to = phases(Direction::Outbound).intersects(allowed(Direction::Outbound));
+                self.problems.add(given.source, given.span.clone(), &Fault::NeverSet { option, direction, in_to });
             }
         }
     }

@@ -105,7 +105,7 @@ pub(crate) enum Fault<'a> {
 
     // What depends on several keys.
     /// An option that the rule's sockets can never have.
-    NeverSet { option: Never, direction: Direction },
+    NeverSet { option: Never, direction: Direction, in_to: bool },
     /// `user_timeout = "auto"` for a rule, if that is not where it stands; the sum in seconds that is too large, or there is none; the
     /// variable that is in the place of the file's keepalive.
     NoAuto { rule: Option<Title<'a>>, sum: Option<u64>, variable: Option<&'a str> },
@@ -290,7 +290,7 @@ impl fmt::Display for Fault<'_> {
             Self::TextForNumber { option, text } => write!(f, "{option} takes a number, not \"{text}\""),
             Self::NumberForText { option, form } => write!(f, "{option} takes a name, not {form}"),
 
-            Self::NeverSet { option, direction } => {
+            Self::NeverSet { option, direction, .. } => {
                 match *option {
                     Never::Key(key) => f.write_str(key.name())?,
                     Never::Raw(level, name) => match constants::option_name(level, name) {
@@ -439,12 +439,15 @@ impl Words for Fault<'_> {
             },
             Self::NumberForText { .. } => "accepted: a string in quotes".to_owned(),
 
-            Self::NeverSet { direction, .. } => match direction {
+            Self::NeverSet { direction, in_to, .. } => match direction {
                 Direction::Outbound | Direction::Both => {
                     "it is set at bind or on listening sockets, where no destination is known: use a rule with \"listen\", or [defaults]"
                 }
                 Direction::Listeners => "it is set on sockets that connect: use a rule with \"to\", or [defaults]",
                 Direction::UdpServers => "a UDP socket that is bound has no such option: write protocol = \"tcp\"",
+                Direction::Accepted if !in_to => {
+                    "the client is known only after accept, too late for this option: use a rule with \"listen\", or [defaults]"
+                }
                 Direction::Accepted => {
                     "the client is known only after accept, too late for this option: use a rule with \"listen\" or \"to\", or [defaults]"
                 }

@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::connection::Endpoint;
 use crate::name::{LONGEST, Name, international, is_address};
 use crate::ports::{FORMS, parse_ports, refused};
-use crate::slip::slip;
+use crate::slip::{port_without_brackets, slip};
 
 pub use crate::ports::Refused;
 
@@ -53,6 +53,9 @@ impl Pattern {
         // "2001:db8::1" and "2001:db8::/32": an IPv6 address without brackets has no port. None has a single colon.
         let may_be_whole = text.bytes().filter(|byte| *byte == b':').count() != 1;
         if may_be_whole && let Some(network) = network(text).transpose()? {
+            if let Some(refused) = port_without_brackets(text) {
+                return Err(refused);
+            }
             return Ok(Self { place: Place::Network(network), ports: ANY_PORT });
         }
         let (address, ports) = if let Some(inside) = text.strip_prefix('[') {

@@ -1,5 +1,7 @@
 //! What people write for an address that other tools take, with what it is called here. What is suggested is accepted.
 
+use std::net::Ipv6Addr;
+
 use crate::name::international;
 use crate::ports::{FORMS, Refused, parse_ports};
 
@@ -36,6 +38,20 @@ pub(crate) fn slip(is_entry: IsEntry, text: &str, address: &str, ports: Option<&
         );
     }
     None
+}
+
+/// `::1:80`, an address without a port to the grammar. Nobody has an address of `::/96` but `::` and `::1` (RFC 4291, section
+/// 2.5.5.1: deprecated), so that this was meant to be one of these with a port.
+pub(crate) fn port_without_brackets(text: &str) -> Option<Refused> {
+    let (host, port) = text.rsplit_once(':').filter(|(_, port)| parse_ports(port).is_ok())?;
+    // Of "::80" the first colon is left, which is no address.
+    let host = if host == ":" { "::" } else { host };
+    let host = host.parse::<Ipv6Addr>().ok().filter(|host| host.is_loopback() || host.is_unspecified())?;
+    let is_other = text.parse::<Ipv6Addr>().is_ok_and(|address| !address.is_loopback());
+    is_other.then(|| Refused {
+        message: format!("\"{text}\" is an IPv6 address without a port"),
+        help: format!("a port needs brackets: \"[{host}]:{port}\"; the address itself is written \"[{text}]\""),
+    })
 }
 
 /// The entries that a text with commas stands for, in words: as many as are shown. None if one of them is none. A port behind

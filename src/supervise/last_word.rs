@@ -46,7 +46,8 @@ impl Worker {
             standing.is_unsure = listening.inheritance() != Inheritance::None;
         }
         let plan = runtime.plan(standing.connection, standing.phases);
-        if is_of_keepalive(level, name) && runtime.rules.fills_computed_timeouts() {
+        let is_filled = plan.enforce() == Enforce::Fill && runtime.rules.fills_computed_timeouts();
+        if is_filled && is_of_keepalive(level, name) {
             return self.chosen(runtime, waiting, copy.as_fd(), plan);
         }
         let setting = plan.enforced(level, name).filter(|setting| standing.enforces(fd, setting, &runtime.rules))?;
@@ -133,7 +134,7 @@ impl Worker {
         let (level, name) = (waiting.call.int(1), waiting.call.int(2));
         let fd = copy.as_raw_fd();
         let mut value = [0; 4];
-        if plan.enforce() != Enforce::Fill || waiting.call.int(4) < 4 {
+        if waiting.call.int(4) < 4 {
             return None;
         }
         let read = self.read(waiting.call, waiting.call.place(3), &mut value, Extent::Readable)?;

@@ -42,6 +42,11 @@ pub(crate) fn trials() -> Vec<Trial> {
             wrappers_of_containers,
         ),
         test_with(
+            &["cc"],
+            "executables::servers_with_an_environment_of_their_own",
+            servers_with_an_environment_of_their_own,
+        ),
+        test_with(
             &["cc", "s6-setuidgid", "chpst", "fakeroot", "faketime"],
             "executables::wrappers_of_supervision",
             wrappers_of_supervision,
@@ -989,6 +994,42 @@ fn wrappers_of_containers() {
     }
     let (code, _, stderr) = open.run("--dry-run", "gosu nobody setpriv --no-new-privs %", "dynamic");
     assert_eq!((code, stderr.contains("the library takes effect")), (Some(0), true), "{stderr}");
+}
+
+/// Servers that give what they start an environment of its own. Seen to fail: of all it was said that the library takes effect in them, and
+/// Dovecot's and Postfix's connections had no options.
+fn servers_with_an_environment_of_their_own() {
+    let open = Open::new("servers");
+    for (name, found, said) in [
+        (
+            "dovecot",
+            "nothing\n",
+            "but its services (imap-login, lmtp, ...) start without it; the supervisor sets its options\n",
+        ),
+        (
+            "postfix",
+            "nothing\n",
+            "but its services (smtp, smtpd, ...) start without it; the supervisor sets its options\n",
+        ),
+        (
+            "nginx",
+            "library\n",
+            "; in an upgrade (SIGUSR2) the new one starts without it; --by supervisor covers that too\n",
+        ),
+        ("sshd", "library\n", "; its sessions start without it; --by supervisor covers that too\n"),
+    ] {
+        let file = open.0.join(name);
+        copy(open.0.join("dynamic"), &file);
+        let start =
+            |option: &str| outcome(plain(open.0.join("sockopt")).args(["run", "--nodelay=true", option]).arg(&file));
+        let (code, _, stderr) = start("--dry-run");
+        assert_eq!((code, stderr.contains(said)), (Some(0), true), "{name}: {stderr}");
+        assert_eq!(start("--log=off"), (Some(5), found.to_owned(), String::new()), "{name}");
+        // What asks for the library gets it, and is told.
+        let (code, stdout, stderr) = open.run("--log=off", "timeout 9 %", name);
+        assert_eq!((code, &*stdout), (Some(5), "library\n"), "{name}: {stderr}");
+        assert_eq!(stderr.contains("start without it"), found == "nothing\n", "{name}: {stderr}");
+    }
 }
 
 /// Those of s6, runit and daemontools, and those that put a library of their own beside this one. Seen to fail: of s6-setuidgid and

@@ -13,6 +13,52 @@ use crate::program::{End, Program, is_shell, program_at};
 use crate::root::Root;
 use crate::{blocks, neighbours};
 
+/// A server that makes a new environment for programs that it starts.
+struct Clearing {
+    names: &'static [&'static str],
+    /// Whether it makes connections in its own process as well.
+    connects_itself: bool,
+    starts: &'static str,
+    /// What helps where the supervisor cannot be had.
+    instead: &'static str,
+}
+
+/// Each was run: what it starts has no library.
+const CLEARING: &[Clearing] = &[
+    Clearing {
+        names: &["dovecot"],
+        connects_itself: false,
+        starts: "but its services (imap-login, lmtp, ...) start without it",
+        instead: "name LD_PRELOAD and the SOCKOPT_ variables in its import_environment",
+    },
+    Clearing {
+        names: &["postfix"],
+        connects_itself: false,
+        starts: "but its services (smtp, smtpd, ...) start without it",
+        instead: "use the sysctls net.ipv4.tcp_keepalive_* and tcp_retries2",
+    },
+    Clearing {
+        names: &["nginx"],
+        connects_itself: true,
+        starts: "in an upgrade (SIGUSR2) the new one starts without it",
+        instead: "",
+    },
+    Clearing {
+        names: &["apache2", "httpd"],
+        connects_itself: true,
+        starts: "CGI programs start without it",
+        instead: "",
+    },
+    Clearing {
+        names: &["lighttpd"],
+        connects_itself: true,
+        starts: "CGI programs start without its configuration",
+        instead: "",
+    },
+    Clearing { names: &["sshd"], connects_itself: true, starts: "its sessions start without it", instead: "" },
+    Clearing { names: &["cron", "crond"], connects_itself: true, starts: "its jobs start without it", instead: "" },
+];
+
 /// What is started in another root, where all paths mean other files.
 fn in_root(name: &str, root: &Path, program: Option<&(PathBuf, Image)>, library: &Library) -> Verdict {
     let is_for_another = |image: &Image| image.architecture != library.image.architecture;
@@ -158,7 +204,7 @@ impl Program {
                 let verdict = self.beside_libc(&name, image, library);
                 let ends = verdict.outlook == Outlook::Cannot;
                 let verdict = self.within_reach(&name, image, if ends { verdict.for_supervisor() } else { verdict });
-                self.as_another_user(&name, verdict)
+                self.with_other_environment(self.as_another_user(&name, verdict))
             }),
         }
     }
@@ -217,6 +263,24 @@ impl Program {
                     "{}; but {name} is setuid: if it becomes another user and executes itself again, the loader ignores LD_PRELOAD; --by supervisor covers that",
                     verdict.why
                 ))
+            }
+            _ => verdict,
+        }
+    }
+
+    /// What it starts without LD_PRELOAD, of its own accord.
+    fn with_other_environment(&self, verdict: Verdict) -> Verdict {
+        let name = self.file.file_name().unwrap_or_default();
+        let Some(server) = CLEARING.iter().find(|server| server.names.iter().any(|known| name == *known)) else {
+            return verdict;
+        };
+        match verdict.outlook {
+            Outlook::Works if server.connects_itself => {
+                let why = format!("{}; {}; --by supervisor covers that too", verdict.why, server.starts);
+                Verdict { why, ..verdict }
+            }
+            Outlook::Works => {
+                Verdict::partly(format!("{}; {}", verdict.why, server.starts), server.instead).for_supervisor()
             }
             _ => verdict,
         }

@@ -46,6 +46,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             "executables::servers_with_an_environment_of_their_own",
             servers_with_an_environment_of_their_own,
         ),
+        test_with(&["cc"], "executables::found_by_the_wrapper_alone", found_by_the_wrapper_alone),
         test_with(
             &["cc", "s6-setuidgid", "chpst", "fakeroot", "faketime"],
             "executables::wrappers_of_supervision",
@@ -1030,6 +1031,17 @@ fn servers_with_an_environment_of_their_own() {
         assert_eq!((code, &*stdout), (Some(5), "library\n"), "{name}: {stderr}");
         assert_eq!(stderr.contains("start without it"), found == "nothing\n", "{name}: {stderr}");
     }
+}
+
+/// What is not found from here, and there by the wrapper, is started with the library. Seen to fail: without, and nothing was said.
+fn found_by_the_wrapper_alone() {
+    let open = Open::new("elsewhere");
+    let script = open.0.join("script");
+    fs::write(&script, "#!./dynamic\n").expect("a folder of our own");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let mut command = plain(open.0.join("sockopt"));
+    command.current_dir("/").args(["run", "--nodelay=true", "env", "-C"]).args([&open.0, &script]);
+    assert_eq!(outcome(&mut command), (Some(5), "library\n".to_owned(), String::new()));
 }
 
 /// Those of s6, runit and daemontools, and those that put a library of their own beside this one. Seen to fail: of s6-setuidgid and

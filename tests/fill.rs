@@ -7,9 +7,12 @@
 //! is repeated and fills again, with `connect_timeout` over the program's own, with the first option set to ask whether it is TCP
 //! (from), with options enforced that another rule enforces (layers).
 
+use std::collections::BTreeSet;
+
 use libtest_mimic::Trial;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::select;
 
 use crate::properties::for_all;
 use crate::script::{NEEDS, Script};
@@ -112,6 +115,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         |(name, script): (String, Script)| test_with(NEEDS, format!("fill::{name}"), move || drop(script.check()));
     let mut trials: Vec<Trial> = scripts().into_iter().map(check).collect();
     trials.push(test_with(NEEDS, "fill::whatever the program sets, and when", whatever_the_program_sets));
+    trials.push(test_with(NEEDS, "fill::library and supervisor agree", library_and_supervisor_agree));
     trials.push(test_with(STRACE, "fill::a new socket is asked for again where none could be made", no_descriptor));
     for (name, run) in costs() {
         trials.push(test_with(STRACE, format!("fill::strace: {name}"), run));
@@ -541,6 +545,54 @@ const VALUES: &[(&str, &str)] = &[
     ("1/18", "9"),
 ];
 const KEEPALIVE: std::ops::Range<usize> = 0..4;
+
+/// The library and the supervisor decide alike, whatever the rules are, how they enforce and what the program sets. The program sets
+/// TCP_NODELAY first on what it accepts, as Go does. Seen to fail with a rule that fills letting the keepalive of all others through.
+fn library_and_supervisor_agree() {
+    const BOTH: &str = "dead_peer_timeout = \"15s\"";
+    let names: Vec<&str> = VALUES.iter().map(|(name, _)| *name).collect();
+    // What stands for the keepalive and the user timeout is as likely as both of them.
+    let options: Vec<&str> = EVERYTHING.lines().skip(1).chain([BOTH; 3]).collect();
+    let set = |socket: &str, which: &[usize]| {
+        let one = |at: &usize| format!("set {socket} {} {}\n", VALUES[*at].0, VALUES[*at].1);
+        which.iter().map(one).collect::<String>()
+    };
+    let layer = |head: &str, (which, enforce): &(Vec<usize>, Option<&str>)| {
+        let all = BTreeSet::from_iter(which.iter().map(|&at| options[at]));
+        let is_possible = |line: &&str| match line.split(' ').next() {
+            Some("syn_retries") => !head.contains("listen") && !head.contains("from"),
+            Some("keepalive" | "user_timeout") => !all.contains(BOTH),
+            _ => true,
+        };
+        let lines = all.iter().copied().filter(is_possible).map(|line| format!("{line}\n")).collect::<String>();
+        let enforce = enforce.map(|value| format!("enforce = {value}\n")).unwrap_or_default();
+        format!("{head}\n{lines}{enforce}")
+    };
+    let body = || (vec(0..options.len(), 0..6), proptest::option::of(select(vec!["true", "false", "\"fill\""])));
+    let heads = vec!["to = [\":4000\"]", "to = [\":4001\"]", "listen = [\":4002\"]", "from = [\"127.0.0.0/8\"]"];
+    let rules = vec((select(heads), body()), 0..4);
+    let which = || vec(0..VALUES.len(), 0..5);
+    for_all(150, (body(), rules, [which(), which(), which(), which(), which()]), |(defaults, rules, which)| {
+        let rules = rules.iter().map(|(head, body)| layer(&format!("[[rule]]\n{head}"), body)).collect::<String>();
+        let toml = format!("{}{rules}", layer("[defaults]", &defaults));
+        let [before, after, on_listener, later, accepted] = which;
+        let calls = format!(
+            "socket s inet stream\n{}connect s 127.0.0.1:4000\n{}socket l inet stream\n{}bind l 127.0.0.1:4002\nlisten l 8\n{}\
+             @dial 127.0.0.1:4002\naccept c l\nset c TCP_NODELAY 0\n{}@look s {names}\n@look l {names}\n@look c {names}",
+            set("s", &before),
+            set("s", &after),
+            set("l", &on_listener),
+            set("l", &later),
+            set("c", &accepted),
+            names = names.join(" "),
+        );
+        let script = Script::new(&calls).before("@listen 127.0.0.1:4000").toml(&toml);
+        let (library, supervised) = (script.looks(true), script.looks_supervised());
+        prop_assert_eq!(library.len(), 3 * names.len());
+        prop_assert_eq!(library, supervised, "{}\n{}", toml, calls);
+        Ok(())
+    });
+}
 
 /// What the program sets, before its connect or after, in any order, reads back as without the library; everything else as the
 /// rule has it. The keepalive is one: who has switched it on before has chosen all four.

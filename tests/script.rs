@@ -216,7 +216,15 @@ impl Script {
 
     /// What the `@look` lines find, word by word.
     pub(crate) fn looks(&self, preload: bool) -> Vec<String> {
-        let (found, _) = self.run(&[], preload, &self.words());
+        Self::looked(&self.run(&[], preload, &self.words()).0)
+    }
+
+    /// The same under the supervisor.
+    pub(crate) fn looks_supervised(&self) -> Vec<String> {
+        Self::looked(&self.run_supervised().0)
+    }
+
+    fn looked(found: &str) -> Vec<String> {
         let looks = found.lines().filter_map(|line| line.strip_prefix("@look "));
         looks.flat_map(|line| line.split(' ').skip(1)).map(str::to_owned).collect()
     }

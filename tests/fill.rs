@@ -575,10 +575,12 @@ fn library_and_supervisor_agree() {
     for_all(150, (body(), rules, [which(), which(), which(), which(), which()]), |(defaults, rules, which)| {
         let rules = rules.iter().map(|(head, body)| layer(&format!("[[rule]]\n{head}"), body)).collect::<String>();
         let toml = format!("{}{rules}", layer("[defaults]", &defaults));
-        let [before, after, on_listener, later, accepted] = which;
+        let [before, after, on_listener, later, mut accepted] = which;
+        // Where the program has the last word, each time is taken for the first.
+        accepted.retain(|&at| VALUES[at].0 != "TCP_NODELAY");
         let calls = format!(
             "socket s inet stream\n{}connect s 127.0.0.1:4000\n{}socket l inet stream\n{}bind l 127.0.0.1:4002\nlisten l 8\n{}\
-             @dial 127.0.0.1:4002\naccept c l\nset c TCP_NODELAY 0\n{}@look s {names}\n@look l {names}\n@look c {names}",
+             @dial 127.0.0.1:4002\naccept c l\nset c TCP_NODELAY 1\n{}@look s {names}\n@look l {names}\n@look c {names}",
             set("s", &before),
             set("s", &after),
             set("l", &on_listener),

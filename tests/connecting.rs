@@ -637,17 +637,32 @@ if sys.argv[2] == \"undone\":
     sender.connect_ex((sys.argv[1], 81))
     ctypes.CDLL(None).connect(sender.fileno(), bytes(16), 16)
     sender.setblocking(True)
+if sys.argv[2] == \"standing\":
+    import select
+    sender.setblocking(False)
+    sender.connect_ex((sys.argv[1], 80))
+    select.select([], [sender], [], 9)
+    sender.setblocking(True)
 print(sender.sendto(bytes(8_000_000), socket.MSG_FASTOPEN, (sys.argv[1], 80)))
 print(sender.getsockopt(socket.SOL_TCP, socket.TCP_USER_TIMEOUT))
 ";
 
 /// One call connects and sends much to a reader that pauses for longer than the time for connecting: nothing is lost. Seen
 /// to fail with the user timeout for the time of that call (ETIMEDOUT, and 4,096 bytes arrived), the second with that of a connect
-/// that was undone, and the third with 1999 for good.
+/// that was undone, the third with 1999 for good, and the last two with no user timeout for good.
 fn sends_on() {
     const FILL: &str = "[[rule]]\nto = [\":80\"]\nuser_timeout = \"22s\"\nconnect_timeout = \"2s\"\nenforce = \"fill\"\n\
                         [defaults]\nconnect_timeout = \"2s\"";
-    for (rules, before, timeout) in [(ALONE, "nothing", "0"), (ALONE, "undone", "0"), (FILL, "undone", "22000")] {
+    const LEFT: &str = "[defaults]\nuser_timeout = \"22s\"\nconnect_timeout = \"2s\"\nenforce = false";
+    for (rules, before, timeout) in [
+        (ALONE, "nothing", "0"),
+        (ALONE, "undone", "0"),
+        (FILL, "undone", "22000"),
+        (LEFT, "undone", "22000"),
+        (ALONE, "standing", "0"),
+        (FILL, "standing", "22000"),
+        (LEFT, "standing", "22000"),
+    ] {
         sends_on_after(rules, before, timeout);
     }
 }

@@ -81,8 +81,17 @@ fn connect_to(
         let connecting = limit.connecting();
         // The call may last long after the connection stands: a time for connecting would end it then.
         let by_syns = connecting.filter(|_| may_send_on && !ffi::is_non_blocking(fd));
-        if by_syns.is_some() && running_limit(fd, &runtime.rules).is_some() {
-            let _ = ffi::set(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0);
+        match by_syns {
+            // Of a connect before this call, which it may not have been told of.
+            Some(connecting) if connecting.is_running => {
+                if finish(runtime, fd, &connecting) {
+                    left::forget(fd);
+                }
+            }
+            Some(_) if running_limit(fd, &runtime.rules).is_some() => {
+                let _ = ffi::set(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0);
+            }
+            _ => {}
         }
         let plan = if by_syns.is_some() || limit.is_left_out() { plan.without_limit() } else { plan };
         let rule_for = |peer| runtime.plan(Connection::Outbound { peer }, CONNECT).decision();

@@ -28,6 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("explain::names_are_resolved", names_are_resolved),
         test("explain::unspecified_destinations", unspecified_destinations),
         test("explain::udp_servers_linger_and_interface", udp_servers_linger_and_interface),
+        test("explain::raw_over_connect_timeout", raw_over_connect_timeout),
         test("explain::exit_codes", exit_codes),
     ]
 }
@@ -501,6 +502,20 @@ fn exit_codes() {
         let (found, stderr) = outcome(arguments);
         assert!(found == Some(code) && stderr.contains(says), "{arguments:?}: {found:?}, {stderr}");
     }
+}
+
+/// What raw sets again is in force, while connecting and afterwards. Seen to fail: "connecting 3.0 to 3.1 s", and a user timeout of 0 once
+/// connected; both ways in which the options get in had 5 s, for good.
+fn raw_over_connect_timeout() {
+    const RULES: &str = "[defaults]\nraw = [{ level = \"SOL_TCP\", name = \"TCP_USER_TIMEOUT\", value = 5000 }]\n\
+                         [[rule]]\nto = [\":9008\"]\nconnect_timeout = \"3s\"\n";
+    let mut command = plain(sockopt());
+    command.env("SOCKOPT_CONFIG_TOML", RULES).args(["explain", "192.0.2.1:9008"]);
+    let (stdout, _) = text(&command.output().expect("sockopt runs"));
+    let row = |name: &str| stdout.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
+    assert!(row(" connecting ").contains(" 5.0 to 5.1 s "), "{stdout}");
+    assert!(row(" data in flight ").contains(" 5.2 to "), "{stdout}");
+    assert!(!stdout.contains("once connected"), "{stdout}");
 }
 
 /// What a UDP server gets, by TCP's rule and by one of its own, and what two options do not do. Seen to fail: without each of them.

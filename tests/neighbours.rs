@@ -1,6 +1,7 @@
 //! Other libraries in LD_PRELOAD, or that a program brings with it: whether it starts, and whether its connection has the
 //! options, in each order; and what `sockopt run` makes of it.
 
+use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +15,7 @@ use crate::support::{library, plain, scratch, sockopt, test, test_with};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        test_with(&["gcc"], "neighbours::sanitizers", sanitizers),
+        test_with(&["gcc", "chpst"], "neighbours::sanitizers", sanitizers),
         test_with(&["gcc"], "neighbours::sanitizers_that_are_preloaded", sanitizers_that_are_preloaded),
         test_with(&needs(["cc", "proxychains4", "torsocks", "python3"]), "neighbours::proxies", proxies),
         test_with(&["cc"], "neighbours::socket_wrapper", socket_wrapper),
@@ -68,6 +69,8 @@ fn run_9s() -> Command {
 /// first of all libraries; then behind `env ASAN_OPTIONS=...`, and there with --force.
 fn sanitizers() {
     let folder = scratch("neighbours-sanitizers");
+    let variables = folder.join("variables");
+    fs::create_dir_all(&variables).expect("a folder of our own");
     for (name, options) in [
         ("address", &["-fsanitize=address"][..]),
         ("both", &["-fsanitize=address,undefined"]),
@@ -116,6 +119,11 @@ fn sanitizers() {
             assert_eq!((forced.0, &*forced.1), (Some(0), timeout), "{context}: {}", forced.2);
             assert_eq!(stderr.contains("env changes ASAN_OPTIONS"), !is_kept && needs_it, "{context}: {stderr}");
         }
+        // Of a file in a folder of variables the first line counts. Seen to fail with all of it.
+        fs::write(variables.join("ASAN_OPTIONS"), "color=never\nverify_asan_link_order=0\n")
+            .expect("a folder of our own");
+        let found = connected(run_9s().args(["chpst", "-e"]).arg(&variables), &program);
+        assert_eq!(found, (Some(0), "9000".into(), String::new()), "{name}");
     }
 }
 

@@ -177,7 +177,13 @@ impl Context<'_> {
         let binding = self.binding(&binding, "before a bind", Phase::Bind);
         let connection = Connection::Outbound { peer };
         let plan = self.rules.plan(connection, CONNECT, &self.hosts);
-        let connected = plan.at(Phases::of(&[Phase::Connected]));
+        // What is replaced by raw is not taken back.
+        let user_timeout = plan
+            .in_order()
+            .filter(|setting| (setting.level, setting.name) == (libc::SOL_TCP, libc::TCP_USER_TIMEOUT))
+            .last();
+        let is_replaced = user_timeout.is_some_and(|setting| setting.key == Key::Raw);
+        let connected = plan.at(if is_replaced { Phases::NONE } else { Phases::of(&[Phase::Connected]) });
         let steps =
             vec![binding, self.step(CONNECTING, &connection, &plan), self.step(CONNECTED, &connection, &connected)];
         (steps, Some(plan.in_order().chain(connected.in_order()).collect()))

@@ -135,7 +135,9 @@ impl Start {
                     self.cleared = Some(OTHER_VALUE);
                 }
                 if let Ok(options) = std::fs::read(folder.join(neighbours::SANITIZER_VARIABLE)) {
-                    self.lets_sanitizer_start = Some(neighbours::lets_sanitizer_start(&options));
+                    // The first line is the value.
+                    let value = options.split(|byte| *byte == b'\n').next().unwrap_or_default();
+                    self.lets_sanitizer_start = Some(neighbours::lets_sanitizer_start(value));
                 }
             }
         }

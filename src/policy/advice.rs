@@ -14,6 +14,7 @@ use crate::constants::{self, SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
 use crate::document::{Document, Given, RuleForm};
 use crate::enforce::Enforce;
 use crate::error::{Listed, Problems};
+use crate::matcher::Pattern;
 use crate::options::{Phase, Phases, Setting, Value};
 use crate::parsed::Parsed;
 use crate::rules::Profile;
@@ -256,6 +257,18 @@ impl Adviser<'_> {
         }
     }
 
+    /// What a socket has to meet that a rule sets this key on.
+    fn conditions<'c>(
+        &'c self,
+        form: Option<&'c RuleForm>,
+        effective: &Effective<'_>,
+        key: Key,
+    ) -> impl Iterator<Item = &'c Conditions> {
+        let is_of_environment = effective.get(&key).is_some_and(|(origin, _)| *origin == Origin::Environment);
+        let of_environment = Some(&self.shortcuts.conditions).filter(|_| is_of_environment);
+        form.map(|form| &form.conditions).into_iter().chain(of_environment)
+    }
+
     fn judge_close(&mut self, form: Option<&RuleForm>, profile: &Profile, effective: &Effective<'_>) {
         let accepts = form.is_some_and(|form| form.conditions.is_for_accepted());
         let resets = Timers::of(profile.settings()).resets;
@@ -280,8 +293,13 @@ impl Adviser<'_> {
                 && setting.phases.intersects(BEFORE_BIND)
                 && replaced_by(profile, setting).unwrap_or(setting).value != Value::Int(0)
         });
+        // That rule or variable is for certain programs, for sockets that connect, or for ports that servers choose themselves.
+        let may_meet_any_program = |conditions: &Conditions| {
+            let binds_any_port = |list: &[Pattern]| list.iter().any(|pattern| pattern.ports().contains(&0));
+            !conditions.ask_for_process() && conditions.to().is_none() && conditions.listen().is_none_or(binds_any_port)
+        };
         if let Some(setting) = late_port
-            && form.is_none_or(|form| !form.conditions.ask_for_process())
+            && self.conditions(form, effective, setting.key).all(may_meet_any_program)
         {
             self.say(effective, &[setting.key], &Advice::LatePort { setting });
         }
@@ -300,11 +318,12 @@ impl Adviser<'_> {
         for (key, choice) in
             [(Key::Fastopen, Choice::FastopenConnect(true)), (Key::Quickack, Choice::Value(Value::Int(0)))]
         {
-            let Some((origin, _)) = effective.get(&key).filter(|(_, given)| given.choice == choice) else { continue };
-            let of_environment = Some(&self.shortcuts.conditions).filter(|_| *origin == Origin::Environment);
-            let conditions = form.map(|form| &form.conditions).into_iter().chain(of_environment);
+            if effective.get(&key).is_none_or(|(_, given)| given.choice != choice) {
+                continue;
+            }
+            let conditions: Vec<_> = self.conditions(form, effective, key).collect();
             let is_for = |port: u16| {
-                let mut lists = conditions.clone().filter_map(Conditions::to);
+                let mut lists = conditions.iter().copied().filter_map(Conditions::to);
                 lists.all(|list| list.iter().any(|pattern| pattern.ports().contains(&port)))
             };
             let ports: Vec<_> = SERVER_SPEAKS_FIRST.into_iter().filter(|(port, _)| is_for(*port)).collect();

@@ -182,7 +182,13 @@ impl Timers {
                         TCP_KEEPINTVL => timers.interval = Some(number),
                         TCP_KEEPCNT => timers.probes = Some(number),
                         TCP_USER_TIMEOUT if is_for_connecting => timers.connect_timeout = Some(number),
-                        TCP_USER_TIMEOUT => timers.user_timeout = number,
+                        TCP_USER_TIMEOUT => {
+                            timers.user_timeout = number;
+                            // What raw sets again before connect replaces it.
+                            if setting.key == Key::Raw && setting.phases.contains(Phase::Connect) {
+                                timers.connect_timeout = None;
+                            }
+                        }
                         KernelOption { level: SOL_TCP, name: TCP_SYNCNT } => timers.syn_retries = Some(number),
                         KernelOption { level: SOL_TCP, name: TCP_FASTOPEN_CONNECT } => timers.fastopen = *value != 0,
                         KernelOption { level: SOL_TCP, name: TCP_RTO_MAX_MS } => timers.rto_max = Some(number),

@@ -84,9 +84,8 @@ fn connect_to(
         match by_syns {
             // Of a connect before this call, which it may not have been told of.
             Some(connecting) if connecting.is_running => {
-                if finish(runtime, fd, &connecting) {
-                    left::forget(fd);
-                }
+                let _ = finish(runtime, fd, &connecting);
+                left::forget(fd);
             }
             Some(_) if running_limit(fd, &runtime.rules).is_some() => {
                 let _ = ffi::set(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT, &0);

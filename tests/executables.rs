@@ -46,6 +46,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             "executables::servers_with_an_environment_of_their_own",
             servers_with_an_environment_of_their_own,
         ),
+        test_with(&["cc"], "executables::daemons_that_start_it", daemons_that_start_it),
         test_with(&["cc"], "executables::found_by_the_wrapper_alone", found_by_the_wrapper_alone),
         test_with(
             &["cc", "s6-setuidgid", "chpst", "fakeroot", "faketime"],
@@ -1026,10 +1027,42 @@ fn servers_with_an_environment_of_their_own() {
         let (code, _, stderr) = start("--dry-run");
         assert_eq!((code, stderr.contains(said)), (Some(0), true), "{name}: {stderr}");
         assert_eq!(start("--log=off"), (Some(5), found.to_owned(), String::new()), "{name}");
+        // An init script of the same name is not it.
+        let script = open.0.join("init.d").join(name);
+        fs::create_dir_all(open.0.join("init.d")).expect("a folder of our own");
+        fs::write(&script, "#!/bin/sh\nexec env\n").expect("a folder of our own");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        let (_, _, stderr) =
+            outcome(plain(open.0.join("sockopt")).args(["run", "--nodelay=true", "--dry-run"]).arg(&script));
+        assert!(!stderr.contains("start without it"), "{name}: {stderr}");
         // What asks for the library gets it, and is told.
         let (code, stdout, stderr) = open.run("--log=off", "timeout 9 %", name);
         assert_eq!((code, &*stdout), (Some(5), "library\n"), "{name}: {stderr}");
         assert_eq!(stderr.contains("start without it"), found == "nothing\n", "{name}: {stderr}");
+    }
+}
+
+/// What a daemon starts for a program is not what the options are for. Seen to fail: nothing was said.
+fn daemons_that_start_it() {
+    let open = Open::new("daemons");
+    for (name, words, note) in [
+        (
+            "systemctl",
+            "restart nginx",
+            "note: systemd starts the service, without the library and without the supervisor: ",
+        ),
+        ("systemctl", "status nginx", ""),
+        ("docker", "--debug run image", "note: what runs in the container does not get the options: "),
+        ("docker", "pull image", ""),
+        ("kubectl", "exec -it pod", "note: what runs in the cluster does not get the options: "),
+    ] {
+        let file = open.0.join(name);
+        copy(open.0.join("dynamic"), &file);
+        let mut command = plain(open.0.join("sockopt"));
+        command.args(["run", "--nodelay=true"]).arg(&file).args(words.split(' '));
+        let (code, stdout, stderr) = outcome(&mut command);
+        assert_eq!((code, &*stdout), (Some(5), "library\n"), "{name} {words}: {stderr}");
+        assert!(stderr.starts_with(note) && stderr.is_empty() == note.is_empty(), "{name} {words}: {stderr}");
     }
 }
 

@@ -866,7 +866,10 @@ fn dry_run() {
     let title = stdout.lines().next().unwrap_or_default().to_owned();
     assert!(title.starts_with("python3") && title.ends_with(&format!(" ({})", program.pid)), "{stdout}");
     assert_eq!(stdout, format!("{title}\n  by the command line, not done:\n{changes}1 socket would change\n"));
-    assert!(stderr.contains("do not get these options, except those that its listening sockets accept"), "{stderr}");
+    assert!(
+        stderr.contains("do not get these options, except what accepted ones inherit from its listening sockets"),
+        "{stderr}"
+    );
 
     let (code, stdout, stderr) = outcome(&run(&lab, Place::Here, &words));
     assert_eq!(code, Some(0), "{stderr}");

@@ -248,7 +248,7 @@ pub(crate) fn notes(done: &[Done<'_>]) {
     }
     if changed().next().is_some() {
         output::note(
-            "connections that a program opens from now on do not get these options, except those that its listening sockets accept; to cover all, start it under `sockopt run`",
+            "connections that a program opens from now on do not get these options, except what accepted ones inherit from its listening sockets; to cover all, start it under `sockopt run`",
         );
     }
 }

@@ -176,7 +176,7 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     {
         output::note(&note);
     }
-    notes.into_iter().for_each(output::note);
+    notes.into_iter().chain(target.as_ref().ok().and_then(named::by_daemon)).for_each(output::note);
     if ready.is_some() {
         let starts_others = target.as_ref().is_ok_and(Program::starts_others);
         if (is_dry || starts_others) && !privilege::Caller::this().may_filter_with_rights() {

@@ -55,6 +55,12 @@ const CLEARING: &[Clearing] = &[
         starts: "CGI programs start without its configuration",
         instead: "",
     },
+    Clearing {
+        names: &["service"],
+        connects_itself: false,
+        starts: "but it starts init scripts without it",
+        instead: "put sockopt run into the init script, or start the program itself",
+    },
     Clearing { names: &["sshd"], connects_itself: true, starts: "its sessions start without it", instead: "" },
     Clearing { names: &["cron", "crond"], connects_itself: true, starts: "its jobs start without it", instead: "" },
 ];
@@ -270,7 +276,10 @@ impl Program {
 
     /// What it starts without LD_PRELOAD, of its own accord.
     fn with_other_environment(&self, verdict: Verdict) -> Verdict {
-        let name = self.file.file_name().unwrap_or_default();
+        // An init script has the name of what it starts, and does that as it is told.
+        let service = self.script.as_deref().filter(|script| script.ends_with("service"));
+        let name = service.or(self.script.is_none().then_some(&*self.file)).and_then(Path::file_name);
+        let name = name.unwrap_or_default();
         let Some(server) = CLEARING.iter().find(|server| server.names.iter().any(|known| name == *known)) else {
             return verdict;
         };

@@ -28,6 +28,35 @@ pub fn beyond_reach(program: &Program, library: Option<&Library>) -> Option<Stri
     among_arguments(program, library).or_else(|| in_text(program, library))
 }
 
+/// Programs that have a daemon start what a command line names: who they are, at which of their commands, and what to do.
+const BY_DAEMONS: &[(&[&str], &[&str], &str)] = &[
+    (
+        &["systemctl"],
+        &["start", "restart", "try-restart", "reload-or-restart", "isolate"],
+        "systemd starts the service, without the library and without the supervisor: use `sockopt attach --unit UNIT`, or a drop-in for the unit",
+    ),
+    (
+        &["docker", "docker-compose", "nerdctl"],
+        &["run", "exec", "start", "restart", "up"],
+        "what runs in the container does not get the options: use `sockopt attach --container ID`, or put the library into the container",
+    ),
+    (
+        &["kubectl", "oc"],
+        &["run", "exec", "create", "apply", "debug"],
+        "what runs in the cluster does not get the options: configure the pod",
+    ),
+];
+
+/// What is to be said of one of those.
+pub fn by_daemon(program: &Program) -> Option<&'static str> {
+    let (first, words) = program.words.split_first()?;
+    let name = Path::new(first).file_name()?;
+    let is_meant = |(names, commands, _): &&(&[&str], &[&str], &str)| {
+        names.iter().any(|known| name == *known) && words.iter().any(|word| commands.iter().any(|known| word == *known))
+    };
+    BY_DAEMONS.iter().find(is_meant).map(|(.., note)| *note)
+}
+
 /// Says so, and what reaches it. Of a program that is not for this machine nothing is known but where the kernel runs it: an emulator
 /// makes this machine's system calls.
 fn said(who: &str, program: &Program, library: Option<&Library>) -> Option<String> {

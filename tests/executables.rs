@@ -1066,15 +1066,20 @@ fn daemons_that_start_it() {
     }
 }
 
-/// What is not found from here, and there by the wrapper, is started with the library. Seen to fail: without, and nothing was said.
+/// What is not found from here, and there by the wrapper, is started with the options. Seen to fail: without, and nothing was said, either way.
 fn found_by_the_wrapper_alone() {
     let open = Open::new("elsewhere");
     let script = open.0.join("script");
     fs::write(&script, "#!./dynamic\n").expect("a folder of our own");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it is ours");
-    let mut command = plain(open.0.join("sockopt"));
-    command.current_dir("/").args(["run", "--nodelay=true", "env", "-C"]).args([&open.0, &script]);
-    assert_eq!(outcome(&mut command), (Some(5), "library\n".to_owned(), String::new()));
+    let start = |by: &str| {
+        let mut command = plain(open.0.join("sockopt"));
+        outcome(command.current_dir("/").args(["run", by, "--nodelay=true", "env", "-C"]).args([&open.0, &script]))
+    };
+    assert_eq!(start("--by=library"), (Some(5), "library\n".to_owned(), String::new()));
+    const IS_FILTERED: &str = "#include <sys/prctl.h>\nint main(void) { return prctl(PR_GET_SECCOMP); }\n";
+    build(&open.0, "dynamic", IS_FILTERED, &[]);
+    assert_eq!((start("--by=library").0, start("--by=supervisor").0), (Some(0), Some(2)));
 }
 
 /// Those of s6, runit and daemontools, and those that put a library of their own beside this one. Seen to fail: of s6-setuidgid and

@@ -104,6 +104,14 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     };
     let mut ready = None;
     let mut verdict = judged;
+    if is_supervised && target.is_err() && !is_dry {
+        // Where it is may be known to who starts it alone, as in the folder that env -C changes to.
+        let (rules, loaded) = (compiled.rules.clone().unwrap_or_default(), args::loaded(&variables));
+        match begin(loaded, rules) {
+            Ok(done) => ready = Some(done),
+            Err(why) => verdict = Some(why),
+        }
+    }
     if is_supervised && let Ok(target) = &target {
         let (rules, loaded) = (compiled.rules.clone().unwrap_or_default(), args::loaded(&variables));
         match supervise(target, loaded, rules) {
@@ -239,9 +247,11 @@ fn backend(matches: &ArgMatches) -> Option<Backend> {
 /// Starts a supervisor for a program, and says what it cannot do; else why there is none.
 fn supervise(target: &Program, loaded: load::Loaded, rules: Rules) -> Result<supervise::Ready, Verdict> {
     let verdict = target.supervised();
-    if verdict.outlook == Outlook::Cannot {
-        return Err(verdict);
-    }
+    if verdict.outlook == Outlook::Cannot { Err(verdict) } else { begin(loaded, rules) }
+}
+
+/// The same for whatever is started.
+fn begin(loaded: load::Loaded, rules: Rules) -> Result<supervise::Ready, Verdict> {
     let refused = |refusal: supervise::Refusal| {
         let instead = match refusal.errno.0 {
             libc::EMFILE => "raise the limit of descriptors (ulimit -n)",

@@ -93,7 +93,7 @@ const UNKNOWN_WHEN_MADE: &[&str] = &[
     "hooks::enforce: a connection of",
     "hooks::enforce: a mapped listener",
     "hooks::enforce: on an IPv4 client of a listener on ::",
-    "fill::layers: an accepted keepalive of a rule that enforces",
+    "fill::layers: an accepted keepalive of a rule that",
     // And on those that another process has made.
     "hooks::received: by defaults that have been set on it",
     "hooks::received: by a rule with listen that has been set on it",

@@ -162,19 +162,18 @@ impl Worker {
         let is_of_multipath = inheritance != Inheritance::None && self.shared.ports.is_multipath(local);
         let is_whole = inheritance == Inheritance::Full || is_of_multipath;
         let plan = runtime.plan(connection, if is_whole { Phases::ACCEPTED } else { inheritance.phases() });
-        let option = (waiting.call.int(1), waiting.call.int(2));
-        let settles = match plan.enforce() {
-            Enforce::Always => true,
-            // Who has the last word has it from its first call on.
-            Enforce::Never => AFTER_ACCEPT.last() == Some(&option) && inheritance != Inheritance::Full,
-            Enforce::Fill => inheritance != Inheritance::Full,
-        };
+        let fd = copy.as_raw_fd();
+        let is_enforced = plan.enforce() == Enforce::Always;
+        let settles = is_enforced || inheritance != Inheritance::Full;
         if plan.bypass().is_some() || !(settles || is_of_multipath) {
             return;
         }
-        let fd = copy.as_raw_fd();
+        // Who has the last word has it from its first call on.
+        if !is_enforced && !ffi::cookie(fd).is_ok_and(|cookie| self.settled.borrow_mut().add(cookie)) {
+            return;
+        }
         // Of what a listener of Multipath TCP could not pass on, the program may have set some by now.
-        let has_last_word = is_of_multipath && plan.enforce() != Enforce::Always;
+        let has_last_word = is_of_multipath && !is_enforced;
         let left = if has_last_word { self.multipath.left(fd, plan.settings()) } else { Left::default() };
         // What it has from its listener may be another rule's.
         let is_of_it = |setting: &&Setting| {

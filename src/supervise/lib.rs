@@ -15,6 +15,7 @@ mod made;
 mod multipath;
 pub mod notification;
 mod processes;
+mod recent;
 mod runtime;
 mod sys;
 mod tasks;

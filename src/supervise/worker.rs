@@ -23,6 +23,7 @@ use crate::log::Log;
 use crate::made::{Made, Making, Settled};
 use crate::multipath::Multipath;
 use crate::notification::{Call, Notification};
+use crate::recent::Recent;
 use crate::runtime::{Policy, Runtime};
 use crate::sys::{self, Answer, Extent, Shared};
 use crate::tasks::Tasks;
@@ -34,6 +35,8 @@ pub(crate) struct Worker {
     pub(crate) shared: &'static Shared,
     pub(crate) multipath: Multipath,
     pub(crate) tasks: Tasks,
+    /// Accepted sockets on which the program has the last word by now.
+    pub(crate) settled: RefCell<Recent>,
     /// How the program's sockets are had where they cannot be copied.
     pub(crate) made: Option<RefCell<Made>>,
     /// The socket that the present call is about, where it is one of these.
@@ -66,6 +69,7 @@ impl Worker {
             shared,
             multipath,
             tasks: Tasks::default(),
+            settled: RefCell::default(),
             made: None,
             present: Cell::new(None),
             connecting: BTreeMap::new(),

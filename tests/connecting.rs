@@ -779,7 +779,7 @@ pub(crate) fn scripts() -> Vec<(&'static str, Script)> {
              @look s TCP_USER_TIMEOUT={found}\nclose s\n"
         )
     };
-    vec![
+    let mut all = vec![
         ("nothing_else_differs", {
             script(
                 "socket s inet stream\nconnect s 127.0.0.1:4000\n@look s EVERYTHING\n\
@@ -898,5 +898,34 @@ pub(crate) fn scripts() -> Vec<(&'static str, Script)> {
                  socket v inet dgram+nonblock\nconnect v 127.0.0.1:4000\nget v 1/4\n@look v SO_KEEPALIVE=0",
             )
         }),
-    ]
+    ];
+    // Who waits, and asks no more. Seen to fail without these hooks: 1999.
+    const AWAITED: [(&str, &str); 8] = [
+        ("awaited_by_poll", "poll"),
+        ("awaited_by_ppoll", "ppoll"),
+        ("awaited_by___poll_chk", "poll_chk"),
+        ("awaited_by___ppoll_chk", "ppoll_chk"),
+        ("awaited_by_select", "select"),
+        ("awaited_by_pselect", "pselect"),
+        ("awaited_by_poll, the last of many", "heap"),
+        (
+            "awaited_by_poll, after what cannot be waited for",
+            "bad 0\nawait s badset 0\nawait s none 0\nawait s noset 0\nawait s poll",
+        ),
+    ];
+    all.extend(AWAITED.map(|(name, how)| {
+        let calls = "socket s inet stream+nonblock\nconnect s 127.0.0.1:4000\nawait s";
+        let script = Script::new(&format!("{calls} {how} 1000\n@look s SO_KEEPALIVE=1 TCP_USER_TIMEOUT=14000"));
+        (name, script.toml(WITH_RULE).before("@listen 127.0.0.1:4000"))
+    }));
+    // What has not connected keeps it, and so does the other one.
+    all.push((
+        "awaited_in_vain",
+        script(
+            "socket s inet stream+nonblock\nconnect s 127.0.0.1:4008\nawait s poll 100\nawait s select 100\n\
+             socket t inet stream+nonblock\nconnect t 127.0.0.1:4000\nawait t poll 1000\n@look t TCP_USER_TIMEOUT=0\nclose s",
+        )
+        .before("@full 127.0.0.1:4008"),
+    ));
+    all
 }

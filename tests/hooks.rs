@@ -1071,6 +1071,10 @@ fn traced() -> Vec<(&'static str, fn())> {
             let script = Script::new(calls).before("@listen 127.0.0.1:4000");
             expect("epoll-back", &script.toml("[defaults]\nconnect_timeout = \"5s\""), "all", &wanted);
         }),
+        ("poll and select cost nothing", || {
+            let script = client("", "await s poll 0\nawait s select 0").toml("[defaults]\nconnect_timeout = \"5s\"");
+            expect("poll", &script, "all", &["pselect6("]);
+        }),
         ("getpeername costs nothing", || {
             let script = client("", "peername s").toml("[defaults]\nconnect_timeout = \"5s\"");
             expect("peername", &script, "all", &["getpeername(3"]);

@@ -63,7 +63,9 @@ const REFERENCE: &str = "docs/configuration.md";
 const DESIGN: &str = "docs/design.md";
 
 /// What libsockopt.so interposes.
-const HOOKS: [&str; 24] = [
+const HOOKS: [&str; 30] = [
+    "__poll_chk",
+    "__ppoll_chk",
     "accept",
     "accept4",
     "bind",
@@ -83,7 +85,11 @@ const HOOKS: [&str; 24] = [
     "getpeername",
     "getsockopt",
     "listen",
+    "poll",
+    "ppoll",
     "prctl",
+    "pselect",
+    "select",
     "sendmmsg",
     "sendmsg",
     "sendto",

@@ -3,13 +3,14 @@
 use libtest_mimic::Trial;
 
 use crate::support::lab::{Lab, Place::Here, Running, State, needs};
-use crate::support::{haproxy_configuration, scratch, test_with};
+use crate::support::{haproxy_configuration, plain, scratch, test_with};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         test_with(&needs(["haproxy", "curl"]), "unasked::haproxy", haproxy),
         test_with(&needs(["wrk"]), "unasked::wrk", wrk),
         test_with(&needs(["tcpclient"]), "unasked::tcpclient", tcpclient),
+        test_with(&needs(["rustc"]), "unasked::rust", rust),
     ]
 }
 
@@ -74,4 +75,32 @@ fn tcpclient() {
     wait_for(&lab, "cat", 1);
     server.release();
     assert!(String::from_utf8_lossy(&tcpclient.finish().stdout).ends_with("hello from /unasked\n"));
+}
+
+/// Rust's standard library waits by poll, and asks only where that says that it failed. Seen to fail without the hook of poll: the time for
+/// connecting stayed, and a peer that paused for longer ended the connection.
+fn rust() {
+    const SOURCE: &str = r#"
+        use std::{io::{Read, Write}, net::{Ipv4Addr, TcpStream}, time::Duration};
+        fn main() {
+            let to = (Ipv4Addr::LOCALHOST, 8001).into();
+            let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(9)).expect("it listens");
+            stream.write_all(b"GET /unasked HTTP/1.0\r\n\r\n").expect("it is there");
+            let mut text = String::new();
+            stream.read_to_string(&mut text).expect("it answers");
+            print!("{text}");
+        }
+    "#;
+    let folder = scratch("unasked-rust");
+    let (file, program) = (folder.join("rusty.rs"), folder.join("rusty"));
+    std::fs::write(&file, SOURCE).expect("a file");
+    let compiled = plain("rustc").args(["--edition=2021", "-o"]).arg(&program).arg(&file).output().expect("rustc");
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    let lab = Lab::new();
+    let mut server = lab.serve(Here, &[8001]);
+    let rusty = Running::start(lab.covered(Here, &[RULES], &program));
+    server.wait_for(&[8001]);
+    wait_for(&lab, "rusty", 1);
+    server.release();
+    assert!(String::from_utf8_lossy(&rusty.finish().stdout).ends_with("hello from /unasked\n"));
 }

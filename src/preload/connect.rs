@@ -8,7 +8,7 @@
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use libc::{sockaddr, socklen_t};
+use libc::{fd_set, nfds_t, pollfd, sockaddr, socklen_t};
 use policy::{Bypass, Connection, Phase, Phases, Setting};
 use socket::connecting::{self, Finish, Limit, afterwards, limit_syns, running_limit};
 use socket::memory::{Near, Place};
@@ -193,6 +193,70 @@ pub(crate) fn before_epoll_ctl(change: c_int, fd: c_int) {
 pub(crate) fn after_getpeername(fd: c_int) {
     if left::is_any() {
         take_back_if_connected(fd);
+    }
+}
+
+/// Sockets with a time for connecting that a program waits for to be writable.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Awaited {
+    fds: [c_int; MOST_AWAITED],
+    count: usize,
+}
+
+/// So many of them are told from the others in one call of poll or select, and of so many it is asked whether they are.
+const MOST_AWAITED: usize = 16;
+const MOST_ASKED: usize = 64;
+
+impl Awaited {
+    const NONE: Self = Self { fds: [0; MOST_AWAITED], count: 0 };
+
+    /// Notes a socket, if it is one; whether there is room for more.
+    fn note(&mut self, runtime: &Runtime, fd: c_int) -> bool {
+        if let Some(place) = self.fds.get_mut(self.count)
+            && running_limit(fd, &runtime.rules).is_some()
+        {
+            *place = fd;
+            self.count += 1;
+        }
+        self.count < MOST_AWAITED
+    }
+}
+
+/// Before a program waits: afterwards its memory may be gone, and who has found out that it has connected may ask no more (Rust's
+/// `TcpStream::connect_timeout`, httperf, LuaSocket).
+#[inline]
+pub(crate) fn before_poll(entries: *const pollfd, count: nfds_t) -> Awaited {
+    awaited(move |near, call| near.writable_of_poll(entries, usize::try_from(count).unwrap_or(usize::MAX), call))
+}
+
+/// The same for select.
+#[inline]
+pub(crate) fn before_select(end: c_int, set: *const fd_set) -> Awaited {
+    awaited(move |near, call| near.writable_of_select(set, end, call))
+}
+
+#[inline]
+fn awaited(each: impl Fn(Near<'_>, &mut dyn FnMut(c_int) -> bool) + Copy) -> Awaited {
+    if !left::is_any() {
+        return Awaited::NONE;
+    }
+    guard::contained(move || {
+        let Some(runtime) = runtime() else { return Awaited::NONE };
+        let place = Place::here();
+        let (mut found, mut asked) = (Awaited::NONE, 0);
+        each(place.page(), &mut |fd| {
+            asked += 1;
+            found.note(runtime, fd) && asked < MOST_ASKED
+        });
+        found
+    })
+}
+
+/// After it has waited for these, and something has happened.
+#[inline]
+pub(crate) fn after_wait(awaited: Awaited, happened: c_int) {
+    if awaited.count > 0 && happened > 0 {
+        awaited.fds.into_iter().take(awaited.count).for_each(take_back_if_connected);
     }
 }
 

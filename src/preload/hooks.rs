@@ -8,8 +8,8 @@
 use std::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 
 use libc::{
-    MSG_FASTOPEN, SO_ERROR, SOL_SOCKET, addrinfo, epoll_event, hostent, mmsghdr, msghdr, size_t, sockaddr, socklen_t,
-    ssize_t,
+    MSG_FASTOPEN, SO_ERROR, SOL_SOCKET, addrinfo, epoll_event, fd_set, hostent, mmsghdr, msghdr, nfds_t, pollfd,
+    sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec, timeval,
 };
 use socket::filter;
 use socket::memory::Place;
@@ -96,6 +96,32 @@ interpose! {
     // For those programs of an event loop that never ask: the same, when they next say what they wait for on a socket.
     fn epoll_ctl(epoll: c_int, change: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
         before () = connect::before_epoll_ctl(change, fd);
+    }
+    // For those that wait once, and ask no more: the same, when what they have waited for has happened.
+    fn poll(entries: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
+        before awaited = connect::before_poll(entries, count);
+        after happened connect::after_wait(awaited, happened);
+    }
+    fn ppoll(entries: *mut pollfd, count: nfds_t, timeout: *const timespec, mask: *const sigset_t) -> c_int {
+        before awaited = connect::before_poll(entries, count);
+        after happened connect::after_wait(awaited, happened);
+    }
+    // Those of programs that are built with _FORTIFY_SOURCE, of glibc alone.
+    fn __poll_chk(entries: *mut pollfd, count: nfds_t, timeout: c_int, size: size_t) -> c_int {
+        before awaited = connect::before_poll(entries, count);
+        after happened connect::after_wait(awaited, happened);
+    }
+    fn __ppoll_chk(entries: *mut pollfd, count: nfds_t, timeout: *const timespec, mask: *const sigset_t, size: size_t) -> c_int {
+        before awaited = connect::before_poll(entries, count);
+        after happened connect::after_wait(awaited, happened);
+    }
+    fn select(end: c_int, read: *mut fd_set, write: *mut fd_set, except: *mut fd_set, timeout: *mut timeval) -> c_int {
+        before awaited = connect::before_select(end, write);
+        after happened connect::after_wait(awaited, happened);
+    }
+    fn pselect(end: c_int, read: *mut fd_set, write: *mut fd_set, except: *mut fd_set, timeout: *const timespec, mask: *const sigset_t) -> c_int {
+        before awaited = connect::before_select(end, write);
+        after happened connect::after_wait(awaited, happened);
     }
     // These connect where MSG_FASTOPEN is set, tcp(7).
     fn sendto(fd: c_int, data: *const c_void, size: size_t, flags: c_int, address: *const sockaddr, length: socklen_t) -> ssize_t {

@@ -98,6 +98,14 @@ pub(crate) mod declared {
         /// It takes as many as the option has. Integers come in the same registers either way, on x86-64 and aarch64, and those that
         /// the program has not passed are handed on as they are.
         pub(crate) fn prctl(option: c_int, second: c_ulong, third: c_ulong, fourth: c_ulong, fifth: c_ulong) -> c_int;
+        pub(crate) fn __poll_chk(entries: *mut pollfd, count: nfds_t, timeout: c_int, size: size_t) -> c_int;
+        pub(crate) fn __ppoll_chk(
+            entries: *mut pollfd,
+            count: nfds_t,
+            timeout: *const timespec,
+            mask: *const sigset_t,
+            size: size_t,
+        ) -> c_int;
         pub(crate) fn gethostbyname(name: *const c_char) -> *mut hostent;
         pub(crate) fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent;
         pub(crate) fn gethostbyname_r(
@@ -136,13 +144,13 @@ pub(crate) fn next(name: &'static str) -> *mut c_void {
 fn by_dlsym(name: &'static str) -> *mut c_void {
     let is_behind = is_behind_libc();
     #[cfg(target_env = "gnu")]
-    if !is_behind && !["close_range\0", "dlopen\0", "dlmopen\0"].contains(&name) {
+    if !is_behind && !["close_range\0", "dlopen\0", "dlmopen\0", "__poll_chk\0", "__ppoll_chk\0"].contains(&name) {
         // SAFETY: the name ends in NUL.
         let found = catch_unwind(|| unsafe { redhook::ld_preload::dlsym_next(name) });
         return found.map_or(ptr::null_mut(), |found| found.cast_mut().cast());
     }
-    // redhook knows glibc only, and panics where there is no such function: close_range came with 2.34, dlopen and dlmopen are
-    // in libdl before.
+    // redhook knows glibc only, and panics where there is no such function: close_range came with 2.34, __poll_chk and
+    // __ppoll_chk with 2.16, dlopen and dlmopen are in libdl before.
     found_from(if is_behind { libc::RTLD_DEFAULT } else { libc::RTLD_NEXT }, name)
 }
 

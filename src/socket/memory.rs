@@ -128,6 +128,43 @@ impl Near<'_> {
         self.address(name, libc::socklen_t::from_ne_bytes(self.bytes(length)?))
     }
 
+    /// Calls for each descriptor that poll(2) waits for to be writable, as long as it is answered with true.
+    pub fn writable_of_poll(self, entries: *const libc::pollfd, count: usize, mut call: impl FnMut(c_int) -> bool) {
+        const SIZE: usize = size_of::<libc::pollfd>();
+        if count.checked_mul(SIZE).is_none_or(|bytes| !self.is_readable(entries.cast(), bytes)) {
+            return;
+        }
+        for at in 0..count {
+            // SAFETY: the kernel has just read from each page, see `bytes`.
+            let [a, b, c, d, e, f, ..] = unsafe { load::<SIZE>(entries.wrapping_add(at).cast()) };
+            let (fd, events) = (c_int::from_ne_bytes([a, b, c, d]), i16::from_ne_bytes([e, f]));
+            if fd >= 0 && events & libc::POLLOUT != 0 && !call(fd) {
+                return;
+            }
+        }
+    }
+
+    /// The same for a set of select(2), of descriptors below `end`. What is beyond a set of the usual size is not looked at: programs
+    /// pass the limit of descriptors as well, of which the kernel takes as many as there are.
+    pub fn writable_of_select(self, set: *const libc::fd_set, end: c_int, mut call: impl FnMut(c_int) -> bool) {
+        const SIZE: usize = size_of::<usize>();
+        let words = usize::try_from(end).unwrap_or(0).min(libc::FD_SETSIZE).div_ceil(usize::BITS as usize);
+        if set.is_null() || !self.is_readable(set.cast(), words * SIZE) {
+            return;
+        }
+        for at in 0..words {
+            // SAFETY: as above.
+            let mut left = usize::from_ne_bytes(unsafe { load::<SIZE>(set.cast::<u8>().wrapping_add(at * SIZE)) });
+            while left != 0 {
+                let fd = (at * usize::BITS as usize) as c_int + left.trailing_zeros() as c_int;
+                left &= left - 1;
+                if fd < end && !call(fd) {
+                    return;
+                }
+            }
+        }
+    }
+
     /// Copies a text without its NUL; None where it cannot be read or does not fit.
     #[must_use]
     pub fn text(self, from: *const c_char, to: &mut [u8; 256]) -> Option<&[u8]> {

@@ -96,6 +96,41 @@ static socklen_t value_of(const char *word, void *to) {
     return read * sizeof(int);
 }
 
+/* Of glibc, for programs that are built with _FORTIFY_SOURCE. */
+__attribute__((weak)) int __poll_chk(struct pollfd *, nfds_t, int, size_t);
+__attribute__((weak)) int __ppoll_chk(struct pollfd *, nfds_t, const struct timespec *, const sigset_t *, size_t);
+
+/* Until a socket can be written to, by what libc has for it. */
+static int await(int fd, const char *how, int milliseconds) {
+    struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000};
+    struct timeval value = {time.tv_sec, time.tv_nsec / 1000};
+    struct pollfd many[20] = {{.fd = -1, .events = POLLOUT}, {.fd = fd, .events = POLLOUT}};
+    void *volatile nowhere = (void *)8;
+    fd_set set;
+    FD_ZERO(&set);
+    FD_SET(fd, &set);
+    for (int i = 2; i < 20; i++) many[i].fd = -1 - i;
+    if (!strcmp(how, "poll")) return poll(many, 20, milliseconds);
+    if (!strcmp(how, "ppoll")) return ppoll(many, 20, &time, NULL);
+    if (!strcmp(how, "select")) return select(fd + 1, NULL, &set, NULL, &value);
+    if (!strcmp(how, "pselect")) return pselect(1 << 20, NULL, &set, NULL, &time, NULL);
+    if (!strcmp(how, "bad")) return poll(nowhere, 3, milliseconds);
+    if (!strcmp(how, "badset")) return select(fd + 1, NULL, nowhere, NULL, &value);
+    if (!strcmp(how, "none")) return poll(NULL, 0, milliseconds);
+    if (!strcmp(how, "noset")) return select(0, NULL, NULL, NULL, &value);
+    if (!strcmp(how, "heap")) {
+        struct pollfd *more = malloc(900 * sizeof *more);
+        for (int i = 0; i < 900; i++) more[i] = (struct pollfd){i == 899 ? fd : -1, POLLOUT, 0};
+        int result = poll(more, 900, milliseconds);
+        free(more);
+        return result;
+    }
+    if (!strcmp(how, "poll_chk")) return __poll_chk ? __poll_chk(many, 20, milliseconds, sizeof many) : poll(many, 20, milliseconds);
+    if (!strcmp(how, "ppoll_chk"))
+        return __ppoll_chk ? __ppoll_chk(many, 20, &time, NULL, sizeof many) : ppoll(many, 20, &time, NULL);
+    return -2;
+}
+
 __attribute__((noinline)) static long call(int count, char **w) {
     struct sockaddr_storage to;
     socklen_t length = sizeof to;
@@ -149,10 +184,12 @@ __attribute__((noinline)) static long call(int count, char **w) {
     if (!strcmp(name, "dup2")) return dup2(fd, fd_of(w[2]));
     if (!strcmp(name, "dup3")) return dup3(fd, fd_of(w[2]), 0);
     if (!strcmp(name, "unblock")) return fcntl(fd, F_SETFL, O_NONBLOCK);
-    if (!strcmp(name, "poll")) {
+    if (!strcmp(name, "poll")) { /* That nobody sees. */
         struct pollfd one = {fd, POLLIN | POLLOUT, 0};
-        return poll(&one, 1, atoi(w[2]));
+        struct timespec time = {atoi(w[2]) / 1000, atoi(w[2]) % 1000 * 1000000};
+        return syscall(SYS_ppoll, &one, 1, &time, NULL, 0);
     }
+    if (!strcmp(name, "await")) return await(fd, w[2], atoi(w[3])); /* await FD HOW MILLISECONDS */
     if (!strcmp(name, "epoll")) {
         struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET};
         int epoll = epoll_create1(EPOLL_CLOEXEC);

@@ -8,6 +8,8 @@
  * own, FULL never answers, ADDRESS takes connections and never reads. */
 #include "probe.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdatomic.h>
 
@@ -38,6 +40,14 @@ static long perform(void) {
     if (name == 6 && !strncmp(call, "sendto", 6)) return sendto(fd, "hi", 2, flags, flags ? (void *)&full : NULL, flags ? length : 0);
     if (name == 7 && !strncmp(call, "sendmsg", 7)) return sendmsg(fd, &message.msg_hdr, flags);
     if (name == 8 && !strncmp(call, "sendmmsg", 8)) return sendmmsg(fd, &message, 1, flags);
+    struct pollfd one_of = {fd, POLLOUT, 0};
+    fd_set set;
+    FD_ZERO(&set);
+    FD_SET(fd, &set);
+    if (!strcmp(call, "poll")) return poll(&one_of, 1, -1);
+    if (!strcmp(call, "ppoll")) return ppoll(&one_of, 1, NULL, NULL);
+    if (!strcmp(call, "select")) return select(fd + 1, NULL, &set, NULL, NULL);
+    if (!strcmp(call, "pselect")) return pselect(fd + 1, NULL, &set, NULL, NULL, NULL);
     if (!strcmp(call, "setsockopt")) return setsockopt(fd, SOL_TCP, TCP_KEEPIDLE, &one, sizeof one);
     if (!strcmp(call, "bind")) return bind(fd, (void *)&silent, length);
     if (!strcmp(call, "listen")) return listen(fd, 8);
@@ -69,7 +79,10 @@ static void prepare(void) {
     int one = 1;
     fd = socket(full.ss_family, SOCK_STREAM, 0);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (!strncmp(call, "accept", 6)) {
+    if (strstr(call, "poll") || strstr(call, "select")) {
+        fcntl(fd, F_SETFL, O_NONBLOCK);
+        connect(fd, (void *)&full, length);
+    } else if (!strncmp(call, "accept", 6)) {
         if (bind(fd, (void *)&silent, length) || listen(fd, 8)) perror("listen");
     } else if (!strcmp(call, "close") || (!strncmp(call, "send", 4) && !strchr(call, '+'))) {
         static char block[1 << 16];
@@ -132,7 +145,7 @@ int main(int count, char **arguments) {
     alarm(200);
     if (count == 6 && !strcmp(arguments[1], "calls")) {
         static const char *points[] = {"connect", "accept", "accept4", "close", "sendto", "sendmsg", "sendmmsg",
-                                       "sendto+", "sendmsg+", "sendmmsg+"};
+                                       "sendto+", "sendmsg+", "sendmmsg+", "poll", "ppoll", "select", "pselect"};
         static const char *none[] = {"setsockopt", "bind", "listen", "dup2", "dup3", "close_range"};
         address(arguments[2], &silent);
         address(arguments[4], &other);

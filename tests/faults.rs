@@ -324,8 +324,12 @@ fn cancel(build: Build, arguments: &[&str]) {
     let program = [probe("cancel2").display().to_string()].into_iter();
     let program: Vec<String> = program.chain(arguments.iter().map(|&argument| argument.to_owned())).collect();
     let log = scratch(&format!("cancel-{}-{build:?}", arguments[0])).join("log").display().to_string();
-    let environment =
-        [("SOCKOPT_DEAD_PEER_TIMEOUT", "15s"), ("SOCKOPT_LOG", "debug"), ("SOCKOPT_LOG_FILE", log.as_str())];
+    let environment = [
+        ("SOCKOPT_DEAD_PEER_TIMEOUT", "15s"),
+        ("SOCKOPT_CONNECT_TIMEOUT", "99s"),
+        ("SOCKOPT_LOG", "debug"),
+        ("SOCKOPT_LOG_FILE", log.as_str()),
+    ];
     let run = |library: Option<&Path>| {
         let output = outside(&FULL, library, &environment, &program);
         assert!(output.status.success(), "{output:?}");

@@ -441,4 +441,63 @@ mod tests {
         assert_eq!(text_at(start, &[b'x'; 256]), None, "too long");
         assert_eq!(text_at(start, &[&[b'x'; 255][..], b"\0"].concat()), Some(vec![b'x'; 255]));
     }
+
+    /// Seen to fail with every entry taken for one that is waited for to be writable.
+    #[test]
+    fn what_poll_waits_for_to_be_writable() {
+        #[repr(align(4096))]
+        struct Page([libc::pollfd; 6]);
+        let entry = |fd, events| libc::pollfd { fd, events, revents: 0 };
+        let both = libc::POLLIN | libc::POLLOUT;
+        let page = Page([
+            entry(3, both),
+            entry(4, libc::POLLIN),
+            entry(-1, both),
+            entry(5, libc::POLLOUT),
+            entry(6, 0),
+            entry(7, both),
+        ]);
+        let near = Near { page: page.0.as_ptr() as usize / PAGE, place: PhantomData };
+        let found = |count: usize, most: usize| {
+            let mut found = Vec::new();
+            near.writable_of_poll(page.0.as_ptr(), count, |fd| {
+                found.push(fd);
+                found.len() < most
+            });
+            found
+        };
+        assert_eq!(
+            (found(6, 9), found(5, 9), found(6, 2), found(0, 9)),
+            (vec![3, 5, 7], vec![3, 5], vec![3, 5], vec![])
+        );
+        assert_eq!(found(usize::MAX, 9), []);
+    }
+
+    /// Seen to fail with the last word left out, and without the end.
+    #[test]
+    fn what_select_waits_for_to_be_writable() {
+        #[repr(align(4096))]
+        struct Page([usize; 1024 / usize::BITS as usize]);
+        let mut page = Page([0; 1024 / usize::BITS as usize]);
+        const BITS: usize = usize::BITS as usize;
+        for fd in [0, 1, 63, 64, 900, 1023] {
+            page.0[fd / BITS] |= 1 << (fd % BITS);
+        }
+        let near = Near { page: page.0.as_ptr() as usize / PAGE, place: PhantomData };
+        let found = |end: c_int, most: usize| {
+            let mut found = Vec::new();
+            near.writable_of_select(page.0.as_ptr().cast(), end, |fd| {
+                found.push(fd);
+                found.len() < most
+            });
+            found
+        };
+        assert_eq!(
+            (found(1024, 9), found(c_int::MAX, 9)),
+            (vec![0, 1, 63, 64, 900, 1023], vec![0, 1, 63, 64, 900, 1023])
+        );
+        assert_eq!((found(64, 9), found(63, 9), found(901, 2)), (vec![0, 1, 63], vec![0, 1], vec![0, 1]));
+        assert_eq!((found(0, 9), found(-5, 9)), (vec![], vec![]));
+        near.writable_of_select(ptr::null(), 64, |fd| panic!("{fd}"));
+    }
 }

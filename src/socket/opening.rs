@@ -128,6 +128,7 @@ mod tests {
 
     /// Both ends of a connection, through its life. Seen to fail: without the FIN counted (at the half-closed end).
     #[test]
+    #[cfg_attr(miri, ignore = "opens sockets")]
     fn both_ends() {
         for place in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(place).expect("a port of this machine");
@@ -171,6 +172,7 @@ mod tests {
 
     /// A socket that has no TCP. Seen to fail: with the error taken for no answer.
     #[test]
+    #[cfg_attr(miri, ignore = "opens sockets")]
     fn not_tcp() {
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port of this machine");
         assert!(opening(udp.as_raw_fd()).is_err());

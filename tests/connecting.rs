@@ -900,13 +900,14 @@ pub(crate) fn scripts() -> Vec<(&'static str, Script)> {
         }),
     ];
     // Who waits, and asks no more. Seen to fail without these hooks: 1999.
-    const AWAITED: [(&str, &str); 8] = [
+    const AWAITED: [(&str, &str); 9] = [
         ("awaited_by_poll", "poll"),
         ("awaited_by_ppoll", "ppoll"),
         ("awaited_by___poll_chk", "poll_chk"),
         ("awaited_by___ppoll_chk", "ppoll_chk"),
         ("awaited_by_select", "select"),
         ("awaited_by_pselect", "pselect"),
+        ("awaited_by_poll, as normal data", "wrnorm"),
         ("awaited_by_poll, the last of many", "heap"),
         (
             "awaited_by_poll, after what cannot be waited for",

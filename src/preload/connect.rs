@@ -13,7 +13,7 @@ use policy::{Bypass, Connection, Phase, Phases, Setting};
 use socket::connecting::{self, Finish, Limit, afterwards, limit_syns, running_limit};
 use socket::memory::{Near, Place};
 use socket::standing::local_endpoint;
-use socket::{Address, Errno, enact, ffi};
+use socket::{Address, Errno, enact, ffi, filter};
 
 use crate::apply::{apply_settings, concerns, kind_of, say_if_blind};
 use crate::setup::{Runtime, runtime};
@@ -197,28 +197,32 @@ pub(crate) fn after_getpeername(fd: c_int) {
 }
 
 /// Sockets with a time for connecting that a program waits for to be writable.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Awaited {
     fds: [c_int; MOST_AWAITED],
     count: usize,
 }
 
-/// So many of them are told from the others in one call of poll or select, and of so many it is asked whether they are.
-const MOST_AWAITED: usize = 16;
-const MOST_ASKED: usize = 64;
+/// Of so many sockets it is asked, in one call of poll or select, whether they have one.
+const MOST_AWAITED: usize = 64;
+
+impl Default for Awaited {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
 
 impl Awaited {
     const NONE: Self = Self { fds: [0; MOST_AWAITED], count: 0 };
 
-    /// Notes a socket, if it is one; whether there is room for more.
-    fn note(&mut self, runtime: &Runtime, fd: c_int) -> bool {
+    /// Notes a socket, if it is one.
+    fn note(&mut self, runtime: &Runtime, fd: c_int) {
         if let Some(place) = self.fds.get_mut(self.count)
             && running_limit(fd, &runtime.rules).is_some()
         {
             *place = fd;
             self.count += 1;
         }
-        self.count < MOST_AWAITED
     }
 }
 
@@ -237,7 +241,8 @@ pub(crate) fn before_select(end: c_int, set: *const fd_set) -> Awaited {
 
 #[inline]
 fn awaited(each: impl Fn(Near<'_>, &mut dyn FnMut(c_int) -> bool) + Copy) -> Awaited {
-    if !left::is_any() {
+    // A filter that came while a socket connects may end the program at a call of ours.
+    if !left::is_any() || filter::is_expected() {
         return Awaited::NONE;
     }
     guard::contained(move || {
@@ -245,8 +250,9 @@ fn awaited(each: impl Fn(Near<'_>, &mut dyn FnMut(c_int) -> bool) + Copy) -> Awa
         let place = Place::here();
         let (mut found, mut asked) = (Awaited::NONE, 0);
         each(place.page(), &mut |fd| {
+            found.note(runtime, fd);
             asked += 1;
-            found.note(runtime, fd) && asked < MOST_ASKED
+            asked < MOST_AWAITED
         });
         found
     })

@@ -138,7 +138,7 @@ impl Near<'_> {
             // SAFETY: the kernel has just read from each page, see `bytes`.
             let [a, b, c, d, e, f, ..] = unsafe { load::<SIZE>(entries.wrapping_add(at).cast()) };
             let (fd, events) = (c_int::from_ne_bytes([a, b, c, d]), i16::from_ne_bytes([e, f]));
-            if fd >= 0 && events & libc::POLLOUT != 0 && !call(fd) {
+            if fd >= 0 && events & (libc::POLLOUT | libc::POLLWRNORM) != 0 && !call(fd) {
                 return;
             }
         }

@@ -116,6 +116,10 @@ static int await(int fd, const char *how, int milliseconds) {
     if (!strcmp(how, "pselect")) return pselect(1 << 20, NULL, &set, NULL, &time, NULL);
     if (!strcmp(how, "bad")) return poll(nowhere, 3, milliseconds);
     if (!strcmp(how, "badset")) return select(fd + 1, NULL, nowhere, NULL, &value);
+    if (!strcmp(how, "wrnorm")) {
+        many[1].events = POLLWRNORM;
+        return poll(many, 20, milliseconds);
+    }
     if (!strcmp(how, "none")) return poll(NULL, 0, milliseconds);
     if (!strcmp(how, "noset")) return select(0, NULL, NULL, NULL, &value);
     if (!strcmp(how, "heap")) {

@@ -18,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         };
         add("no_option_of_tcp_on_what_is_not_tcp", only_on_tcp);
         add("kind_may_not_be_asked", kind_is_refused);
+        add("a_connect_that_has_begun_before", begun_before);
         add("prctl_answers_as_without", prctl);
         add("log_lines", log_lines);
         add("log_lines_into_a_full_pipe", full_pipe);
@@ -72,6 +73,18 @@ fn kind_is_refused(build: Build) {
     let rules = format!("{}:{}:{}:e", libc::SYS_getsockopt, libc::SOL_SOCKET, libc::SO_PROTOCOL);
     let (stdout, stderr) = run(&mut command(build, "warn", "prctl", &rules, &["tcp"]));
     assert_eq!((stdout.as_str(), stderr.as_str()), ("tcp 3 5\n", ""));
+}
+
+/// The filter comes while a socket connects, and ends who asks for an option or sets one: poll and select go on without. Seen to fail: SIGSYS.
+fn begun_before(build: Build) {
+    let rules = [libc::SYS_getsockopt, libc::SYS_setsockopt, libc::SYS_rt_sigprocmask]
+        .map(|call| format!("{call}:k"))
+        .join(",");
+    for how in ["prctl", "seccomp"] {
+        let mut command = command(build, "warn", how, &rules, &["begun"]);
+        let (stdout, stderr) = run(command.env("SOCKOPT_CONNECT_TIMEOUT", "9s"));
+        assert_eq!((stdout.as_str(), stderr.as_str()), ("poll 1\nselect 1\n", ""), "{how}");
+    }
 }
 
 /// All arguments are handed on as they are, and so are the answer and errno. Seen to fail with a hook that leaves errno 0.

@@ -7,12 +7,13 @@
  * STEP: tcp, udp, udp6: connects such a socket to 127.0.0.1:1 or [::1]:1, where nobody listens, and prints what the rules have
  *   set, SO_PRIORITY and of TCP also TCP_KEEPIDLE; send: sends by UDP, with MSG_FASTOPEN; none: a descriptor that is no socket;
  *   fill: fills the pipe that is standard error; child, thread: the rest happens there; prctl: prints what prctl(2) answers to
- *   different numbers of arguments. */
+ *   different numbers of arguments; begun, alone: waits for a connect that has begun before the filter. */
 #include "probe.h"
 
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -158,10 +159,29 @@ static int on_terminal(char **words) {
     return 0;
 }
 
+/* A connect without waiting. */
+static int begin(void) {
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t length = sizeof to;
+    int listener = socket(AF_INET, SOCK_STREAM, 0), fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (bind(listener, (void *)&to, length) || listen(listener, 8) || getsockname(listener, (void *)&to, &length)) return -1;
+    return connect(fd, (void *)&to, length) && errno == EINPROGRESS ? fd : -1;
+}
+
 int main(int count, char **words) {
     if (count < 3) return 2;
     if (!strcmp(words[1], "terminal")) return on_terminal(words);
+    int begun = count > 3 && !strcmp(words[3], "begun") ? begin() : -1;
     if (!filter(words[1], words[2])) return 2;
+    if (begun >= 0) {
+        struct pollfd one = {begun, POLLOUT, 0};
+        fd_set set;
+        FD_ZERO(&set);
+        FD_SET(begun, &set);
+        printf("poll %d\n", poll(&one, 1, 9000));
+        printf("select %d\n", select(begun + 1, NULL, &set, NULL, NULL));
+        return 0;
+    }
     steps(words + 3);
     return 0;
 }

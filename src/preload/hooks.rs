@@ -106,12 +106,16 @@ interpose! {
         before awaited = connect::before_poll(entries, count);
         after happened connect::after_wait(awaited, happened);
     }
-    // Those of programs that are built with _FORTIFY_SOURCE, of glibc alone.
+    // Those of programs that are built with _FORTIFY_SOURCE, of glibc alone; who finds them elsewhere gets the others.
     fn __poll_chk(entries: *mut pollfd, count: nfds_t, timeout: c_int, size: size_t) -> c_int {
+        // SAFETY: the program's own arguments.
+        without_libc unsafe { poll()(entries, count, timeout) };
         before awaited = connect::before_poll(entries, count);
         after happened connect::after_wait(awaited, happened);
     }
     fn __ppoll_chk(entries: *mut pollfd, count: nfds_t, timeout: *const timespec, mask: *const sigset_t, size: size_t) -> c_int {
+        // SAFETY: as above.
+        without_libc unsafe { ppoll()(entries, count, timeout, mask) };
         before awaited = connect::before_poll(entries, count);
         after happened connect::after_wait(awaited, happened);
     }

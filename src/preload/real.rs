@@ -40,10 +40,10 @@ macro_rules! real {
 
                 static FOUND: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
                 unsafe extern "C-unwind" fn missing($($arg: $type),*) -> $return {
+                    let _ = ($($arg,)*);
                     $(return $otherwise;)?
                     #[allow(unreachable_code, reason = "where the kernel is asked instead")]
                     {
-                        let _ = ($($arg,)*);
                         socket::ffi::set_errno(socket::Errno(libc::ENOSYS));
                         <$return>::FAILED
                     }

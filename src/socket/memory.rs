@@ -148,17 +148,22 @@ impl Near<'_> {
     /// pass the limit of descriptors as well, of which the kernel takes as many as there are.
     pub fn writable_of_select(self, set: *const libc::fd_set, end: c_int, mut call: impl FnMut(c_int) -> bool) {
         const SIZE: usize = size_of::<usize>();
-        let words = usize::try_from(end).unwrap_or(0).min(libc::FD_SETSIZE).div_ceil(usize::BITS as usize);
+        const BITS: usize = usize::BITS as usize;
+        let end = usize::try_from(end).unwrap_or(0).min(libc::FD_SETSIZE);
+        let words = end.div_ceil(BITS);
         if set.is_null() || !self.is_readable(set.cast(), words * SIZE) {
             return;
         }
         for at in 0..words {
+            // Bits beyond the end need not have been written, and valgrind would judge them.
+            let meant = usize::MAX >> (BITS - (end - at * BITS).min(BITS));
             // SAFETY: as above.
-            let mut left = usize::from_ne_bytes(unsafe { load::<SIZE>(set.cast::<u8>().wrapping_add(at * SIZE)) });
+            let set = unsafe { load::<SIZE>(set.cast::<u8>().wrapping_add(at * SIZE)) };
+            let mut left = usize::from_ne_bytes(set) & meant;
             while left != 0 {
-                let fd = (at * usize::BITS as usize) as c_int + left.trailing_zeros() as c_int;
+                let fd = (at * BITS) as c_int + left.trailing_zeros() as c_int;
                 left &= left - 1;
-                if fd < end && !call(fd) {
+                if !call(fd) {
                     return;
                 }
             }

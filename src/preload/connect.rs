@@ -206,15 +206,7 @@ pub(crate) struct Awaited {
 /// Of so many sockets it is asked, in one call of poll or select, whether they have one.
 const MOST_AWAITED: usize = 64;
 
-impl Default for Awaited {
-    fn default() -> Self {
-        Self::NONE
-    }
-}
-
 impl Awaited {
-    const NONE: Self = Self { fds: [0; MOST_AWAITED], count: 0 };
-
     /// Notes a socket, if it is one.
     fn note(&mut self, runtime: &Runtime, fd: c_int) {
         if let Some(place) = self.fds.get_mut(self.count)
@@ -229,40 +221,42 @@ impl Awaited {
 /// Before a program waits: afterwards its memory may be gone, and who has found out that it has connected may ask no more (Rust's
 /// `TcpStream::connect_timeout`, httperf, LuaSocket).
 #[inline]
-pub(crate) fn before_poll(entries: *const pollfd, count: nfds_t) -> Awaited {
+pub(crate) fn before_poll(entries: *const pollfd, count: nfds_t) -> Option<Awaited> {
     awaited(move |near, call| near.writable_of_poll(entries, usize::try_from(count).unwrap_or(usize::MAX), call))
 }
 
 /// The same for select.
 #[inline]
-pub(crate) fn before_select(end: c_int, set: *const fd_set) -> Awaited {
+pub(crate) fn before_select(end: c_int, set: *const fd_set) -> Option<Awaited> {
     awaited(move |near, call| near.writable_of_select(set, end, call))
 }
 
 #[inline]
-fn awaited(each: impl Fn(Near<'_>, &mut dyn FnMut(c_int) -> bool) + Copy) -> Awaited {
+fn awaited(each: impl Fn(Near<'_>, &mut dyn FnMut(c_int) -> bool) + Copy) -> Option<Awaited> {
     // A filter that came while a socket connects may end the program at a call of ours.
     if !left::is_any() || filter::is_expected() {
-        return Awaited::NONE;
+        return None;
     }
     guard::contained(move || {
-        let Some(runtime) = runtime() else { return Awaited::NONE };
+        let runtime = runtime()?;
         let place = Place::here();
-        let (mut found, mut asked) = (Awaited::NONE, 0);
+        let (mut found, mut asked) = (Awaited { fds: [0; MOST_AWAITED], count: 0 }, 0);
         each(place.page(), &mut |fd| {
             found.note(runtime, fd);
             asked += 1;
             asked < MOST_AWAITED
         });
-        found
+        (found.count > 0).then_some(found)
     })
 }
 
 /// After it has waited for these, and something has happened.
 #[inline]
-pub(crate) fn after_wait(awaited: Awaited, happened: c_int) {
-    if awaited.count > 0 && happened > 0 {
-        awaited.fds.into_iter().take(awaited.count).for_each(take_back_if_connected);
+pub(crate) fn after_wait(awaited: Option<Awaited>, happened: c_int) {
+    if let Some(Awaited { fds, count }) = awaited
+        && happened > 0
+    {
+        fds.iter().take(count).copied().for_each(take_back_if_connected);
     }
 }
 

@@ -714,6 +714,11 @@ impl Open {
         outcome(command.args(line.split(' ').map(|word| word.replace('~', " ").replace('%', &path))))
     }
 
+    /// By whichever way the command takes.
+    fn start(&self, option: &str, program: &Path) -> (Option<i32>, String, String) {
+        outcome(plain(self.0.join("sockopt")).args(["run", "--nodelay=true", option]).arg(program))
+    }
+
     /// What is said of each line is so: with a dynamic program behind the wrapper, and with one that has no loader.
     fn assert_followed(&self, lines: &[&str]) {
         for line in lines {
@@ -987,8 +992,7 @@ fn wrappers_of_containers() {
         copy(open.0.join(program), &file);
         std::os::unix::fs::chown(&file, Some(65534), Some(65534)).expect("root may");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o4755)).expect("it is ours");
-        let start =
-            |option: &str| outcome(plain(open.0.join("sockopt")).args(["run", "--nodelay=true", option]).arg(&file));
+        let start = |option: &str| open.start(option, &file);
         let (code, _, stderr) = start("--dry-run");
         let is_said = stderr.contains(why) && stderr.contains("; the supervisor sets its options\n");
         assert_eq!((code, is_said), (Some(0), true), "{stderr}");
@@ -1022,8 +1026,7 @@ fn servers_with_an_environment_of_their_own() {
     ] {
         let file = open.0.join(name);
         copy(open.0.join("dynamic"), &file);
-        let start =
-            |option: &str| outcome(plain(open.0.join("sockopt")).args(["run", "--nodelay=true", option]).arg(&file));
+        let start = |option: &str| open.start(option, &file);
         let (code, _, stderr) = start("--dry-run");
         assert_eq!((code, stderr.contains(said)), (Some(0), true), "{name}: {stderr}");
         assert_eq!(start("--log=off"), (Some(5), found.to_owned(), String::new()), "{name}");
@@ -1032,8 +1035,7 @@ fn servers_with_an_environment_of_their_own() {
         fs::create_dir_all(open.0.join("init.d")).expect("a folder of our own");
         fs::write(&script, "#!/bin/sh\nexec env\n").expect("a folder of our own");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it is ours");
-        let (_, _, stderr) =
-            outcome(plain(open.0.join("sockopt")).args(["run", "--nodelay=true", "--dry-run"]).arg(&script));
+        let (_, _, stderr) = open.start("--dry-run", &script);
         assert!(!stderr.contains("start without it"), "{name}: {stderr}");
         // What asks for the library gets it, and is told.
         let (code, stdout, stderr) = open.run("--log=off", "timeout 9 %", name);

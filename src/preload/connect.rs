@@ -3,7 +3,8 @@
 //!
 //! Nothing is remembered about a connection that is being made: the socket's user timeout tells. While it is a rule's
 //! time for connecting, which no program sets by itself nor any rule otherwise (`policy::rules`, a millisecond less), it is
-//! to be taken back. So it does not matter by which descriptor, copy or process the program learns that it has connected.
+//! to be taken back. So it does not matter by which descriptor or copy the program learns that it has connected, nor whether
+//! that is in a child; what is only a hint is gone after exec (`left`).
 
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

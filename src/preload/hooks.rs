@@ -162,7 +162,8 @@ interpose! {
         always _result descriptors::forget(to);
     }
     // A seccomp filter may end the program at a call of ours. libseccomp and others set no_new_privs so, just before seccomp(2),
-    // which has no function in libc. A child of vfork notes it for its parent too, whom that costs a call or two.
+    // which has no function in libc. A child of vfork notes it for its parent too, whom that costs a call or two,
+    // and poll and select take nothing back in it any more.
     fn prctl(option: c_int, second: c_ulong, third: c_ulong, fourth: c_ulong, fifth: c_ulong) -> c_int {
         before () = if matches!(option, libc::PR_SET_SECCOMP | libc::PR_SET_NO_NEW_PRIVS) { filter::expect() };
     }

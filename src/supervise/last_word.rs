@@ -169,8 +169,12 @@ impl Worker {
             return;
         }
         // Who has the last word has it from its first call on.
-        if !is_enforced && !ffi::cookie(fd).is_ok_and(|cookie| self.settled.borrow_mut().add(cookie)) {
-            return;
+        if !is_enforced {
+            let Ok(cookie) = ffi::cookie(fd) else { return };
+            if self.settled.borrow().get(cookie).is_some() {
+                return;
+            }
+            self.settled.borrow_mut().insert(cookie, ());
         }
         // Of what a listener of Multipath TCP could not pass on, the program may have set some by now.
         let has_last_word = is_of_multipath && !is_enforced;

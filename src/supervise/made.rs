@@ -19,6 +19,7 @@ use socket::{Errno, ffi};
 
 use crate::held::most_held;
 use crate::notification::Notification;
+use crate::recent::Recent;
 use crate::sys;
 
 /// How long it may take at first until a copy is given back of a socket that the program has closed.
@@ -29,8 +30,6 @@ const SELDOM: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(60);
 /// So many of those that are due are looked at between two calls: each is asked about by system calls, and there may be thousands.
 const MOST_LOOKS: usize = 4;
-/// So many sockets are known at a time by what was set on them, and as many that were known before.
-const MOST_SETTLED: usize = 8_192;
 
 /// What a type of socket may come with, socket(2).
 const FLAGS: i32 = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
@@ -77,8 +76,7 @@ pub(crate) struct Made {
     of_any_port: HashSet<u64>,
     /// So many with a port are many, where the kernel chooses ports.
     many_ports: Option<usize>,
-    settled: HashMap<u64, Settled>,
-    settled_before: HashMap<u64, Settled>,
+    settled: Recent<Settled>,
 }
 
 /// What became of a `socket`.
@@ -192,15 +190,12 @@ impl Made {
     /// Remembers what a socket is.
     pub(crate) fn settle(&mut self, socket: BorrowedFd<'_>, settled: Settled) {
         let Some(identity) = Identity::of(socket.as_raw_fd()) else { return };
-        if self.settled.len() >= MOST_SETTLED {
-            self.settled_before = std::mem::take(&mut self.settled);
-        }
         self.settled.insert(identity.inode, settled);
     }
 
     /// What a socket is, if options were set on it.
     pub(crate) fn settled(&self, inode: u64) -> Option<Settled> {
-        self.settled.get(&inode).or_else(|| self.settled_before.get(&inode)).copied()
+        self.settled.get(inode)
     }
 
     /// Gives some of the copies back that the program has closed, of those whose time it is; how long until the next time.
@@ -229,11 +224,7 @@ impl Made {
 
     /// Gives all copies back.
     pub(crate) fn forget(&mut self) {
-        *self = Self {
-            settled: std::mem::take(&mut self.settled),
-            settled_before: std::mem::take(&mut self.settled_before),
-            ..Self::default()
-        };
+        *self = Self { settled: std::mem::take(&mut self.settled), ..Self::default() };
     }
 }
 

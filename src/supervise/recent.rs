@@ -1,30 +1,35 @@
-//! The sockets that something was done with, the last of them.
+//! What is known of the sockets that came last, by what the kernel gives each: as much memory for it as there may be.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::HashMap;
 
-/// As many as are remembered: an older one is taken for new.
-const MOST: usize = 16_384;
+/// So many are known at a time, and as many that were known before.
+const MOST: usize = 8_192;
 
-/// Sockets by what the kernel gives each and no other (SO_COOKIE).
-#[derive(Default)]
-pub(crate) struct Recent {
-    all: BTreeSet<u64>,
-    by_age: VecDeque<u64>,
+/// What is known of each, by its number. An older one than the last 8,192 may be forgotten.
+#[derive(Debug)]
+pub(crate) struct Recent<V> {
+    now: HashMap<u64, V>,
+    before: HashMap<u64, V>,
 }
 
-impl Recent {
-    /// Remembers one; whether it is new.
-    pub(crate) fn add(&mut self, cookie: u64) -> bool {
-        if !self.all.insert(cookie) {
-            return false;
+impl<V> Default for Recent<V> {
+    fn default() -> Self {
+        Self { now: HashMap::new(), before: HashMap::new() }
+    }
+}
+
+impl<V: Copy> Recent<V> {
+    /// Remembers it.
+    pub(crate) fn insert(&mut self, number: u64, value: V) {
+        if self.now.len() >= MOST {
+            self.before = std::mem::take(&mut self.now);
         }
-        if self.by_age.len() == MOST
-            && let Some(oldest) = self.by_age.pop_front()
-        {
-            self.all.remove(&oldest);
-        }
-        self.by_age.push_back(cookie);
-        true
+        self.now.insert(number, value);
+    }
+
+    /// What is known, if it is.
+    pub(crate) fn get(&self, number: u64) -> Option<V> {
+        self.now.get(&number).or_else(|| self.before.get(&number)).copied()
     }
 }
 
@@ -32,13 +37,14 @@ impl Recent {
 mod tests {
     use super::{MOST, Recent};
 
-    /// Seen to fail with none forgotten, and with all.
+    /// Seen to fail with none forgotten, and with all but the last.
     #[test]
-    fn the_oldest_is_forgotten() {
+    fn the_oldest_are_forgotten() {
         let mut recent = Recent::default();
         let count = MOST as u64;
-        assert!((0..count).all(|cookie| recent.add(cookie)) && !(0..count).any(|cookie| recent.add(cookie)));
-        assert!(recent.add(count) && recent.add(0) && !recent.add(2));
-        assert_eq!((recent.all.len(), recent.by_age.len()), (MOST, MOST));
+        (0..3 * count).for_each(|number| recent.insert(number, number * 2));
+        assert_eq!(recent.get(count - 1), None);
+        assert!((2 * count - count / 2..3 * count).all(|number| recent.get(number) == Some(number * 2)));
+        assert!(recent.now.len() <= MOST && recent.before.len() <= MOST);
     }
 }

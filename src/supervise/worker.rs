@@ -36,7 +36,7 @@ pub(crate) struct Worker {
     pub(crate) multipath: Multipath,
     pub(crate) tasks: Tasks,
     /// Accepted sockets on which the program has the last word by now.
-    pub(crate) settled: RefCell<Recent>,
+    pub(crate) settled: RefCell<Recent<()>>,
     /// How the program's sockets are had where they cannot be copied.
     pub(crate) made: Option<RefCell<Made>>,
     /// The socket that the present call is about, where it is one of these.

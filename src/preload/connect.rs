@@ -23,7 +23,8 @@ use crate::{fault, guard, left, log};
 const TCP: Phases = Phases::of(&[Phase::Connect]);
 /// Before it is known which of both it is.
 const CONNECT: Phases = Phases::of(&[Phase::Connect, Phase::Datagram]);
-const CONNECTED: Phases = Phases::of(&[Phase::Connected]);
+/// What is made when a connection stands: the time for connecting is taken back.
+pub(crate) const CONNECTED: Phases = Phases::of(&[Phase::Connected]);
 
 /// A socket that has a time for connecting.
 pub(crate) type Connecting = connecting::Connecting<'static>;

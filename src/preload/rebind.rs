@@ -13,7 +13,7 @@ use socket::{Errno, ffi};
 
 use crate::elf::{self, Dynamic, Object, Objects, Search, Slot};
 use crate::hooks::{self, NAMES};
-use crate::{fault, guard, libc_compat, log, real, setup};
+use crate::{connect, fault, guard, libc_compat, log, real, setup};
 
 /// dlfcn.h of glibc. musl has no such flag, and binds everything to the hooks by itself.
 const RTLD_DEEPBIND: c_int = 8;
@@ -291,8 +291,44 @@ struct Outcome {
     objects: usize,
     /// Why some could not be led to the hooks.
     refused: Option<Errno>,
-    /// A function that another preload library has as well, behind this one.
-    contended: Option<&'static str>,
+    /// A function that another preload library has as well, behind this one, and what its hook would do.
+    contended: Option<(&'static str, Effect)>,
+}
+
+/// What is missing where a hook is not called.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Effect {
+    /// Options are set, or kept.
+    Options,
+    /// The time for connecting is taken back.
+    TakenBack,
+}
+
+impl Effect {
+    /// Of the hook of this name, where this configuration needs it.
+    fn of(name: &str) -> Option<Self> {
+        const SETS: &str = "connect\0bind\0listen\0accept\0accept4\0setsockopt\0sendto\0sendmsg\0sendmmsg\0";
+        const TAKES_BACK: &str =
+            "getsockopt\0getpeername\0epoll_ctl\0poll\0ppoll\0__poll_chk\0__ppoll_chk\0select\0pselect\0";
+        let is_in = |list: &str| list.split_inclusive('\0').any(|one| one == name);
+        if is_in(SETS) {
+            return Some(Self::Options);
+        }
+        let has_limit =
+            || setup::runtime().is_some_and(|runtime| runtime.rules.phases().intersects(connect::CONNECTED));
+        (is_in(TAKES_BACK) && has_limit()).then_some(Self::TakenBack)
+    }
+}
+
+impl Outcome {
+    /// Notes a function that another preload library has as well. Options that are missing say more than a time that stays.
+    fn contend(&mut self, name: &'static str) {
+        if let Some(effect) = Effect::of(name)
+            && self.contended.is_none_or(|(_, noted)| effect < noted)
+        {
+            self.contended = Some((name.trim_end_matches('\0'), effect));
+        }
+    }
 }
 
 /// After a call.
@@ -331,10 +367,17 @@ fn lead(file: &CStr, mode: c_int, handle: *mut c_void) {
             "dlopen {file}: RTLD_DEEPBIND: mprotect: {errno}: sockets of what it loads get no options"
         ));
     }
-    if let Some(name) = contended {
+    if let Some((name, effect)) = contended {
+        let (missing, otherwise) = match effect {
+            Effect::Options => ("", "options would be set"),
+            Effect::TakenBack => (
+                ", and a socket that it connects without waiting may keep the user timeout of connect_timeout",
+                "this would be taken back",
+            ),
+        };
         CONTENDED.say(format_args!(
-            "dlopen {file}: RTLD_DEEPBIND: another preload library has {name} too: what is loaded goes past both; with \
-             libsockopt.so behind it, options would be set"
+            "dlopen {file}: RTLD_DEEPBIND: another preload library has {name} too: what is loaded goes past both{missing}; with \
+             libsockopt.so behind it, {otherwise}"
         ));
     }
 }
@@ -444,7 +487,7 @@ impl Binding {
         let is_wanted = |to| self.glibc.contains(to) || (holds(&self.is_meant) && leads_back(to));
         let Some(&hook) = self.hooks.get(index).filter(|hook| **hook != 0 && is_wanted(found)) else { return };
         if !holds(&self.ends_alike) {
-            outcome.contended = outcome.contended.or(sets_options(name).then_some(name.trim_end_matches('\0')));
+            outcome.contend(name);
             return;
         }
         match pages.write(slot.place, hook, is_wanted) {
@@ -452,12 +495,6 @@ impl Binding {
             Err(errno) => outcome.refused = Some(errno),
         }
     }
-}
-
-/// Whether a hook of this name sets options, or keeps them.
-fn sets_options(name: &str) -> bool {
-    const THEY: &str = "connect\0bind\0listen\0accept\0accept4\0setsockopt\0sendto\0sendmsg\0sendmmsg\0";
-    THEY.split_inclusive('\0').any(|one| one == name)
 }
 
 /// What was loaded by one call of dlopen: the object that it names, and what that needs, in this order. What its

@@ -66,6 +66,7 @@ fn is_loader(name: &str) -> bool {
 /// - `runs=`: letters and long options whose value is what is run: a module's name
 /// - `text=`: letters and long options with which no file is run: text is, or nothing
 /// - `plus`: options may begin with a plus as well
+/// - `only`: nothing is run but what an option names
 #[derive(Clone, Copy)]
 struct Interpreter<'a>(&'a str);
 
@@ -76,17 +77,31 @@ const LOADER: Interpreter<'_> = Interpreter(
      text=--help,--version,--list,--verify,--list-diagnostics,--list-tunables",
 );
 
-/// By the manual pages: python(1), perlrun(1), ruby(1), node(1), php(1), bash(1), dash(1), zsh(1), ksh(1), fish(1).
+/// By the manual pages: python(1), perlrun(1), ruby(1), node(1), php(1), bash(1), dash(1), zsh(1), ksh(1), fish(1), lua(1),
+/// tclsh(1), expect(1), gawk(1), guile(1), R(1).
 const INTERPRETERS: &str = "\
 python|pypy takes=WX,--check-hash-based-pycs runs=m text=cVh?,--help,--version
 perl takes=I may-take=CDFiMmx text=eEvVh,--help,--version
-ruby takes=IrCEX may-take=FiKTWx text=eh,--help,--version
-node|nodejs takes=rC,--require,--import,--conditions,--loader,--experimental-loader,--title \
-  text=epihv,--eval,--print,--interactive,--help,--version,--test
-php takes=cdzt runs=fF,--file,--process-file \
+ruby takes=IrCEX,--encoding,--enable,--disable,--external-encoding,--internal-encoding,--backtrace-limit,--dump \
+  may-take=FiKTWx text=eh,--help,--version
+node|nodejs takes=rC,--require,--import,--conditions,--loader,--experimental-loader,--title,--dns-result-order,--env-file,\
+--env-file-if-exists,--unhandled-rejections,--max-http-header-size,--disable-warning,--disable-proto,--icu-data-dir,--inspect-port,\
+--inspect-publish-uid,--debug-port,--input-type,--experimental-default-type,--openssl-config,--tls-cipher-list,--tls-keylog,\
+--diagnostic-dir,--redirect-warnings,--report-dir,--report-directory,--report-filename,--report-signal,--heapsnapshot-signal,\
+--heapsnapshot-near-heap-limit,--cpu-prof-dir,--cpu-prof-interval,--cpu-prof-name,--heap-prof-dir,--heap-prof-interval,\
+--heap-prof-name,--network-family-autoselection-attempt-timeout,--secure-heap,--secure-heap-min,--snapshot-blob,\
+--trace-event-categories,--trace-event-file-pattern,--trace-require-module,--use-largepages,--v8-pool-size,--watch-path,\
+--allow-fs-read,--allow-fs-write,--localstorage-file text=epihv,--eval,--print,--interactive,--help,--version,--test
+php takes=cdzt,--define,--php-ini,--zend-extension,--docroot,--timing runs=fF,--file,--process-file \
   text=rBRESaihmv,--run,--server,--interactive,--help,--version,--info,--modules
-bash|dash|sh|ksh|zsh takes=oO,--rcfile,--init-file text=cs,--help,--version plus
-fish takes=C,--init-command text=c,--help,--version";
+bash|dash|sh|ksh|zsh|ash|mksh|yash|csh|tcsh takes=oO,--rcfile,--init-file text=cs,--help,--version plus
+fish takes=C,--init-command text=c,--help,--version
+lua|luajit takes=elj
+tclsh|wish
+expect takes=c runs=fb
+awk|gawk|mawk takes=Fvil,--assign,--field-separator,--include,--load runs=fE,--file,--exec text=e,--source,--help,--version only
+guile takes=Llxe,--language runs=s text=ch,--help,--version
+R takes=dg,--encoding,--gui,--debugger runs=f,--file text=e,--help,--version only";
 
 /// What an interpreter runs.
 struct Run<'a> {
@@ -127,6 +142,11 @@ impl<'a> Interpreter<'a> {
                     break;
                 }
                 [b'-', b'-', ..] => {
+                    let equals = word.iter().position(|byte| *byte == b'=').and_then(|at| word.split_at_checked(at));
+                    let runs = equals.filter(|(name, _)| self.listed("runs").any(|option| option.as_bytes() == *name));
+                    if let Some(text) = runs.and_then(|(_, value)| value.get(1..)) {
+                        return Some(Run { at, text });
+                    }
                     let is = |kind: &str| self.listed(kind).any(|option| option.as_bytes() == word);
                     if is("text") {
                         return None;
@@ -155,6 +175,7 @@ impl<'a> Interpreter<'a> {
                         _ => {}
                     }
                 }
+                _ if self.0.ends_with(" only") => return None,
                 _ => break,
             }
         }
@@ -193,6 +214,17 @@ mod tests {
             ("/usr/bin/node", "node --require x.js server.js", "node node server.js"),
             ("/usr/bin/node", "nodejs -r x.js --max-old-space-size=9 server.js", "node nodejs server.js"),
             ("/usr/bin/node", "node -pe 1+1 x", "node node"),
+            ("/usr/bin/node", "node --env-file .env --no-warnings --dns-result-order ipv4first a.js", "node node a.js"),
+            ("/usr/bin/ruby3.1", "ruby --disable gems --encoding utf-8 a.rb", "ruby3.1 ruby a.rb"),
+            ("/usr/bin/php8.2", "php --define a=b --file=/srv/worker.php", "php8.2 php worker.php"),
+            ("/usr/bin/lua5.4", "/usr/bin/lua5.4 -l socket ./probe.lua", "lua5.4 lua5.4 probe.lua"),
+            ("/usr/bin/tclsh8.6", "tclsh /opt/probe.tcl x", "tclsh8.6 tclsh probe.tcl"),
+            ("/usr/bin/expect", "expect -f probe.exp", "expect expect probe.exp"),
+            ("/usr/bin/gawk", "/usr/bin/gawk -F : -f ./probe.awk /etc/passwd", "gawk gawk probe.awk"),
+            ("/usr/bin/mawk", "awk {print} /etc/passwd", "mawk awk"),
+            ("/usr/bin/guile", "guile -e main -s ./probe.scm", "guile guile probe.scm"),
+            ("/usr/lib/R/bin/exec/R", "/usr/lib/R/bin/exec/R --no-echo --file=probe.R --args x", "R R probe.R"),
+            ("/usr/lib/R/bin/exec/R", "R --no-save", "R R"),
             ("/usr/bin/php8.2", "php -d a=b -f /srv/worker.php x", "php8.2 php worker.php"),
             ("/usr/bin/php8.2", "php -S 127.0.0.1:80 router.php", "php8.2 php"),
             ("/usr/bin/curl", "curl http://here/python3", "curl curl"),

@@ -61,6 +61,8 @@ struct Found {
     loads: bool,
     starts: bool,
     makes: bool,
+    /// It calls syscall(2), for whatever.
+    asks: bool,
 }
 
 /// What the library sees of a program; `first` are the folders of LD_LIBRARY_PATH.
@@ -77,6 +79,7 @@ pub fn reach(file: &Path, image: &Image, first: &[PathBuf]) -> Reach {
         }
         found.loads |= calls(LOADING);
         found.starts |= calls(STARTING);
+        found.asks |= calls(&["syscall"]);
         found.makes |= blocks::open(&path).is_ok_and(|file| executable::makes_system_calls(&file));
         let origin = path.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned)).unwrap_or_default();
         let own = folders(image.search.as_deref().unwrap_or_default(), &origin);
@@ -97,6 +100,8 @@ pub fn reach(file: &Path, image: &Image, first: &[PathBuf]) -> Reach {
         Found { loads: true, makes: true, .. } => Reach::LoadsOrMakes,
         Found { loads: true, .. } => Reach::Loads,
         Found { makes: true, starts, .. } => Reach::Makes { starts },
+        // What it starts has the library; by itself it may connect so.
+        Found { asks: true, starts: false, .. } => Reach::Makes { starts: false },
         Found { starts, .. } => Reach::Nothing { starts },
     }
 }

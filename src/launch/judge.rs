@@ -50,7 +50,7 @@ const CLEARING: &[Clearing] = &[
         instead: "",
     },
     Clearing {
-        names: &["lighttpd"],
+        names: &["lighttpd", "mini_httpd", "webfsd"],
         connects_itself: true,
         starts: "CGI programs start without its configuration",
         instead: "",
@@ -61,7 +61,12 @@ const CLEARING: &[Clearing] = &[
         starts: "but it starts init scripts without it",
         instead: "put sockopt run into the init script, or start the program itself",
     },
-    Clearing { names: &["sshd"], connects_itself: true, starts: "its sessions start without it", instead: "" },
+    Clearing {
+        names: &["sshd", "dropbear"],
+        connects_itself: true,
+        starts: "its sessions start without it",
+        instead: "",
+    },
     Clearing { names: &["cron", "crond"], connects_itself: true, starts: "its jobs start without it", instead: "" },
 ];
 

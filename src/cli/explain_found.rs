@@ -66,8 +66,8 @@ impl Context<'_> {
             What::Listen(local) => self.inbound(local, None, &mut notes),
             What::Accept { local, peer } => self.inbound(local, Some(peer), &mut notes),
         };
-        let timers = settings.as_ref().map(|settings| Timers::of(settings.iter().copied()));
-        if timers.is_some_and(|timers| timers.connect_timeout.is_some() && timers.may_wait_for_data(self.sysctls)) {
+        let timers = Timers::of(settings.iter().copied());
+        if timers.connect_timeout.is_some() && timers.may_wait_for_data(self.sysctls) {
             notes.push(
                 "connecting: the later time applies if the kernel has a Fast Open cookie for the peer; then the number of SYNs is limited instead"
                     .to_owned(),
@@ -128,9 +128,7 @@ impl Context<'_> {
             enforce: decision.profile().enforce(),
             steps,
             left_to_the_program,
-            unnoticed: settings.map_or_else(Vec::new, |settings| {
-                self.unnoticed(Timers::of(settings), matches!(what, What::Connect(_)))
-            }),
+            unnoticed: self.unnoticed(timers, matches!(what, What::Connect(_))),
             notes,
         };
         Explanation { addresses: vec![shown(endpoint)], found }
@@ -170,7 +168,7 @@ impl Context<'_> {
     }
 
     /// Around bind and connect.
-    fn outbound(&self, peer: Endpoint) -> (Vec<Step>, Option<Vec<&Setting>>) {
+    fn outbound(&self, peer: Endpoint) -> (Vec<Step>, Vec<&Setting>) {
         const CONNECT: Phases = Phases::of(&[Phase::Connect]);
         let any: IpAddr = if peer.ip().is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let binding = Connection::Binding { local: Endpoint::new(any, 0) };
@@ -186,7 +184,7 @@ impl Context<'_> {
         let connected = plan.at(if is_replaced { Phases::NONE } else { Phases::of(&[Phase::Connected]) });
         let steps =
             vec![binding, self.step(CONNECTING, &connection, &plan), self.step(CONNECTED, &connection, &connected)];
-        (steps, Some(plan.in_order().chain(connected.in_order()).collect()))
+        (steps, plan.in_order().chain(connected.in_order()).collect())
     }
 
     fn binding(&self, connection: &Connection, when: &'static str, phase: Phase) -> Step {
@@ -206,13 +204,8 @@ impl Context<'_> {
         step
     }
 
-    /// Around bind, listen and accept; and what an accepted socket has in the end, if that is the same for every client.
-    fn inbound(
-        &self,
-        local: Endpoint,
-        peer: Option<Endpoint>,
-        notes: &mut Vec<String>,
-    ) -> (Vec<Step>, Option<Vec<&Setting>>) {
+    /// Around bind, listen and accept; and what an accepted socket has in the end.
+    fn inbound(&self, local: Endpoint, peer: Option<Endpoint>, notes: &mut Vec<String>) -> (Vec<Step>, Vec<&Setting>) {
         const LISTEN: Phases = Phases::of(&[Phase::Listen]);
         let listening = Connection::Listening { local };
         let on_listener = self.rules.plan(listening, LISTEN, &HostSet::NONE);
@@ -221,13 +214,14 @@ impl Context<'_> {
         let accepted = match peer {
             Some(peer) => {
                 let connection = Connection::Inbound { local, peer };
-                Some((connection, self.rules.plan(connection, inheritance.phases(), &HostSet::NONE)))
+                (connection, self.rules.plan(connection, inheritance.phases(), &HostSet::NONE))
             }
-            None if inheritance == Inheritance::None => {
-                notes.push("a rule has `from`, so the options depend on the client: use --from CLIENT".to_owned());
-                None
+            None => {
+                if inheritance == Inheritance::None {
+                    notes.push("clients in the `from` of a rule get other options: use --from CLIENT".to_owned());
+                }
+                (listening, on_listener.with_inheritance(Inheritance::Full).at(inheritance.phases()))
             }
-            None => Some((listening, on_listener.at(inheritance.phases()))),
         };
         let mut steps = vec![
             self.binding(&Connection::Binding { local }, "before bind", Phase::Bind),
@@ -236,9 +230,9 @@ impl Context<'_> {
         if peer.is_none() {
             steps.push(self.udp_server(local, notes));
         }
-        let Some((connection, own)) = accepted else { return (steps, None) };
+        let (connection, own) = accepted;
         steps.push(self.step(ACCEPTED, &connection, &own));
-        (steps, Some(on_listener.in_order().chain(own.in_order()).collect()))
+        (steps, on_listener.in_order().chain(own.in_order()).collect())
     }
 
     fn step(&self, when: &'static str, connection: &Connection, plan: &Plan<'_>) -> Step {

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use crate::catalog::Key;
-use crate::connection::Connection;
+use crate::connection::{Connection, Endpoint};
 use crate::constants::SOL_TCP;
 use crate::enforce::Enforce;
 use crate::hosts::HostSet;
@@ -60,6 +60,20 @@ impl Rules {
     }
 }
 
+impl Rules {
+    /// What a listener bound to `local` can pass on by this plan although it is decided for each client which rule it gets
+    /// ([`Inheritance::None`]): what is the same in all of these. For whoever gets no word of an accept.
+    pub fn common<'a>(&'a self, local: Endpoint, plan: Plan<'a>) -> impl Iterator<Item = &'a Setting> + Clone {
+        let is_withheld = plan.inheritance == Inheritance::None;
+        let whole = plan.with_inheritance(Inheritance::Full).settings();
+        whole.filter(move |setting| {
+            is_withheld
+                && setting.phases.intersects(Phases::ACCEPTED)
+                && self.is_for_every_client(local, plan.decision().profile(), setting)
+        })
+    }
+}
+
 impl<'a> Plan<'a> {
     /// What a decision sets at `phases` on a socket that sends packets of these IP versions: for whoever finds decisions by other
     /// means than [`Rules::plan`] (see [`Rules`]).
@@ -72,6 +86,13 @@ impl<'a> Plan<'a> {
     #[must_use]
     pub fn with_inheritance(self, inheritance: Inheritance) -> Self {
         Self { inheritance, ..self }
+    }
+
+    /// The same for a listener whose clients are never told apart: where no rule with `from` ever matches, since nothing can be set on
+    /// what is accepted.
+    #[must_use]
+    pub fn for_every_client(self) -> Self {
+        self.with_inheritance(Inheritance::Full)
     }
 
     /// The rule that it follows.

@@ -439,6 +439,25 @@ impl Rules {
         }
     }
 
+    /// Whether every client of a listener bound to `local` gets the same of a setting of the listener's rule: those rules with `from`
+    /// that may be for one of them have it too.
+    pub(crate) fn is_for_every_client(&self, local: Endpoint, listener: &Profile, setting: &Setting) -> bool {
+        let settled_at = self.listeners.first(local).unwrap_or(u32::MAX);
+        let same = |other: &Setting| {
+            (other.level, other.name, other.family) == (setting.level, setting.name, setting.family)
+                && other.value == setting.value
+        };
+        let before = self.rules.iter().take(settled_at as usize);
+        let of_some = before.filter(|rule| {
+            let conditions = &rule.conditions;
+            let is_meant = || or_any(conditions.listen()).iter().any(|pattern| pattern.matches(local));
+            rule.applies && conditions.direction() == Direction::Accepted && is_meant()
+        });
+        of_some
+            .map(|rule| rule.profiles.of(false))
+            .all(|profile| profile.enforce() == listener.enforce() && profile.settings().iter().any(same))
+    }
+
     /// Whether a rule for this process, or SOCKOPT_TO, names a host: else no name matters.
     #[must_use]
     pub fn names_hosts(&self) -> bool {

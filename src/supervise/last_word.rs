@@ -50,7 +50,15 @@ impl Worker {
         if is_filled && is_of_keepalive(level, name) {
             return self.chosen(runtime, waiting, copy.as_fd(), plan);
         }
-        let setting = plan.enforced(level, name).filter(|setting| standing.enforces(fd, setting, &runtime.rules))?;
+        // Of a listener also what it passes on to every client.
+        let passed_on = || match standing.connection {
+            Connection::Listening { local } if plan.enforce() == Enforce::Always => {
+                runtime.rules.common(local, plan).find(|setting| (setting.level, setting.name) == (level, name))
+            }
+            _ => None,
+        };
+        let setting = plan.enforced(level, name).or_else(passed_on);
+        let setting = setting.filter(|setting| standing.enforces(fd, setting, &runtime.rules))?;
         if !self.is_carried_out(waiting, setting) {
             self.take(waiting, copy.as_fd())?;
             return (set(fd, setting) == Outcome::Done).then(|| self.kept(waiting, plan));
@@ -69,7 +77,7 @@ impl Worker {
     fn set_later(&self, runtime: &Runtime, waiting: Waiting<'_>) -> Option<Answer> {
         let inode = sys::socket_of(waiting.call.thread, waiting.fd).ok()??;
         let Settled { connection, phases } = self.made.as_ref()?.borrow().settled(inode)?;
-        let plan = runtime.plan(connection, phases);
+        let plan = runtime.plan(connection, phases).for_every_client();
         let setting = plan.enforced(waiting.call.int(1), waiting.call.int(2))?;
         let has_failed = runtime.warned.get(setting.id as usize).is_none_or(Cell::get);
         (!has_failed && self.is_carried_out(waiting, setting)).then(|| self.kept(waiting, plan))
@@ -191,10 +199,17 @@ impl Worker {
             _ => settles,
         };
         // Before any of it is set: a line of the log asks again which it was.
-        let missing: Vec<&Setting> = plan.settings().filter(is_of_it).filter(is_missing).collect();
-        if !missing.is_empty() {
-            let waiting = Waiting { name: "accept", ..waiting };
+        let mut made: Vec<&Setting> = Vec::new();
+        let waiting = Waiting { name: "accept", ..waiting };
+        // Some set another one as well: IP_TOS the priority.
+        for _ in 0..2 {
+            let is_new = |setting: &&Setting| !made.iter().any(|one| std::ptr::eq(*one, *setting));
+            let missing: Vec<&Setting> = plan.settings().filter(is_of_it).filter(is_new).filter(is_missing).collect();
+            if missing.is_empty() {
+                break;
+            }
             self.make(runtime, waiting, copy, (&plan.decision(), None), missing.iter().copied(), peer);
+            made.extend(missing);
         }
     }
 }

@@ -172,8 +172,8 @@ pub fn what_it_cannot(rules: &Rules, makes_sockets: bool) -> Vec<String> {
         lost.extend(what_is_lost_by_making(rules));
     } else if rules.sets_on_accepted() {
         lost.push(
-            "accepted sockets do not inherit some options (rules with from; priority, receive_timeout, send_timeout, quickack): the \
-             supervisor sets them when the program first sets TCP_NODELAY or SO_KEEPALIVE on the socket, as every Go program does; \
+            "accepted sockets do not inherit some options (those in which a rule with from differs from the other rules for the same \
+             port; priority, receive_timeout, send_timeout, quickack): the supervisor sets them when the program first sets TCP_NODELAY or SO_KEEPALIVE on the socket, as every Go program does; \
              in a program that sets neither, they are not set"
                 .to_owned(),
         );

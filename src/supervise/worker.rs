@@ -400,6 +400,7 @@ impl Worker {
     ) {
         let (call, fd, thread) = at;
         let plan = runtime.plan(Connection::Listening { local }, Phases::of(&[Phase::Listen]));
+        let plan = if self.made.is_some() { plan.for_every_client() } else { plan };
         let is_again = || is_listening(listener.as_raw_fd()) && self.shared.ports.is_known(local);
         let debug = |text: std::fmt::Arguments<'_>| {
             self.log.say(Level::Debug, thread, format_args!("{call} fd {fd} {local}: {text}"));
@@ -409,7 +410,9 @@ impl Worker {
                 debug(format_args!("it listens already: the program has the last word"));
             }
             None => {
-                self.make_at(runtime, at, listener, (&plan.decision(), None), plan.settings(), local);
+                // What is accepted comes here late or never: it has what it would get in any case.
+                let settings = plan.settings().chain(runtime.rules.common(local, plan));
+                self.make_at(runtime, at, listener, (&plan.decision(), None), settings, local);
                 if kind != Kind::Mptcp {
                     self.settle(listener, Connection::Listening { local }, Phases::of(&[Phase::Listen]));
                 }

@@ -22,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test_with(&needs(["go"]), "supervise::programs::connect_timeout", connect_timeout),
         test_with(&needs(["go", "etcdctl", "caddy"]), "supervise::programs::read_back", read_back),
         test_with(&["go"], "supervise::programs::children_of_threads", children_of_threads),
+        test_with(&needs(["python3"]), "supervise::programs::what_clients_share", what_clients_share),
     ]
 }
 
@@ -140,6 +141,63 @@ fn server() {
         let accepted = log.lines().find(|line| line.contains("debug: accept fd"));
         let is_told = accepted.is_some_and(|line| line.ends_with(": rule \"rule 2\": TCP_USER_TIMEOUT=2000"));
         assert_eq!(is_told, port == 7002, "{log}");
+    }
+}
+
+/// A rule with `from` takes no option away from clients that have it by their own rule as well: the listener passes on what all have, though
+/// the program sets nothing on what it accepts. Where no copy of a socket is to be had, the rule never matches, and all have the others'.
+/// Seen to fail: keepalive 0 and user timeout 0 on all that is accepted. And `dscp` leaves the rule's `priority`: 6 before.
+fn what_clients_share() {
+    const SCRIPT: &str = r#"
+import socket
+listener = socket.socket(); listener.setsockopt(1, 2, 1); listener.bind(("127.0.0.1", 7001)); listener.listen(5)
+listener.setsockopt(1, 9, 0)
+for client in ("127.0.0.1", "127.0.0.2"):
+    with socket.socket() as one:
+        one.bind((client, 0)); one.connect(("127.0.0.1", 7001))
+        with listener.accept()[0] as accepted:
+            get = lambda: "%d %d %d" % (accepted.getsockopt(1, 9), accepted.getsockopt(6, 18), accepted.getsockopt(1, 12))
+            before = get()
+            accepted.setsockopt(6, 1, 1)
+            print(before, "then", get(), end="; ")
+"#;
+    let lab = Lab::new();
+    lab.shell(Place::Here, "ip link set lo up");
+    let rule = "[[rule]]\nlisten = [\":7001\"]\nfrom = [\"127.0.0.2\"]\n";
+    let defaults = "[defaults]\ndead_peer_timeout = \"60s\"\n";
+    let refuse = probe("refuse");
+    let refused = libc::SYS_pidfd_getfd.to_string();
+    let plain = "1 57000 0 then 1 57000 0; ";
+    for (toml, with_copies, without) in [
+        (format!("{defaults}{rule}ttl = 40\n"), [plain, plain].concat(), [plain, plain].concat()),
+        // Where they differ it is decided for each, later.
+        (
+            format!("{defaults}{rule}user_timeout = \"9s\"\n"),
+            "1 0 0 then 1 57000 0; 1 0 0 then 1 9000 0; ".to_owned(),
+            [plain, plain].concat(),
+        ),
+        (
+            format!("{defaults}{rule}enforce = false\n"),
+            "0 0 0 then 1 57000 0; 0 0 0 then 1 57000 0; ".to_owned(),
+            [plain, plain].concat(),
+        ),
+        (
+            format!("{rule}dscp = 12\npriority = 0\n"),
+            "0 0 0 then 0 0 0; 0 0 0 then 0 0 0; ".to_owned(),
+            "0 0 0 then 0 0 0; 0 0 0 then 0 0 0; ".to_owned(),
+        ),
+    ] {
+        let toml = format!("SOCKOPT_CONFIG_TOML={toml}");
+        let run = |starter: &[&str]| {
+            let mut command = lab.command(Place::Here, &[&toml], starter[0]);
+            command.args(&starter[1..]).args(["run", "--by", "supervisor", "--", "/usr/bin/python3", "-c", SCRIPT]);
+            let output = command.output().expect("it starts");
+            assert!(output.status.success(), "{}", text(&output).1);
+            text(&output).0
+        };
+        let sockopt = sockopt().display().to_string();
+        assert_eq!(run(&[&sockopt]), with_copies, "{toml}");
+        assert_eq!(run(&[&refuse.display().to_string(), &refused, "1", &sockopt]), without, "{toml}, without copies");
     }
 }
 

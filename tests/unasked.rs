@@ -11,6 +11,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         test_with(&needs(["wrk"]), "unasked::wrk", wrk),
         test_with(&needs(["tcpclient"]), "unasked::tcpclient", tcpclient),
         test_with(&needs(["rustc"]), "unasked::rust", rust),
+        test_with(&["strace", "python3"], "unasked::given_up", given_up),
     ]
 }
 
@@ -103,4 +104,43 @@ fn rust() {
     wait_for(&lab, "rusty", 1);
     server.release();
     assert!(String::from_utf8_lossy(&rusty.finish().stdout).ends_with("hello from /unasked\n"));
+}
+
+/// What is closed while it connects is not counted on: poll asks nothing of any socket afterwards. Seen to fail without the hook of close:
+/// a getsockopt for each socket in each poll, for good.
+fn given_up() {
+    // The listener's queue is full, so that connects go on.
+    const SCRIPT: &str = r#"
+import ctypes, os, select, socket
+listener = socket.socket(); listener.bind(("127.0.0.1", 0)); listener.listen(0)
+to = listener.getsockname()
+filling = [socket.socket() for _ in range(4)]
+for one in filling: one.setblocking(False); one.connect_ex(to)
+a, b = socket.socketpair()
+ends = {"close": lambda s: s.close(), "dup2": lambda s: os.dup2(a.fileno(), s.fileno())}
+poll = select.poll(); poll.register(b, select.POLLOUT)
+for name, end in ends.items():
+    for one in filling: end(one)
+    os.getpgid(0)
+    poll.poll(); select.select([], [b], [], 0)
+    os.getpgid(0)
+    filling = [socket.socket()]
+    filling[0].setblocking(False); filling[0].connect_ex(to)
+    os.getpgid(0)
+    poll.poll()
+    os.getpgid(0)
+"#;
+    let mut command = plain("strace");
+    command.args(["-f", "-e", "trace=getsockopt,getpgid", "-E"]);
+    command.arg(format!("LD_PRELOAD={}", crate::support::library().display()));
+    command.args(["-E", "SOCKOPT_CONNECT_TIMEOUT=20s", "python3", "-c", SCRIPT]);
+    let output = command.output().expect("strace runs");
+    let trace = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{trace}");
+    let parts: Vec<usize> =
+        trace.split("getpgid(").map(|part| part.lines().filter(|line| line.contains("getsockopt(")).count()).collect();
+    // Between two marks: nothing left; then one that connects, which is asked.
+    let [_, given_up, _, connecting, _, again, _, once_more, _] = parts[..] else { panic!("{trace}") };
+    assert_eq!((given_up, again), (0, 0), "{trace}");
+    assert!(connecting > 0 && once_more > 0, "the test of the test: {trace}");
 }

@@ -235,10 +235,6 @@ pub(crate) fn before_select(end: c_int, set: *const fd_set) -> Option<Awaited> {
 
 #[inline]
 fn awaited(each: impl Fn(Near<'_>, &mut dyn FnMut(c_int) -> bool) + Copy) -> Option<Awaited> {
-    // A filter that came while a socket connects may end the program at a call of ours.
-    if !left::is_any() || filter::is_expected() {
-        return None;
-    }
     guard::contained(move || {
         let runtime = runtime()?;
         let place = Place::here();
@@ -252,14 +248,24 @@ fn awaited(each: impl Fn(Near<'_>, &mut dyn FnMut(c_int) -> bool) + Copy) -> Opt
     })
 }
 
-/// After it has waited for these, and something has happened.
+/// Whether a program may wait for one of these. A filter that came while a socket connects may end the program at a call of ours.
 #[inline]
-pub(crate) fn after_wait(awaited: Option<Awaited>, happened: c_int) {
+pub(crate) fn awaits_any() -> bool {
+    left::is_any() && !filter::is_expected()
+}
+
+/// A call that waits, where that is so. Apart, for the stack that it takes.
+#[cold]
+#[inline(never)]
+pub(crate) fn waiting(before: impl FnOnce() -> Option<Awaited>, call: impl FnOnce() -> c_int) -> c_int {
+    let awaited = before();
+    let happened = call();
     if let Some(Awaited { fds, count }) = awaited
         && happened > 0
     {
         fds.iter().take(count).copied().for_each(take_back_if_connected);
     }
+    happened
 }
 
 /// After a program has asked for a socket's error. It may go on though a filter refuses to tell it.
@@ -290,9 +296,13 @@ fn take_back(runtime: &'static Runtime, fd: c_int) {
     if peer.is_err_and(|errno| errno == NOT_CONNECTED) {
         return;
     }
+    take_limit_back(runtime, fd, limit, peer.ok());
+}
+
+fn take_limit_back(runtime: &'static Runtime, fd: c_int, limit: c_int, peer: Option<Address>) {
     // The names that the address is known by may have changed meanwhile, and with them the rule.
     let is_user_timeout = |setting: &&Setting| (setting.level, setting.name) == (libc::SOL_TCP, libc::TCP_USER_TIMEOUT);
-    let connecting = peer.ok().and_then(|address| address.endpoint().ok()).and_then(|peer| {
+    let connecting = peer.and_then(|address| address.endpoint().ok()).and_then(|peer| {
         let plan = runtime.plan(Connection::Outbound { peer }, TCP);
         let afterwards = afterwards(plan).or_else(|| plan.settings().find(is_user_timeout))?;
         Some(Connecting { peer, plan, limit, afterwards, own: 0, is_running: true })
@@ -304,4 +314,26 @@ fn take_back(runtime: &'static Runtime, fd: c_int) {
     if is_back {
         left::forget(fd);
     }
+}
+
+/// Before a descriptor ends. A program that closes a socket while it connects has given it up: counted on, it would make poll and
+/// select ask each socket for good.
+#[inline]
+pub(crate) fn before_close(fd: c_int) {
+    if awaits_any() {
+        give_up(fd);
+    }
+}
+
+#[cold]
+fn give_up(fd: c_int) {
+    guard::contained(|| {
+        let Some(runtime) = runtime().filter(|_| left::is_ours(fd)) else { return };
+        // It may go on by another descriptor, of which nothing is known: then the number of SYNs bounds it.
+        if let Some(limit) = running_limit(fd, &runtime.rules) {
+            limit_syns(fd, limit);
+            take_limit_back(runtime, fd, limit, ffi::peer_address(fd).ok());
+        }
+        left::forget(fd);
+    });
 }

@@ -20,6 +20,7 @@ use crate::{connect, descriptors, intercept, lookups, real, setup};
 macro_rules! interpose {
     ($(fn $name:ident($($arg:ident: $type:ty),*) -> $return:ty {
         $(without_libc $otherwise:expr;)?
+        $(awaits $awaited:expr;)?
         $(before $state:pat = $before:expr;)? $(answer $answer:expr;)?
         $(after $result:ident $after:expr;)? $(always $outcome:ident $always:expr;)?
     })*) => {$(
@@ -30,10 +31,12 @@ macro_rules! interpose {
         #[unsafe(no_mangle)]
         #[unsafe(link_section = ".text.sockopt_hooks")]
         pub(crate) unsafe extern "C-unwind" fn $name($($arg: $type),*) -> $return {
+            // SAFETY: the program's own arguments, for the function that it meant.
+            let meant = move || unsafe { behind::$name()($($arg),*) };
+            $(if connect::awaits_any() { return connect::waiting(move || $awaited, meant); })?
             $(let $state = $before;)?
             $(if let Some(answer) = $answer { return answer; })?
-            // SAFETY: the program's own arguments, for the function that it meant.
-            let result = unsafe { behind::$name()($($arg),*) };
+            let result = meant();
             $(if result >= 0 { let $result = result; $after; })?
             $(let $outcome = result; $always;)?
             result
@@ -99,33 +102,27 @@ interpose! {
     }
     // For those that wait once, and ask no more: the same, when what they have waited for has happened.
     fn poll(entries: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
-        before awaited = connect::before_poll(entries, count);
-        after happened connect::after_wait(awaited, happened);
+        awaits connect::before_poll(entries, count);
     }
     fn ppoll(entries: *mut pollfd, count: nfds_t, timeout: *const timespec, mask: *const sigset_t) -> c_int {
-        before awaited = connect::before_poll(entries, count);
-        after happened connect::after_wait(awaited, happened);
+        awaits connect::before_poll(entries, count);
     }
     // Those of programs that are built with _FORTIFY_SOURCE, of glibc alone; who finds them elsewhere gets the others.
     fn __poll_chk(entries: *mut pollfd, count: nfds_t, timeout: c_int, size: size_t) -> c_int {
         // SAFETY: the program's own arguments.
         without_libc unsafe { poll()(entries, count, timeout) };
-        before awaited = connect::before_poll(entries, count);
-        after happened connect::after_wait(awaited, happened);
+        awaits connect::before_poll(entries, count);
     }
     fn __ppoll_chk(entries: *mut pollfd, count: nfds_t, timeout: *const timespec, mask: *const sigset_t, size: size_t) -> c_int {
         // SAFETY: as above.
         without_libc unsafe { ppoll()(entries, count, timeout, mask) };
-        before awaited = connect::before_poll(entries, count);
-        after happened connect::after_wait(awaited, happened);
+        awaits connect::before_poll(entries, count);
     }
     fn select(end: c_int, read: *mut fd_set, write: *mut fd_set, except: *mut fd_set, timeout: *mut timeval) -> c_int {
-        before awaited = connect::before_select(end, write);
-        after happened connect::after_wait(awaited, happened);
+        awaits connect::before_select(end, write);
     }
     fn pselect(end: c_int, read: *mut fd_set, write: *mut fd_set, except: *mut fd_set, timeout: *const timespec, mask: *const sigset_t) -> c_int {
-        before awaited = connect::before_select(end, write);
-        after happened connect::after_wait(awaited, happened);
+        awaits connect::before_select(end, write);
     }
     // These connect where MSG_FASTOPEN is set, tcp(7).
     fn sendto(fd: c_int, data: *const c_void, size: size_t, flags: c_int, address: *const sockaddr, length: socklen_t) -> ssize_t {
@@ -144,7 +141,7 @@ interpose! {
     // A descriptor that ends takes with it what is known of the listener behind it: the next listener with this number may
     // come by a way on which it gets no options (dup, SCM_RIGHTS). Also what another thread has found out about it meanwhile.
     fn close(fd: c_int) -> c_int {
-        before () = descriptors::forget(fd);
+        before () = { connect::before_close(fd); descriptors::forget(fd) };
         always _result descriptors::forget(fd);
     }
     fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
@@ -154,11 +151,11 @@ interpose! {
         always _result descriptors::forget_range(first, last, flags);
     }
     fn dup2(from: c_int, to: c_int) -> c_int {
-        before () = if from != to { descriptors::forget(to) };
+        before () = if from != to { connect::before_close(to); descriptors::forget(to) };
         always _result if from != to { descriptors::forget(to) };
     }
     fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int {
-        before () = descriptors::forget(to);
+        before () = { if from != to { connect::before_close(to) } descriptors::forget(to) };
         always _result descriptors::forget(to);
     }
     // A seccomp filter may end the program at a call of ours. libseccomp and others set no_new_privs so, just before seccomp(2),

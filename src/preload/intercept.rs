@@ -345,6 +345,9 @@ pub(crate) fn was_set(fd: c_int, level: c_int, name: c_int, last_word: LastWord)
     {
         guard::contained(|| set_again(runtime, fd, level, name));
     }
+    if left::is_any() && (level, name) == (libc::SOL_TCP, libc::TCP_USER_TIMEOUT) {
+        guard::contained(|| left::forget(fd));
+    }
     keepalive_was_set(fd, level, name);
 }
 

@@ -1,13 +1,13 @@
 //! On which sockets this process has left a time for connecting (`connect_timeout`), so that nothing is asked of any socket where
 //! there is none.
 //!
-//! A hint that counts too many costs work: those that were closed so, that another process has taken the time from, and those
-//! for which there was no room. It never counts too few: only a socket that was counted is counted off, and never one that another
+//! A hint that counts too many costs work: those that were closed in ways that are not seen, that another process has taken the time
+//! from, and those for which there was no room. It never counts too few: only a socket that was counted is counted off, and never one that another
 //! process has connected.
 
 use std::ffi::c_int;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize};
 
 use socket::ffi;
 
@@ -26,13 +26,23 @@ pub(crate) fn is_any() -> bool {
     LEFT.load(Relaxed) > 0
 }
 
+/// The process that has left one last: in a child of vfork this memory is its parent's, and so are the sockets.
+static PROCESS: AtomicI32 = AtomicI32::new(0);
+
 /// A time for connecting was left on a socket.
 pub(crate) fn remember(fd: c_int) {
     LEFT.fetch_add(1, Relaxed);
+    PROCESS.store(ffi::process_id(), Relaxed);
     // Without a cookie or room it is counted for good.
     if let Ok(cookie) = ffi::cookie(fd) {
         replace(cookie, 0, cookie);
     }
+}
+
+/// Whether this process has left one on this socket.
+pub(crate) fn is_ours(fd: c_int) -> bool {
+    ffi::cookie(fd).is_ok_and(|cookie| places(cookie).any(|place| place.load(Relaxed) == cookie))
+        && PROCESS.load(Relaxed) == ffi::process_id()
 }
 
 /// It was taken back.
@@ -47,6 +57,9 @@ pub(crate) fn forget(fd: c_int) {
 
 /// Whether there was this value in the place of a socket.
 fn replace(cookie: u64, from: u64, to: u64) -> bool {
-    let places = (0..PLACES).filter_map(|place| COOKIES.get((cookie as usize).wrapping_add(place) % ROWS));
-    places.map(|place| place.compare_exchange(from, to, Relaxed, Relaxed)).any(|replaced| replaced.is_ok())
+    places(cookie).map(|place| place.compare_exchange(from, to, Relaxed, Relaxed)).any(|replaced| replaced.is_ok())
+}
+
+fn places(cookie: u64) -> impl Iterator<Item = &'static AtomicU64> {
+    (0..PLACES).filter_map(move |place| COOKIES.get((cookie as usize).wrapping_add(place) % ROWS))
 }

@@ -256,9 +256,18 @@ fn show_and_apply_find_a_script() {
     let shown = run(&["show", "my-long-named-*"]);
     let rule = write(&scratch("processes-show-rule"), "rule.toml", rule_for("my-long-named-service"));
     let applied = run(&["apply", "--dry-run", "--config", &rule.to_string_lossy(), &program.id().to_string()]);
+    // A connection may be another rule's by a name that is not known any more. Seen to fail: the second rule's value, and nothing said.
+    let by_name = "[[rule]]\nname = \"db\"\nto = [\"localhost\"]\nttl = 9\n[[rule]]\nto = [\"127.0.0.0/8\"]\nttl = 8\n";
+    let rule = write(&scratch("processes-show-name"), "rule.toml", by_name);
+    let left = run(&["apply", "--dry-run", "--config", &rule.to_string_lossy(), &program.id().to_string()]);
+    let nowhere = run(&["apply", "--dry-run", "--to=localhost", "--ttl=8", &program.id().to_string()]);
     let ended = program.kill().and_then(|()| program.wait());
     assert_eq!(line, "ready\n");
     assert!(ended.is_ok());
     assert!(shown.0 == Some(0) && shown.1.0.contains("127.0.0.1"), "{shown:?}");
     assert!(applied.0 == Some(0) && applied.1.0.contains("7"), "{applied:?}");
+    let reason =
+        "left alone, as rule \"db\" names a host, and by which name a program has connected is not known: 1 socket";
+    assert!(left.1.0.contains(reason) && left.1.0.ends_with("0 sockets would change\n"), "{left:?}");
+    assert!(nowhere.1.1.contains("warning: --to names a host"), "{nowhere:?}");
 }

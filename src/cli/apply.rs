@@ -65,9 +65,11 @@ fn applied(matches: &ArgMatches) -> Result<u8, u8> {
     let is_dry = matches.get_flag("dry-run");
     let found = selection.look();
     let mut done = Vec::new();
+    let mut names_hosts = false;
     for looked in &found.processes {
         // The errors do not depend on the process.
         let Ok(rules) = parsed.compile(&looked.process).rules else { continue };
+        names_hosts |= rules.scope_names_hosts();
         let new = namespace::as_new(looked.pid, rules.compared_with_new());
         let subjects = subjects(looked, &rules).into_iter();
         let means = Means { rules: &rules, new: &new, is_dry, keeper: None };
@@ -75,6 +77,12 @@ fn applied(matches: &ArgMatches) -> Result<u8, u8> {
         done.push(Done { looked, sockets: sockets.collect() });
     }
     let code = found.report();
+    if names_hosts {
+        output::warning(
+            "--to names a host, and by which name a program has connected is not known: it matches nothing",
+            Some("use addresses"),
+        );
+    }
     if matches.get_flag("json") {
         let errors = found.failures.iter().filter(|failure| failure.is_fatal).map(|t| t.message.as_str()).collect();
         output::print(&output::json(&Report { dry_run: is_dry, processes: &done, errors }, true));

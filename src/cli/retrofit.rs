@@ -6,6 +6,7 @@ use policy::constants;
 use policy::health::State;
 use policy::in_kernel::InKernel;
 use policy::plan::Plan;
+use policy::rules::Rule;
 use policy::{Connection, Endpoint, Enforce, HostSet, Key, Phase, Phases, Rules, Setting, Value};
 use socket::current;
 use socket::enact::Enactment;
@@ -77,6 +78,13 @@ pub(crate) fn subjects<'a>(looked: &'a ProcessSockets, rules: &Rules) -> Vec<Sub
     tcp.chain(udp).collect()
 }
 
+/// What may be for a connection before the rule that is by its address: nothing tells afterwards by which name it was made.
+fn may_be_meant_by_name(rules: &Rules, peer: Endpoint, found: Option<&Rule>) -> Option<String> {
+    let mut before = rules.rules().take_while(|rule| found.is_none_or(|found| *rule != found));
+    let is_meant = |rule: &&Rule| rule.hosts().any(|host| host.ports().contains(&peer.port()));
+    before.find(is_meant).map(|rule| format!("rule \"{}\"", rule.name()))
+}
+
 impl Subject<'_> {
     /// Sets what is to be set, or finds out what would be. None: it is closed by now.
     pub(crate) fn retrofit(&self, looked: &ProcessSockets, means: &Means<'_>) -> Option<Applied> {
@@ -113,6 +121,13 @@ impl Subject<'_> {
             && let Ok(copy) = looked.target.copy(self.descriptor)
         {
             keeper.listens(copy.as_fd(), &looked.process, local);
+        }
+        if let (Connection::Outbound { peer }, None) = (connection, keeper)
+            && let Some(name) = may_be_meant_by_name(rules, peer, plan.decision().rule())
+        {
+            applied.left_alone =
+                Some(format!("as {name} names a host, and by which name a program has connected is not known"));
+            return Some(applied);
         }
         if let Some(reason) = plan.bypass() {
             applied.left_alone = Some(reason.to_string());

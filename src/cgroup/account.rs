@@ -72,7 +72,18 @@ pub fn why_not_rule(rule: &Rule, refused: &Refused) -> Option<String> {
 /// The same of a decision.
 #[must_use]
 pub fn why_not_decision(decision: Decision<'_>, refused: &Refused) -> Option<String> {
-    decision.rule().and_then(|rule| why_not_rule(rule, refused))
+    decision.rule().and_then(|rule| why_not_rule(rule, refused).or_else(|| why_no_destination(rule, refused)))
+}
+
+/// Why a rule matches no destination: it has names alone, and they are not known.
+fn why_no_destination(rule: &Rule, refused: &Refused) -> Option<String> {
+    let has_names_alone = rule.conditions().to().is_some_and(|to| to.iter().all(|pattern| pattern.host().is_some()));
+    match &refused.host_names {
+        _ if !has_names_alone => None,
+        HostNames::Learned => None,
+        HostNames::Refused(why) => Some(why.clone()),
+        HostNames::Unasked => Some("the kernel does not know host names (attach --dns)".to_owned()),
+    }
 }
 
 /// Whether the environment's options are set: not if they are for some sockets alone.

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use socket::Errno;
+
 use crate::counters::{self, Counts};
 use crate::group::id_at;
 use crate::learned::Addresses;
@@ -96,7 +98,17 @@ pub(crate) fn about_at(pins: &Path) -> Option<About> {
 /// # Errors
 /// Why that is not known.
 pub fn status() -> Result<Vec<Attachment>, Refusal> {
-    Ok(Folder::existing()?.map(|folder| attachments(&folder)).unwrap_or_default())
+    let Some(folder) = Folder::existing()? else { return Ok(Vec::new()) };
+    let found = attachments(&folder);
+    // Who may not open what is pinned knows nothing of it.
+    let denied = |one: &Attachment| match sys::open_pin(&one.pins.join(ABOUT)) {
+        Err(errno @ Errno(libc::EACCES | libc::EPERM)) => Some(errno),
+        _ => None,
+    };
+    match found.iter().find_map(denied) {
+        Some(errno) => Err(Refusal::kernel("what is attached cannot be looked at")(errno)),
+        None => Ok(found),
+    }
 }
 
 pub(crate) fn attachments(folder: &Folder) -> Vec<Attachment> {

@@ -30,6 +30,7 @@ pub(super) fn trials() -> Vec<Trial> {
         in_kernel(&["namespaces", "strace"], "cgroup::shown::an_agent_killed_at_each_step", an_agent_killed),
         in_kernel(&["python3"], "cgroup::shown::three_hundred_groups_leave_nothing", three_hundred_groups),
         in_kernel(&[], "cgroup::shown::what_does_not_fit", what_does_not_fit),
+        in_kernel(&["setpriv"], "cgroup::shown::another_user", another_user),
     ]
 }
 
@@ -285,4 +286,20 @@ fn what_does_not_fit() {
     assert_eq!(output.status.code(), Some(78), "{stdout}{stderr}");
     assert!(stderr.contains("the rules need more than 65534 rules"), "{stdout}{stderr}");
     assert_eq!(generation(&group.0), Some(1));
+}
+
+/// Who may not look says so. Seen to fail: "nothing is attached", and of all groups "exists no more".
+fn another_user() {
+    let group = Group::with("[defaults]\nuser_timeout = \"9s\"\n");
+    // Where everybody may read it.
+    let command = scratch("cgroup-another-user").join("sockopt");
+    crate::command::copy(sockopt(), command.clone());
+    for arguments in [&["status"][..], &["status", &group.0.display().to_string()]] {
+        let mut status = plain("setpriv");
+        status.args(["--reuid=65534", "--clear-groups"]).arg(&command).args(arguments);
+        let output = status.output().expect("setpriv runs");
+        let (stdout, stderr) = text(&output);
+        assert_eq!((output.status.code(), stdout.as_str()), (Some(1), ""), "{stderr}");
+        assert!(stderr.starts_with("error: what is attached cannot be looked at: EACCES (root is needed"), "{stderr}");
+    }
 }

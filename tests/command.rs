@@ -56,6 +56,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         test("command::run::takes_the_library_for_this_machine", run_takes_the_library_for_this_machine),
         test("command::run::never_looks_in_the_current_directory", run_never_looks_in_the_current_directory),
         test("command::run::refuses_a_library_that_cannot_be_named", run_refuses_a_library_that_cannot_be_named),
+        test("command::run::is_forced_without_the_library", run_is_forced_without_the_library),
+        test("command::run::says_that_nothing_is_configured", run_says_that_nothing_is_configured),
         test_with(&["bash"], "command::run::the_library_works_in_the_program", run_the_library_works_in_the_program),
     ];
     let without_file: [(&str, fn()); 3] = [
@@ -967,9 +969,9 @@ fn run_refuses_a_library_that_cannot_be_named() {
     for (name, why) in [
         ("libsockopt.so".to_owned(), "SOCKOPT_LIBRARY: libsockopt.so is not an absolute path"),
         ("./libsockopt.so".to_owned(), "SOCKOPT_LIBRARY: ./libsockopt.so is not an absolute path"),
-        (folder.join("missing.so").display().to_string(), "missing.so"),
+        (folder.join("missing.so").display().to_string(), "missing.so: no such file"),
         (folder.join("a folder/libsockopt.so").display().to_string(), "LD_PRELOAD cannot name a path with a space"),
-        (folder.display().to_string(), "is in none of these places"),
+        (folder.display().to_string(), ": not a file"),
     ] {
         let mut command = run();
         command.current_dir(&folder).env("SOCKOPT_LIBRARY", &name).args(["--nodelay=true", "echo", "started"]);
@@ -977,6 +979,30 @@ fn run_refuses_a_library_that_cannot_be_named() {
         assert_eq!((code, stdout.as_str()), (Some(1), ""), "{name}: {stderr}");
         assert!(stderr.contains(why), "{name}: {stderr}");
     }
+}
+
+/// With --force the program runs without it. Seen to fail: it did not.
+fn run_is_forced_without_the_library() {
+    let mut command = run();
+    command.env("SOCKOPT_LIBRARY", "/no/such.so").args([
+        "--by=library",
+        "--force",
+        "--nodelay=true",
+        "echo",
+        "started",
+    ]);
+    let (code, stdout, stderr) = outcome(&mut command);
+    assert_eq!((code, stdout.as_str()), (Some(0), "started\n"), "{stderr}");
+    assert_eq!(stderr, "warning: SOCKOPT_LIBRARY: /no/such.so: no such file\n");
+}
+
+/// Seen to fail: "the configuration is for other processes".
+fn run_says_that_nothing_is_configured() {
+    let mut command = run();
+    command.env("SOCKOPT_CONFIG", "/dev/null").args(["--dry-run", "echo", "started"]);
+    let (code, _, stderr) = outcome(&mut command);
+    assert_eq!(code, Some(0));
+    assert!(stderr.contains("note: no option is set: the configuration has none\n"), "{stderr}");
 }
 
 fn run_the_library_works_in_the_program() {

@@ -268,9 +268,9 @@ pub(crate) fn run_by(extent: Extent<'_>) -> Command {
         ))
         .arg(switch(
             "strict",
-            "Refuse to start if the configuration is invalid",
-            "Also, programs end before main with status 78 if the library finds the configuration invalid, for example because \
-             it was changed later. [env: SOCKOPT_STRICT=1]",
+            "End programs whose configuration is invalid later, too",
+            "run itself never starts a program with an invalid configuration. With --strict, programs also end before main with \
+             status 78 if the library finds the configuration invalid, for example because it was changed later. [env: SOCKOPT_STRICT=1]",
         ))
         .arg(switch(
             "force",

@@ -92,6 +92,10 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         // No library would be of use.
         Err(_) if by == Some(Backend::Supervisor) => None,
         Err(_) if by.is_none() && target.as_ref().is_ok_and(Program::is_past_every_library) => None,
+        Err(why) if is_forced => {
+            output::warning(&why, None);
+            None
+        }
         Err(why) => {
             output::error(&why, None);
             return exit::CANNOT_WORK;
@@ -208,10 +212,16 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         }
     }
     if is_dry && target.is_ok() && compiled.rules.as_ref().is_ok_and(|rules| rules.phases() == Phases::NONE) {
-        let name = process.names.first().map_or("this program", String::as_str);
-        output::note(&format!(
-            "no option is set in {name} itself: the configuration is for other processes; {name} may start such processes"
-        ));
+        let sets_elsewhere =
+            loaded.configuration.parse().into_rules(None).0.is_ok_and(|every| every.phases() != Phases::NONE);
+        output::note(&if sets_elsewhere {
+            let name = process.names.first().map_or("this program", String::as_str);
+            format!(
+                "no option is set in {name} itself: the configuration is for other processes; {name} may start such processes"
+            )
+        } else {
+            "no option is set: the configuration has none".to_owned()
+        });
     }
     if is_built_in {
         let given = |name: &&str| {

@@ -39,6 +39,11 @@ impl Library {
     /// Where it was looked for, or why it cannot be preloaded.
     pub fn find(named: Option<&OsStr>) -> Result<Self, String> {
         let variable = env::var_os("SOCKOPT_LIBRARY").filter(|path| !path.is_empty());
+        let named_by = match (named, &variable) {
+            (Some(_), _) => Some("--library"),
+            (None, Some(_)) => Some("SOCKOPT_LIBRARY"),
+            (None, None) => None,
+        };
         let candidates = match (named, variable) {
             (Some(path), _) => vec![std::path::absolute(path).unwrap_or_else(|_| path.into())],
             (None, Some(path)) if !path.as_bytes().starts_with(b"/") => {
@@ -54,6 +59,12 @@ impl Library {
         let found = if is_first { first } else { there.find(|(_, image)| is_for_this_machine(image)).or(first) };
         let (found, image) = found.ok_or_else(|| {
             let places: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
+            if let [place] = &*places
+                && let Some(by) = named_by
+            {
+                let what = if Path::new(place).exists() { "not a file" } else { "no such file" };
+                return format!("{by}: {place}: {what}");
+            }
             format!("{NAME} is in none of these places: {}; use --library or SOCKOPT_LIBRARY", places.join(", "))
         })?;
         let shown = found.display();

@@ -304,6 +304,8 @@ cases() {
     if echo 'int main(void) { return 5; }' | cc -static -x c - -o "$tmp/static" 2>/dev/null; then
         run "$lib" SOCKOPT_USER_TIMEOUT=auto -- "$tmp/static"
         expect "a static program" 5 "" "warning: $tmp/static is statically linked, so no library can be loaded into it"
+        run "$lib" SOCKOPT_USER_TIMEOUT=auto SOCKOPT_STRICT=1 -- "$tmp/static"
+        expect "the same, SOCKOPT_STRICT=1: exit 78" 78 "" "is statically linked*not started, because SOCKOPT_STRICT=1"
         cp "$tmp/static" "$tmp/tini-static"
         run "$lib" SOCKOPT_USER_TIMEOUT=auto -- "$tmp/tini-static"
         expect "one that starts others is not judged" 5 "" -

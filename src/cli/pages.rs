@@ -65,8 +65,8 @@ fn configuration(roff: &mut Roff) {
     paragraph(
         roff,
         "The first rule that matches is used, and no other. Its options override those of [defaults], key by key. The environment variables \
-         for options (libsockopt(7)) override both. dead_peer_timeout counts as keepalive and user_timeout: a keepalive with time, interval and \
-         probes in a later layer also changes the user timeout, to time + interval x probes. Any option may be \"system\": then it is not set, even \
+         for options (libsockopt(7)) override both. dead_peer_timeout counts as keepalive and user_timeout: where it has set them, a keepalive \
+         with time, interval and probes in a later layer also changes the user timeout, to time + interval x probes. Any option may be \"system\": then it is not set, even \
          if [defaults] has it.",
     );
     paragraph(

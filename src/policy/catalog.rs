@@ -242,7 +242,7 @@ const ROWS: [(Entry, About); Key::ALL.len()] = [
         "differentiated services code point (DSCP) of sent packets, a number or a name such as \"ef\", \"af41\", \"cs6\""),
     row(Key::Priority, &[socket("SO_PRIORITY")], Accepts::Integer { min: 0, max: INT_MAX as i64 },
         &[Connect, Listen, Accept, AcceptAlways, Datagram, BindDatagram], BPF, "2.2", "socket(7)",
-        "queueing priority; above 6 needs CAP_NET_ADMIN"),
+        "queueing priority; above 6 needs CAP_NET_ADMIN, or CAP_NET_RAW since 5.17"),
     row(Key::Mark, &[socket("SO_MARK")], Accepts::Integer { min: 0, max: u32::MAX as i64 }, IP, BPF, "2.6.25", "socket(7)",
         "packet mark for routing and filters; needs CAP_NET_ADMIN, or CAP_NET_RAW since 5.17"),
     row(Key::Interface, &[socket("SO_BINDTODEVICE")], Accepts::Name { longest: 15 }, IP, BPF, "2.2", "socket(7)",

@@ -301,7 +301,11 @@ impl Compiler<'_> {
                 _ => {}
             }
             if !phases(direction).intersects(allowed(direction)) {
-                let option = Never::Key(given.key);
+                let option = match given.choice {
+                    Choice::FastopenConnect(on) => Never::FastopenConnect(on),
+                    Choice::FastopenQueue(length) => Never::FastopenQueue(length),
+                    _ => Never::Key(given.key),
+                };
                 let in_to = phases(Direction::Outbound).intersects(allowed(Direction::Outbound));
                 self.problems.add(given.source, given.span.clone(), &Fault::NeverSet { option, direction, in_to });
             }

@@ -178,6 +178,10 @@ pub(crate) enum Accepted {
 pub(crate) enum Never {
     /// By its key.
     Key(Key),
+    /// `fastopen = true`, which is for sockets that connect.
+    FastopenConnect(bool),
+    /// The length of a queue under the same key, which is for those that listen.
+    FastopenQueue(i32),
     /// An entry of `raw`, by level and name.
     Raw(i32, i32),
 }
@@ -293,6 +297,8 @@ impl fmt::Display for Fault<'_> {
             Self::NeverSet { option, direction, .. } => {
                 match *option {
                     Never::Key(key) => f.write_str(key.name())?,
+                    Never::FastopenConnect(on) => write!(f, "fastopen = {on}")?,
+                    Never::FastopenQueue(length) => write!(f, "fastopen = {length}")?,
                     Never::Raw(level, name) => match constants::option_name(level, name) {
                         Some(name) => write!(f, "raw: {name}")?,
                         None => write!(f, "raw: level {level} option {name}")?,
@@ -439,6 +445,13 @@ impl Words for Fault<'_> {
             },
             Self::NumberForText { .. } => "accepted: a string in quotes".to_owned(),
 
+            Self::NeverSet { option: Never::FastopenConnect(_), direction: Direction::Listeners, .. } => {
+                "true and false are for sockets that connect: for a listening socket write the length of its queue, such as fastopen = 100"
+                    .to_owned()
+            }
+            Self::NeverSet { option: Never::FastopenQueue(_), direction: Direction::Outbound, .. } => {
+                "a number is the length of a listening socket's queue: for sockets that connect write fastopen = true".to_owned()
+            }
             Self::NeverSet { direction, in_to, .. } => match direction {
                 Direction::Outbound | Direction::Both => {
                     "it is set at bind or on listening sockets, where no destination is known: use a rule with \"listen\", or [defaults]"

@@ -91,16 +91,16 @@ node|nodejs takes=rC,--require,--import,--conditions,--loader,--experimental-loa
 --heapsnapshot-near-heap-limit,--cpu-prof-dir,--cpu-prof-interval,--cpu-prof-name,--heap-prof-dir,--heap-prof-interval,\
 --heap-prof-name,--network-family-autoselection-attempt-timeout,--secure-heap,--secure-heap-min,--snapshot-blob,\
 --trace-event-categories,--trace-event-file-pattern,--trace-require-module,--use-largepages,--v8-pool-size,--watch-path,\
---allow-fs-read,--allow-fs-write,--localstorage-file text=epihv,--eval,--print,--interactive,--help,--version,--test
+--allow-fs-read,--allow-fs-write,--localstorage-file,--security-revert,--experimental-policy,--policy-integrity text=epihv,--eval,--print,--interactive,--help,--version,--test
 php takes=cdzt,--define,--php-ini,--zend-extension,--docroot,--timing runs=fF,--file,--process-file \
   text=rBRESaihmv,--run,--server,--interactive,--help,--version,--info,--modules
 bash|dash|sh|ksh|zsh|ash|mksh|yash|csh|tcsh takes=oO,--rcfile,--init-file text=cs,--help,--version plus
 fish takes=C,--init-command text=c,--help,--version
-lua|luajit takes=elj
-tclsh|wish
-expect takes=c runs=fb
-awk|gawk|mawk takes=Fvil,--assign,--field-separator,--include,--load runs=fE,--file,--exec text=e,--source,--help,--version only
-guile takes=Llxe,--language runs=s text=ch,--help,--version
+lua|luajit takes=elj may-take=O
+tclsh|wish takes=-encoding
+expect takes=cD runs=fb
+awk|gawk|mawk may-take=podDL takes=Fvil,--assign,--field-separator,--include,--load runs=fE,--file,--exec text=e,--source,--help,--version only
+guile takes=LlxeC,--language runs=s text=ch,--help,--version
 R takes=dg,--encoding,--gui,--debugger runs=f,--file text=e,--help,--version only";
 
 /// What an interpreter runs.
@@ -157,6 +157,7 @@ impl<'a> Interpreter<'a> {
                     }
                     at += usize::from(is("takes"));
                 }
+                _ if self.listed("takes").any(|option| option.as_bytes() == word) => at += 2,
                 [sign, letters @ ..] if *sign == b'-' || *sign == b'+' && self.0.ends_with(" plus") => {
                     at += 1;
                     let ends = |letter: &&u8| {
@@ -219,6 +220,8 @@ mod tests {
             ("/usr/bin/php8.2", "php --define a=b --file=/srv/worker.php", "php8.2 php worker.php"),
             ("/usr/bin/lua5.4", "/usr/bin/lua5.4 -l socket ./probe.lua", "lua5.4 lua5.4 probe.lua"),
             ("/usr/bin/tclsh8.6", "tclsh /opt/probe.tcl x", "tclsh8.6 tclsh probe.tcl"),
+            ("/usr/bin/tclsh8.6", "tclsh -encoding utf-8 probe.tcl", "tclsh8.6 tclsh probe.tcl"),
+            ("/usr/bin/gawk", "gawk -pprofile.out -f ./probe.awk", "gawk gawk probe.awk"),
             ("/usr/bin/expect", "expect -f probe.exp", "expect expect probe.exp"),
             ("/usr/bin/gawk", "/usr/bin/gawk -F : -f ./probe.awk /etc/passwd", "gawk gawk probe.awk"),
             ("/usr/bin/mawk", "awk {print} /etc/passwd", "mawk awk"),

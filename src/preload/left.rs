@@ -26,40 +26,44 @@ pub(crate) fn is_any() -> bool {
     LEFT.load(Relaxed) > 0
 }
 
-/// The process that has left one last: in a child of vfork this memory is its parent's, and so are the sockets.
-static PROCESS: AtomicI32 = AtomicI32::new(0);
+/// The process that has left each: in a child of vfork this memory is its parent's, and in one of fork a copy; the sockets are not theirs.
+static PROCESSES: [AtomicI32; ROWS] = [const { AtomicI32::new(0) }; ROWS];
 
 /// A time for connecting was left on a socket.
 pub(crate) fn remember(fd: c_int) {
     LEFT.fetch_add(1, Relaxed);
-    PROCESS.store(ffi::process_id(), Relaxed);
     // Without a cookie or room it is counted for good.
-    if let Ok(cookie) = ffi::cookie(fd) {
-        replace(cookie, 0, cookie);
+    if let Ok(cookie) = ffi::cookie(fd)
+        && let Some(row) = replace(cookie, 0, cookie)
+        && let Some(process) = PROCESSES.get(row)
+    {
+        process.store(ffi::process_id(), Relaxed);
     }
 }
 
 /// Whether this process has left one on this socket.
 pub(crate) fn is_ours(fd: c_int) -> bool {
-    ffi::cookie(fd).is_ok_and(|cookie| places(cookie).any(|place| place.load(Relaxed) == cookie))
-        && PROCESS.load(Relaxed) == ffi::process_id()
+    let is_it = |cookie: u64, row: &usize| COOKIES.get(*row).is_some_and(|place| place.load(Relaxed) == cookie);
+    let row = ffi::cookie(fd).ok().and_then(|cookie| rows(cookie).find(|row| is_it(cookie, row)));
+    row.and_then(|row| PROCESSES.get(row)).is_some_and(|process| process.load(Relaxed) == ffi::process_id())
 }
 
 /// It was taken back.
 pub(crate) fn forget(fd: c_int) {
     if is_any()
         && let Ok(cookie) = ffi::cookie(fd)
-        && replace(cookie, cookie, 0)
+        && replace(cookie, cookie, 0).is_some()
     {
         LEFT.fetch_sub(1, Relaxed);
     }
 }
 
-/// Whether there was this value in the place of a socket.
-fn replace(cookie: u64, from: u64, to: u64) -> bool {
-    places(cookie).map(|place| place.compare_exchange(from, to, Relaxed, Relaxed)).any(|replaced| replaced.is_ok())
+/// The row of a socket in which there was this value.
+fn replace(cookie: u64, from: u64, to: u64) -> Option<usize> {
+    let is_replaced = |place: &AtomicU64| place.compare_exchange(from, to, Relaxed, Relaxed).is_ok();
+    rows(cookie).find(|row| COOKIES.get(*row).is_some_and(is_replaced))
 }
 
-fn places(cookie: u64) -> impl Iterator<Item = &'static AtomicU64> {
-    (0..PLACES).filter_map(move |place| COOKIES.get((cookie as usize).wrapping_add(place) % ROWS))
+fn rows(cookie: u64) -> impl Iterator<Item = usize> {
+    (0..PLACES).map(move |place| (cookie as usize).wrapping_add(place) % ROWS)
 }

@@ -30,6 +30,8 @@ pub enum Reach {
         /// Whether it starts other programs.
         starts: bool,
     },
+    /// It calls none, and syscall(2), by which it may.
+    Asks,
     /// A library that it needs is not found, or cannot be read.
     Unknown(String),
 }
@@ -101,7 +103,7 @@ pub fn reach(file: &Path, image: &Image, first: &[PathBuf]) -> Reach {
         Found { loads: true, .. } => Reach::Loads,
         Found { makes: true, starts, .. } => Reach::Makes { starts },
         // What it starts has the library; by itself it may connect so.
-        Found { asks: true, starts: false, .. } => Reach::Makes { starts: false },
+        Found { asks: true, starts: false, .. } => Reach::Asks,
         Found { starts, .. } => Reach::Nothing { starts },
     }
 }

@@ -257,6 +257,13 @@ impl Program {
                 INSTEAD,
             )
             .for_supervisor(),
+            Reach::Asks => Verdict::partly(
+                format!(
+                    "{name} calls none of {SEEN}, but syscall(2): no preloaded library would see connections that it makes so"
+                ),
+                INSTEAD,
+            )
+            .for_supervisor(),
             Reach::Unknown(file) => Verdict::unknown(format!(
                 "{linked}, and needs {file}, which was not found or cannot be read: it is not known whether the library takes effect"
             )),

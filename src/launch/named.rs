@@ -100,9 +100,7 @@ fn in_text(program: &Program, library: Option<&Library>) -> Option<String> {
         }
     };
     let mut known = BTreeSet::new();
-    let mut folder = PathBuf::new();
-    let commands = shell_text::commands(&text, MOST_COMMANDS).into_iter();
-    let commands = commands.filter_map(|command| in_folder(command, &mut folder, &own));
+    let commands = shell_text::commands(&text, &own, MOST_COMMANDS).into_iter();
     let new = commands.filter(|command| command.first().is_some_and(|word| known.insert(word.clone())));
     let is_own = |word: &OsStr| word.to_str().is_some_and(wrapper::is_done_by_shell);
     let programs = new.filter(|command| command.first().is_some_and(|word| !is_own(word)));
@@ -121,23 +119,6 @@ fn in_text(program: &Program, library: Option<&Library>) -> Option<String> {
     };
     let mut programs = programs.take(MOST).filter_map(|command| program::resolve(&command).ok()).filter(is_beyond);
     programs.find_map(|program| said(&who, &program, library))
-}
-
-/// A command with its relative path from where `cd` has gone before it; none of `cd` itself. Where it goes that is not written there, it
-/// mostly is the script's own folder (`cd "$(dirname "$0")"`).
-fn in_folder(mut command: Vec<OsString>, folder: &mut PathBuf, own: &Path) -> Option<Vec<OsString>> {
-    let (first, words) = command.split_first_mut()?;
-    if first == "cd" {
-        *folder = match words {
-            [to] if !to.as_bytes().starts_with(b"-") => folder.join(to),
-            _ => own.to_owned(),
-        };
-        return None;
-    }
-    if first.as_bytes().contains(&b'/') && !folder.as_os_str().is_empty() {
-        *first = folder.join(Path::new(first).strip_prefix("./").unwrap_or(Path::new(first))).into_os_string();
-    }
-    Some(command)
 }
 
 /// Programs among the arguments.

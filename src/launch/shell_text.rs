@@ -3,7 +3,8 @@
 //! No shell is imitated. Words that the shell makes only when it runs (`$NAME`, `$(…)`) are not known, and what is not known is left out.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 /// In front of a command.
 const KEYWORDS: &[&str] =
@@ -18,8 +19,7 @@ struct Word {
 }
 
 /// A text that is being read. A text in parentheses, or in backquotes, is one within another.
-#[derive(Default)]
-struct Frame {
+struct Frame<'a> {
     /// The words of the command.
     words: Vec<Word>,
     word: Option<Word>,
@@ -31,12 +31,32 @@ struct Frame {
     cases: usize,
     /// In front of the `)` of a pattern.
     is_pattern: bool,
+    /// The script's own folder.
+    own: &'a Path,
+    /// Where it is; empty where it began.
+    folder: PathBuf,
 }
 
-/// The commands, in their order; at most so many.
-pub(crate) fn commands(text: &[u8], at_most: usize) -> Vec<Vec<OsString>> {
+impl Default for Frame<'_> {
+    fn default() -> Self {
+        Self {
+            words: Vec::new(),
+            word: None,
+            is_quoted: false,
+            is_by_backquote: false,
+            cases: 0,
+            is_pattern: false,
+            own: Path::new(""),
+            folder: PathBuf::new(),
+        }
+    }
+}
+
+/// The commands, in their order; at most so many. A relative path is that from where `cd` has gone before it. Where it goes that is not
+/// written there, it mostly is the script's `own` folder (`cd "$(dirname "$0")"`).
+pub(crate) fn commands(text: &[u8], own: &Path, at_most: usize) -> Vec<Vec<OsString>> {
     let mut found = Vec::new();
-    let mut frames = vec![Frame::default()];
+    let mut frames = vec![Frame { own, ..Frame::default() }];
     // The ends of the documents that begin with the next line.
     let mut documents: Vec<Vec<u8>> = Vec::new();
     let mut at = 0;
@@ -66,7 +86,8 @@ pub(crate) fn commands(text: &[u8], at_most: usize) -> Vec<Vec<OsString>> {
             b'$' if rest.starts_with(b"(") => {
                 at += 1;
                 frame.make_unknown();
-                frames.push(Frame::default());
+                let within = frame.within();
+                frames.push(within);
             }
             b'`' if frame.is_by_backquote => {
                 found.extend(frame.end_command());
@@ -74,7 +95,8 @@ pub(crate) fn commands(text: &[u8], at_most: usize) -> Vec<Vec<OsString>> {
             }
             b'`' => {
                 frame.make_unknown();
-                frames.push(Frame { is_by_backquote: true, ..Frame::default() });
+                let within = Frame { is_by_backquote: true, ..frame.within() };
+                frames.push(within);
             }
             b'$' => frame.make_unknown(),
             b'"' => {
@@ -117,7 +139,8 @@ pub(crate) fn commands(text: &[u8], at_most: usize) -> Vec<Vec<OsString>> {
             b'(' => {
                 // The words before it are a function's name.
                 frame.clear();
-                frames.push(Frame::default());
+                let within = frame.within();
+                frames.push(within);
             }
             b')' if depth > 0 => {
                 found.extend(frame.end_command());
@@ -133,7 +156,12 @@ pub(crate) fn commands(text: &[u8], at_most: usize) -> Vec<Vec<OsString>> {
     found
 }
 
-impl Frame {
+impl<'a> Frame<'a> {
+    /// A text within this one: what changes the folder there does not here.
+    fn within(&self) -> Self {
+        Self { own: self.own, folder: self.folder.clone(), ..Self::default() }
+    }
+
     /// Goes on with a word, or begins one.
     fn push(&mut self, byte: Option<u8>) {
         self.word.get_or_insert_default().text.extend(byte);
@@ -175,9 +203,19 @@ impl Frame {
         let words = std::mem::take(&mut self.words);
         // An option of `command` or `exec` is no program: then nothing is found by that name.
         let words = words.into_iter().skip_while(Word::is_in_front);
-        let known: Vec<OsString> =
+        let mut known: Vec<OsString> =
             words.map_while(|word| (!word.is_unknown).then(|| OsString::from_vec(word.text))).collect();
-        (!known.is_empty()).then_some(known)
+        let (first, others) = known.split_first_mut()?;
+        if first == "cd" {
+            let to = others.iter().find(|word| !word.as_bytes().starts_with(b"-"));
+            self.folder = to.map_or_else(|| self.own.to_owned(), |to| self.folder.join(to));
+            return None;
+        }
+        if first.as_bytes().contains(&b'/') && !self.folder.as_os_str().is_empty() {
+            let path = Path::new(&*first);
+            *first = self.folder.join(path.strip_prefix("./").unwrap_or(path)).into_os_string();
+        }
+        Some(known)
     }
 }
 

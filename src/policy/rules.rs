@@ -440,12 +440,19 @@ impl Rules {
     }
 
     /// Whether every client of a listener bound to `local` gets the same of a setting of the listener's rule: those rules with `from`
-    /// that may be for one of them have it too.
+    /// that may be for one of them have it too. A keepalive is one thing.
     pub(crate) fn is_for_every_client(&self, local: Endpoint, listener: &Profile, setting: &Setting) -> bool {
         let settled_at = self.listeners.first(local).unwrap_or(u32::MAX);
-        let same = |other: &Setting| {
-            (other.level, other.name, other.family) == (setting.level, setting.name, setting.family)
-                && other.value == setting.value
+        let same = |one: &Setting, other: &Setting| {
+            (one.level, one.name, one.family) == (other.level, other.name, other.family) && one.value == other.value
+        };
+        fn keepalive(of: &Profile) -> impl Iterator<Item = &Setting> {
+            of.settings().iter().filter(|setting| is_of_keepalive(setting.level, setting.name))
+        }
+        let goes_with_keepalive = is_of_keepalive(setting.level, setting.name) || setting.computed_from.is_some();
+        let has_same_keepalive = |profile: &Profile| {
+            keepalive(profile).count() == keepalive(listener).count()
+                && keepalive(profile).zip(keepalive(listener)).all(|(one, other)| same(one, other))
         };
         let before = self.rules.iter().take(settled_at as usize);
         let of_some = before.filter(|rule| {
@@ -453,9 +460,11 @@ impl Rules {
             let is_meant = || or_any(conditions.listen()).iter().any(|pattern| pattern.matches(local));
             rule.applies && conditions.direction() == Direction::Accepted && is_meant()
         });
-        of_some
-            .map(|rule| rule.profiles.of(false))
-            .all(|profile| profile.enforce() == listener.enforce() && profile.settings().iter().any(same))
+        of_some.map(|rule| rule.profiles.of(false)).all(|profile| {
+            profile.enforce() == listener.enforce()
+                && profile.settings().iter().any(|other| same(setting, other))
+                && (!goes_with_keepalive || has_same_keepalive(profile))
+        })
     }
 
     /// Whether a rule for this process, or SOCKOPT_TO, names a host: else no name matters.

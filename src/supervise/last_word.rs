@@ -50,15 +50,7 @@ impl Worker {
         if is_filled && is_of_keepalive(level, name) {
             return self.chosen(runtime, waiting, copy.as_fd(), plan);
         }
-        // Of a listener also what it passes on to every client.
-        let passed_on = || match standing.connection {
-            Connection::Listening { local } if plan.enforce() == Enforce::Always => {
-                runtime.rules.common(local, plan).find(|setting| (setting.level, setting.name) == (level, name))
-            }
-            _ => None,
-        };
-        let setting = plan.enforced(level, name).or_else(passed_on);
-        let setting = setting.filter(|setting| standing.enforces(fd, setting, &runtime.rules))?;
+        let setting = plan.enforced(level, name).filter(|setting| standing.enforces(fd, setting, &runtime.rules))?;
         if !self.is_carried_out(waiting, setting) {
             self.take(waiting, copy.as_fd())?;
             return (set(fd, setting) == Outcome::Done).then(|| self.kept(waiting, plan));

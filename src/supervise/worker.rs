@@ -410,9 +410,7 @@ impl Worker {
                 debug(format_args!("it listens already: the program has the last word"));
             }
             None => {
-                // What is accepted comes here late or never: it has what it would get in any case.
-                let settings = plan.settings().chain(runtime.rules.common(local, plan));
-                self.make_at(runtime, at, listener, (&plan.decision(), None), settings, local);
+                self.make_at(runtime, at, listener, (&plan.decision(), None), plan.settings(), local);
                 if kind != Kind::Mptcp {
                     self.settle(listener, Connection::Listening { local }, Phases::of(&[Phase::Listen]));
                 }

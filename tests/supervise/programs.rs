@@ -149,14 +149,15 @@ fn server() {
 /// Seen to fail: keepalive 0 and user timeout 0 on all that is accepted. And `dscp` leaves the rule's `priority`: 6 before.
 fn what_clients_share() {
     const SCRIPT: &str = r#"
-import socket
+import socket, sys
 listener = socket.socket(); listener.setsockopt(1, 2, 1); listener.bind(("127.0.0.1", 7001)); listener.listen(5)
-listener.setsockopt(1, 9, 0)
+if "later" in sys.argv: listener.setsockopt(1, 9, 0)
+if "own" in sys.argv: listener.setsockopt(6, 4, 500)
 for client in ("127.0.0.1", "127.0.0.2"):
     with socket.socket() as one:
         one.bind((client, 0)); one.connect(("127.0.0.1", 7001))
         with listener.accept()[0] as accepted:
-            get = lambda: "%d %d %d" % (accepted.getsockopt(1, 9), accepted.getsockopt(6, 18), accepted.getsockopt(1, 12))
+            get = lambda: "%d/%d %d %d" % tuple(accepted.getsockopt(*one) for one in ((1, 9), (6, 4), (6, 18), (1, 12)))
             before = get()
             accepted.setsockopt(6, 1, 1)
             print(before, "then", get(), end="; ")
@@ -167,30 +168,48 @@ for client in ("127.0.0.1", "127.0.0.2"):
     let defaults = "[defaults]\ndead_peer_timeout = \"60s\"\n";
     let refuse = probe("refuse");
     let refused = libc::SYS_pidfd_getfd.to_string();
-    let plain = "1 57000 0 then 1 57000 0; ";
+    let all = "1/21 57000 0 then 1/21 57000 0; ".repeat(2);
     for (toml, with_copies, without) in [
-        (format!("{defaults}{rule}ttl = 40\n"), [plain, plain].concat(), [plain, plain].concat()),
+        (format!("{defaults}{rule}ttl = 40\n"), &*all, &*all),
         // Where they differ it is decided for each, later.
         (
             format!("{defaults}{rule}user_timeout = \"9s\"\n"),
-            "1 0 0 then 1 57000 0; 1 0 0 then 1 9000 0; ".to_owned(),
-            [plain, plain].concat(),
+            "1/21 0 0 then 1/21 57000 0; 1/21 0 0 then 1/21 9000 0; ",
+            &*all,
         ),
         (
             format!("{defaults}{rule}enforce = false\n"),
-            "0 0 0 then 1 57000 0; 0 0 0 then 1 57000 0; ".to_owned(),
-            [plain, plain].concat(),
+            "0/7200 0 0 then 1/21 57000 0; 0/7200 0 0 then 1/21 57000 0; ",
+            &*all,
+        ),
+        // A keepalive is one thing, of which nothing is filled in where a part is there.
+        (
+            format!(
+                "[defaults]\nenforce = \"fill\"\nkeepalive = {{ time = \"60s\", interval = \"9s\", probes = 3 }}\n{rule}\
+                 keepalive = {{ time = \"30s\", interval = \"9s\", probes = 3 }}\n"
+            ),
+            "0/7200 0 0 then 1/60 0 0; 0/7200 0 0 then 1/30 0 0; ",
+            "1/60 0 0 then 1/60 0 0; 1/60 0 0 then 1/60 0 0; ",
+        ),
+        // Its own keepalive takes the computed user timeout back. Seen to fail: 57000.
+        (
+            format!("{defaults}enforce = \"fill\"\n{rule}ttl = 41\n"),
+            "1/500 0 0 then 1/500 0 0; 1/500 0 0 then 1/500 0 0; ",
+            "1/500 0 0 then 1/500 0 0; 1/500 0 0 then 1/500 0 0; ",
         ),
         (
             format!("{rule}dscp = 12\npriority = 0\n"),
-            "0 0 0 then 0 0 0; 0 0 0 then 0 0 0; ".to_owned(),
-            "0 0 0 then 0 0 0; 0 0 0 then 0 0 0; ".to_owned(),
+            "0/7200 0 0 then 0/7200 0 0; 0/7200 0 0 then 0/7200 0 0; ",
+            "0/7200 0 0 then 0/7200 0 0; 0/7200 0 0 then 0/7200 0 0; ",
         ),
     ] {
         let toml = format!("SOCKOPT_CONFIG_TOML={toml}");
         let run = |starter: &[&str]| {
             let mut command = lab.command(Place::Here, &[&toml], starter[0]);
             command.args(&starter[1..]).args(["run", "--by", "supervisor", "--", "/usr/bin/python3", "-c", SCRIPT]);
+            // What the program sets on its listener later is overruled, unless options are only filled in.
+            command.args((!toml.contains("fill")).then_some("later"));
+            command.args(toml.contains("ttl = 41").then_some("own"));
             let output = command.output().expect("it starts");
             assert!(output.status.success(), "{}", text(&output).1);
             text(&output).0

@@ -273,6 +273,8 @@ fn behind(text: Option<&[u8]>, end: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::commands;
 
     /// The commands, each by its words with a blank between them.
@@ -280,7 +282,7 @@ mod tests {
         let words = |command: Vec<std::ffi::OsString>| {
             command.into_iter().map(|word| word.into_string().unwrap()).collect::<Vec<_>>().join(" ")
         };
-        commands(text.as_bytes(), 100).into_iter().map(words).collect()
+        commands(text.as_bytes(), Path::new("/own"), 100).into_iter().map(words).collect()
     }
 
     #[test]
@@ -306,12 +308,15 @@ mod tests {
             ("a <<E b\nc $(d\nE\ne\nf <<-'G'\ng\n\tG\ni <<<j\nk", &["a b", "e", "f", "i j", "k"]),
             ("a <<-\"E\" | b\nc\n\tE\nd <<<e\nf", &["a", "b", "d e", "f"]),
             ("a \\\n b\r\nc", &["a b", "c"]),
+            ("cd a && ./b; cd c; d/e f; g; cd /h; ./i; /j", &["a/b", "a/c/d/e f", "g", "/h/i", "/j"]),
+            ("(cd a; ./b); ./c; x=$(cd d; ./e); cd -P f 2>g; ./h", &["a/b", "./c", "d/e", "f/h"]),
+            ("cd \"$x\"; ./a; cd -; b/c; cd; ./d", &["/own/a", "/own/b/c", "/own/d"]),
             ("a 'b", &["a b"]),
             ("a $(b", &["a", "b"]),
             (") a", &["a"]),
         ] {
             assert_eq!(of(text), wanted, "{text}");
         }
-        assert_eq!(commands(b"a;b;c", 2).len(), 2);
+        assert_eq!(commands(b"a;b;c", Path::new(""), 2).len(), 2);
     }
 }

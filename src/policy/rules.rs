@@ -449,7 +449,9 @@ impl Rules {
         fn keepalive(of: &Profile) -> impl Iterator<Item = &Setting> {
             of.settings().iter().filter(|setting| is_of_keepalive(setting.level, setting.name))
         }
-        let goes_with_keepalive = is_of_keepalive(setting.level, setting.name) || setting.computed_from.is_some();
+        // A user timeout decides which of its probes is the last.
+        let goes_with_keepalive = is_of_keepalive(setting.level, setting.name)
+            || (setting.level, setting.name) == (TCP_USER_TIMEOUT.level, TCP_USER_TIMEOUT.name);
         let has_same_keepalive = |profile: &Profile| {
             keepalive(profile).count() == keepalive(listener).count()
                 && keepalive(profile).zip(keepalive(listener)).all(|(one, other)| same(one, other))

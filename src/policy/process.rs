@@ -94,12 +94,12 @@ node|nodejs takes=rC,--require,--import,--conditions,--loader,--experimental-loa
 --allow-fs-read,--allow-fs-write,--localstorage-file,--security-revert,--experimental-policy,--policy-integrity text=epihv,--eval,--print,--interactive,--help,--version,--test
 php takes=cdzt,--define,--php-ini,--zend-extension,--docroot,--timing runs=fF,--file,--process-file \
   text=rBRESaihmv,--run,--server,--interactive,--help,--version,--info,--modules
-bash|dash|sh|ksh|zsh|ash|mksh|yash|csh|tcsh takes=oO,--rcfile,--init-file text=cs,--help,--version plus
+bash|dash|sh|ksh|zsh|ash|mksh|yash|csh|tcsh takes=oO,--rcfile,--init-file,--emulate text=cs,--help,--version plus
 fish takes=C,--init-command text=c,--help,--version
 lua|luajit takes=elj may-take=O
 tclsh|wish takes=-encoding
 expect takes=cD runs=fb
-awk|gawk|mawk may-take=podDL takes=Fvil,--assign,--field-separator,--include,--load runs=fE,--file,--exec text=e,--source,--help,--version only
+awk|gawk|mawk may-take=podDL takes=FvilW,--assign,--field-separator,--include,--load runs=fE,--file,--exec text=e,--source,--help,--version only
 guile takes=LlxeC,--language runs=s text=ch,--help,--version
 R takes=dg,--encoding,--gui,--debugger runs=f,--file text=e,--help,--version only";
 
@@ -135,9 +135,9 @@ impl<'a> Interpreter<'a> {
         loop {
             let word = *words.get(at)?;
             match word {
-                // What stands on its standard input.
-                b"-" => return None,
-                b"--" => {
+                // For a shell (bash(1)) it ends the options, as in `#!/bin/sh -`; for others it is what stands on standard input.
+                b"-" if !self.0.ends_with(" plus") => return None,
+                b"-" | b"--" => {
                     at += 1;
                     break;
                 }
@@ -207,6 +207,7 @@ mod tests {
             ("/usr/bin/perl", "perl -lane print file", "perl perl"),
             ("/usr/bin/ruby3.1", "ruby -W:no-e -rsocket -C /tmp server.rb", "ruby3.1 ruby server.rb"),
             ("/usr/bin/dash", "/bin/sh -e /usr/bin/jmeter -n", "dash sh jmeter"),
+            ("/usr/bin/dash", "/bin/sh - /usr/bin/socksify x", "dash sh socksify"),
             ("/usr/bin/dash", "sh -c jmeter", "dash sh"),
             ("/usr/bin/bash", "bash -lc jmeter", "bash bash"),
             ("/usr/bin/bash", "bash -Ceo pipefail +x /opt/run.sh", "bash bash run.sh"),

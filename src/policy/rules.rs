@@ -6,7 +6,7 @@ use std::fmt;
 use crate::catalog::{Key, TCP_USER_TIMEOUT};
 use crate::conditions::{Conditions, Direction};
 use crate::connection::{Connection, Endpoint};
-use crate::enforce::{Enforce, Untouched, is_of_keepalive};
+use crate::enforce::{Enforce, KEEPALIVE, Untouched, is_of_keepalive};
 use crate::hosts::{HostSet, Hosts, Name};
 use crate::index::{Index, PairIndex};
 use crate::matcher::Pattern;
@@ -440,33 +440,38 @@ impl Rules {
     }
 
     /// Whether every client of a listener bound to `local` gets the same of a setting of the listener's rule: those rules with `from`
-    /// that may be for one of them have it too. A keepalive is one thing.
+    /// that may be for one of them have it too. A keepalive with its user timeout, which decides which probe is the last, is one thing.
     pub(crate) fn is_for_every_client(&self, local: Endpoint, listener: &Profile, setting: &Setting) -> bool {
-        let settled_at = self.listeners.first(local).unwrap_or(u32::MAX);
-        let same = |one: &Setting, other: &Setting| {
-            (one.level, one.name, one.family) == (other.level, other.name, other.family) && one.value == other.value
-        };
-        fn keepalive(of: &Profile) -> impl Iterator<Item = &Setting> {
-            of.settings().iter().filter(|setting| is_of_keepalive(setting.level, setting.name))
+        // What counts of several (`raw`) is the last. Nothing is allocated here: it is asked in listen(2).
+        fn last(profile: &Profile, level: i32, name: i32) -> Option<&Setting> {
+            let is_it =
+                |one: &&Setting| (one.level, one.name) == (level, name) && one.phases.intersects(Phases::ACCEPTED);
+            profile.settings().iter().rfind(is_it)
         }
-        // A user timeout decides which of its probes is the last.
-        let goes_with_keepalive = is_of_keepalive(setting.level, setting.name)
-            || (setting.level, setting.name) == (TCP_USER_TIMEOUT.level, TCP_USER_TIMEOUT.name);
-        let has_same_keepalive = |profile: &Profile| {
-            keepalive(profile).count() == keepalive(listener).count()
-                && keepalive(profile).zip(keepalive(listener)).all(|(one, other)| same(one, other))
+        let is_same = |profile: &Profile, level: i32, name: i32| {
+            let value = |profile| last(profile, level, name).map(|setting| (setting.family, &setting.value));
+            value(profile) == value(listener)
         };
+        let is_user_timeout = |level, name| (level, name) == (TCP_USER_TIMEOUT.level, TCP_USER_TIMEOUT.name);
+        let goes_with_keepalive =
+            is_of_keepalive(setting.level, setting.name) || is_user_timeout(setting.level, setting.name);
+        let has_same_keepalive = |profile: &Profile| {
+            KEEPALIVE.iter().chain([&TCP_USER_TIMEOUT]).all(|one| is_same(profile, one.level, one.name))
+        };
+        let settled_at = self.listeners.first(local).unwrap_or(u32::MAX);
         let before = self.rules.iter().take(settled_at as usize);
         let of_some = before.filter(|rule| {
             let conditions = &rule.conditions;
             let is_meant = || or_any(conditions.listen()).iter().any(|pattern| pattern.matches(local));
             rule.applies && conditions.direction() == Direction::Accepted && is_meant()
         });
-        of_some.map(|rule| rule.profiles.of(false)).all(|profile| {
-            profile.enforce() == listener.enforce()
-                && profile.settings().iter().any(|other| same(setting, other))
-                && (!goes_with_keepalive || has_same_keepalive(profile))
-        })
+        let is_last = last(listener, setting.level, setting.name).is_none_or(|last| std::ptr::eq(last, setting));
+        is_last
+            && of_some.map(|rule| rule.profiles.of(false)).all(|profile| {
+                profile.enforce() == listener.enforce()
+                    && is_same(profile, setting.level, setting.name)
+                    && (!goes_with_keepalive || has_same_keepalive(profile))
+            })
     }
 
     /// Whether a rule for this process, or SOCKOPT_TO, names a host: else no name matters.

@@ -194,9 +194,15 @@ impl Worker {
         let mut made: Vec<&Setting> = Vec::new();
         let waiting = Waiting { name: "accept", ..waiting };
         // Some set another one as well: IP_TOS the priority.
+        // And raw replaces what comes before it.
+        let counts = |setting: &&Setting| {
+            let same = plan.settings().filter(|one| (one.level, one.name) == (setting.level, setting.name));
+            same.last().is_none_or(|last| std::ptr::eq(last, *setting))
+        };
         for _ in 0..2 {
             let is_new = |setting: &&Setting| !made.iter().any(|one| std::ptr::eq(*one, *setting));
-            let missing: Vec<&Setting> = plan.settings().filter(is_of_it).filter(is_new).filter(is_missing).collect();
+            let of_it = plan.settings().filter(is_of_it).filter(counts).filter(is_new);
+            let missing: Vec<&Setting> = of_it.filter(is_missing).collect();
             if missing.is_empty() {
                 break;
             }

@@ -174,13 +174,24 @@ for client in ("127.0.0.1", "127.0.0.2"):
         // Where they differ it is decided for each, later.
         (
             format!("{defaults}{rule}user_timeout = \"9s\"\n"),
-            "1/21 0 0 then 1/21 57000 0; 1/21 0 0 then 1/21 9000 0; ",
+            "0/7200 0 0 then 1/21 57000 0; 0/7200 0 0 then 1/21 9000 0; ",
             &*all,
         ),
         (
             format!("{defaults}{rule}enforce = false\n"),
             "0/7200 0 0 then 1/21 57000 0; 0/7200 0 0 then 1/21 57000 0; ",
             &*all,
+        ),
+        // What counts of two is raw. Seen to fail: 57000 for 127.0.0.2; and where the rule sets it off, 0.
+        (
+            format!("{defaults}{rule}raw = [{{ level = 6, name = 18, value = 44000 }}]\n"),
+            "0/7200 0 0 then 1/21 57000 0; 0/7200 0 0 then 1/21 44000 0; ",
+            &*all,
+        ),
+        (
+            format!("{rule}user_timeout = \"off\"\nraw = [{{ level = 6, name = 18, value = 44000 }}]\n"),
+            "0/7200 0 0 then 0/7200 0 0; 0/7200 0 0 then 0/7200 44000 0; ",
+            "0/7200 0 0 then 0/7200 0 0; 0/7200 0 0 then 0/7200 0 0; ",
         ),
         // A keepalive is one thing, of which nothing is filled in where a part is there.
         (

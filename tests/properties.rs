@@ -460,8 +460,6 @@ fn rules_are_read_as_they_decide() {
                 ] {
                     let found = read(&every, &connection, process);
                     let plan = own.plan(connection, found.phases(), &HostSet::NONE);
-                    // What clients share of different rules is not read.
-                    let plan = plan.with_inheritance(plan.inheritance());
                     let name = |plan: &Plan<'_>| plan.decision().rule().map(|rule| rule.name().to_owned());
                     prop_assert_eq!(name(&found), name(&plan), "{:?} {}", connection, process);
                     let calls = |plan: &Plan<'_>| plan.settings().map(ToString::to_string).collect::<Vec<_>>();

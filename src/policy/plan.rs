@@ -42,8 +42,6 @@ pub struct Plan<'a> {
     family: Family,
     phases: Phases,
     inheritance: Inheritance,
-    /// Of a listener: by which it is known what its clients have in common.
-    clients: Option<(&'a Rules, Endpoint)>,
     /// `connect_timeout` is not set.
     leaves_limit: bool,
 }
@@ -53,12 +51,25 @@ impl Rules {
     #[must_use]
     pub fn plan(&self, connection: Connection, phases: Phases, hosts: &HostSet) -> Plan<'_> {
         let decision = self.decide_named(&connection, hosts);
-        let (inheritance, clients) = match connection {
-            Connection::Listening { local } => (self.inheritance(local, &decision), Some((self, local))),
-            _ => (Inheritance::Full, None),
+        let inheritance = match connection {
+            Connection::Listening { local } => self.inheritance(local, &decision),
+            _ => Inheritance::Full,
         };
         let is_accepted = matches!(connection, Connection::Inbound { .. });
-        Plan { is_accepted, inheritance, clients, ..Plan::of(decision, phases, Family::of(&connection)) }
+        Plan { is_accepted, inheritance, ..Plan::of(decision, phases, Family::of(&connection)) }
+    }
+}
+
+impl Rules {
+    /// The settings of a plan for a listener bound to `local`, and where it is decided for each client which rule it gets
+    /// ([`Inheritance::None`]), those as well that are the same in all of these rules. For whoever is not told of an accept.
+    pub fn passed_on<'a>(&'a self, local: Endpoint, plan: Plan<'a>) -> impl Iterator<Item = &'a Setting> + Clone {
+        let is_withheld = plan.inheritance == Inheritance::None;
+        plan.for_every_client().settings().filter(move |setting| {
+            !is_withheld
+                || !setting.phases.intersects(Phases::ACCEPTED)
+                || self.is_for_every_client(local, plan.decision().profile(), setting)
+        })
     }
 }
 
@@ -67,21 +78,13 @@ impl<'a> Plan<'a> {
     /// means than [`Rules::plan`] (see [`Rules`]).
     #[must_use]
     pub fn of(decision: Decision<'a>, phases: Phases, family: Family) -> Self {
-        Self {
-            decision,
-            is_accepted: false,
-            family,
-            phases,
-            inheritance: Inheritance::Full,
-            clients: None,
-            leaves_limit: false,
-        }
+        Self { decision, is_accepted: false, family, phases, inheritance: Inheritance::Full, leaves_limit: false }
     }
 
     /// The same for a listener that passes on this: with [`Inheritance::None`] nothing is set that accepted sockets would inherit.
     #[must_use]
     pub fn with_inheritance(self, inheritance: Inheritance) -> Self {
-        Self { inheritance, clients: None, ..self }
+        Self { inheritance, ..self }
     }
 
     /// The same for a listener whose clients are never told apart: where no rule with `from` ever matches, since nothing can be set on
@@ -135,20 +138,16 @@ impl<'a> Plan<'a> {
 
     /// The settings, in the catalogue's order.
     pub fn settings(&self) -> impl Iterator<Item = &'a Setting> + Clone + use<'a> {
-        let Self { decision, phases, inheritance, clients, leaves_limit, .. } = *self;
+        let Self { phases, inheritance, leaves_limit, .. } = *self;
         let is_whole = leaves_limit && phases.contains(Phase::Connect);
         let phases = if is_whole { phases | Phases::OUTBOUND } else { phases };
         // What is bound may send packets of either: IP's options count on an IPv6 socket too.
         let family = if phases.contains(Phase::Bind) { Family::Any } else { self.family };
-        // For some clients another rule is meant, and what they inherit could not be taken back: only what a listener alone has, or they
-        // all have.
+        // For some clients another rule is meant, and what they inherit could not be taken back: only what a listener alone has.
         let withheld = if inheritance == Inheritance::None { Phases::ACCEPTED } else { Phases::NONE };
-        let is_shared = move |setting: &Setting| {
-            clients.is_some_and(|(rules, local)| rules.is_for_every_client(local, decision.profile(), setting))
-        };
         let is_due = move |setting: &&Setting| {
             setting.phases.intersects(phases)
-                && (!setting.phases.intersects(withheld) || is_shared(setting))
+                && !setting.phases.intersects(withheld)
                 && setting.family.overlaps(family)
                 && !(leaves_limit && setting.key == Key::ConnectTimeout)
         };

@@ -442,7 +442,7 @@ impl Rules {
     /// Whether every client of a listener bound to `local` gets the same of a setting of the listener's rule: those rules with `from`
     /// that may be for one of them have it too. A keepalive with its user timeout, which decides which probe is the last, is one thing.
     pub(crate) fn is_for_every_client(&self, local: Endpoint, listener: &Profile, setting: &Setting) -> bool {
-        // What counts of several (`raw`) is the last. Nothing is allocated here: it is asked in listen(2).
+        // What counts of several (`raw`) is the last.
         fn last(profile: &Profile, level: i32, name: i32) -> Option<&Setting> {
             let is_it =
                 |one: &&Setting| (one.level, one.name) == (level, name) && one.phases.intersects(Phases::ACCEPTED);

@@ -48,9 +48,18 @@ impl Worker {
         let plan = runtime.plan(standing.connection, standing.phases);
         let is_filled = plan.enforce() == Enforce::Fill && runtime.rules.fills_computed_timeouts();
         if is_filled && is_of_keepalive(level, name) {
-            return self.chosen(runtime, waiting, copy.as_fd(), plan);
+            return self.chosen(runtime, waiting, copy.as_fd(), plan.for_every_client());
         }
-        let setting = plan.enforced(level, name).filter(|setting| standing.enforces(fd, setting, &runtime.rules))?;
+        // Of a listener also what it passes on to every client.
+        let passed_on = || match standing.connection {
+            Connection::Listening { local } if plan.enforce() == Enforce::Always => {
+                let mut settings = runtime.rules.passed_on(local, plan);
+                settings.find(|setting| (setting.level, setting.name) == (level, name))
+            }
+            _ => None,
+        };
+        let setting = plan.enforced(level, name).or_else(passed_on);
+        let setting = setting.filter(|setting| standing.enforces(fd, setting, &runtime.rules))?;
         if !self.is_carried_out(waiting, setting) {
             self.take(waiting, copy.as_fd())?;
             return (set(fd, setting) == Outcome::Done).then(|| self.kept(waiting, plan));

@@ -410,7 +410,9 @@ impl Worker {
                 debug(format_args!("it listens already: the program has the last word"));
             }
             None => {
-                self.make_at(runtime, at, listener, (&plan.decision(), None), plan.settings(), local);
+                // What is accepted comes here late or never: it has what it would get in any case.
+                let settings = runtime.rules.passed_on(local, plan);
+                self.make_at(runtime, at, listener, (&plan.decision(), None), settings, local);
                 if kind != Kind::Mptcp {
                     self.settle(listener, Connection::Listening { local }, Phases::of(&[Phase::Listen]));
                 }

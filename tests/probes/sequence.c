@@ -148,10 +148,17 @@ static void check(void) {
 
 /* ---- Calls ---- */
 
+/* One of its descriptors is closed: the time for connecting is taken back, and the number of SYNs is in its place. */
+static void given_up(struct model *m) {
+    if (m && is_limit(m->has.set[TIMEOUT])) m->has.set[TIMEOUT] = rule_to(m->port).timeout;
+}
+
 /* A descriptor that is at hand moves to one of the numbers. */
 static void place(int fd, int at, struct model *m) {
     if (dup2(fd, numbers[at]) < 0) abort();
+    given_up(behind[at]);
     close(fd);
+    given_up(m);
     attach(at, m);
 }
 
@@ -372,6 +379,7 @@ static void end(int at) {
         syscall(SYS_close, numbers[at]);
     }
     say(result, errno, "end %d by %d", numbers[at], how);
+    if (how != 2) given_up(behind[at]);
     drop(at);
 }
 
